@@ -1,0 +1,174 @@
+//! The full answer to "where does this request go", with the reason for every endpoint.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::{Bytes, EndpointId, EndpointIndex, Freshness, Phase, PolicyName, Tokens};
+
+/// Why an endpoint cannot take a request, with the numbers behind it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Rejection {
+    /// The engine does not serve the model.
+    ModelNotServed,
+    /// Draining, joining or gone.
+    NotServing { phase: Phase },
+    /// The engine or its node says it cannot work.
+    Unhealthy,
+    /// Nobody has yet said that it can.
+    HealthUnknown,
+    /// It failed this very request.
+    AlreadyTried,
+    /// It failed or pushed back a moment ago.
+    Cooling { remaining: Duration },
+    /// Prompt and answer exceed the context; `certain` if even the smallest possible token count does.
+    ContextTooLong { need: Tokens, limit: Tokens, certain: bool },
+    /// Prompt and answer exceed the whole KV pool.
+    KvPoolTooSmall { need: Tokens, limit: Tokens },
+    /// The KV cache would need more VRAM than is free.
+    VramShort { need: Bytes, free: Bytes },
+    /// Every slot is taken.
+    SlotsFull { in_flight: u32, limit: u32 },
+    /// Its predicted prefill and KV backlog is longer than requests are sent into.
+    Backlogged { wait_s: f64, limit_s: f64 },
+}
+
+impl Rejection {
+    /// The name used in records and metrics.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::ModelNotServed => "model_not_served",
+            Self::NotServing { .. } => "not_serving",
+            Self::Unhealthy => "unhealthy",
+            Self::HealthUnknown => "health_unknown",
+            Self::AlreadyTried => "already_tried",
+            Self::Cooling { .. } => "cooling",
+            Self::ContextTooLong { .. } => "context_too_long",
+            Self::KvPoolTooSmall { .. } => "kv_pool_too_small",
+            Self::VramShort { .. } => "vram_short",
+            Self::SlotsFull { .. } => "slots_full",
+            Self::Backlogged { .. } => "backlogged",
+        }
+    }
+
+    /// Whether waiting can make this endpoint fit: then the request is held, not refused.
+    #[must_use]
+    pub const fn may_pass(&self) -> bool {
+        match self {
+            Self::ModelNotServed | Self::ContextTooLong { .. } | Self::KvPoolTooSmall { .. } => false,
+            Self::NotServing { .. }
+            | Self::Unhealthy
+            | Self::HealthUnknown
+            | Self::AlreadyTried
+            | Self::Cooling { .. }
+            | Self::VramShort { .. }
+            | Self::SlotsFull { .. }
+            | Self::Backlogged { .. } => true,
+        }
+    }
+}
+
+/// The terms of a score; the smallest total wins. All are seconds, weighted as they are summed, except where noted.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Terms {
+    /// Predicted time to first token, unweighted, for the record: `ttft_s` is not itself part of the sum.
+    pub predicted_ttft_s: f64,
+    /// Predicted time per output token after placement, unweighted, for the record.
+    pub predicted_tpot_s: f64,
+    /// Weighted time to first token.
+    pub ttft_s: f64,
+    /// The answer's expected decode time.
+    pub decode_s: f64,
+    /// Weighted slowdown of the requests already there.
+    pub harm_s: f64,
+    /// Penalty for a predicted TTFT close to or beyond its objective.
+    pub slo_s: f64,
+    /// Widening by the age of the data.
+    pub uncertainty_s: f64,
+}
+
+/// What was found about one endpoint.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Verdict {
+    Rejected(Rejection),
+    Scored { total: f64, terms: Terms },
+}
+
+/// One endpoint in a decision.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Candidate {
+    pub endpoint: EndpointIndex,
+    pub verdict: Verdict,
+    pub freshness: Freshness,
+    /// Age of the engine's last reading; `None`: never read.
+    pub age: Option<Duration>,
+    /// In flight by the scheduler's ledger when the decision was made; a lease claims against it.
+    pub own_in_flight: u32,
+}
+
+/// Where the request goes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Chosen {
+    pub endpoint: EndpointIndex,
+    pub total: f64,
+    /// Seconds between this endpoint's total and the next best one's; `None` without a runner-up.
+    pub margin_s: Option<f64>,
+    pub runner_up: Option<EndpointIndex>,
+    /// How many endpoints had the same total; the seed chose among them.
+    pub ties: u32,
+}
+
+/// Why a request has to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HoldReason {
+    /// Endpoints are ready, but every one that fits is full.
+    AllFull,
+    /// No endpoint of the model is ready.
+    NoneReady,
+}
+
+/// Why a request can never be placed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalReason {
+    /// No endpoint serves or served this model.
+    UnknownModel,
+    /// It fits nowhere; the largest context that any endpoint of the model gives.
+    TooLong { need: Tokens, largest: Tokens },
+}
+
+/// The answer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Outcome {
+    Placed(Chosen),
+    Hold(HoldReason),
+    Refused(RefusalReason),
+}
+
+/// A decision with everything it rests on. Same inputs, same bytes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decision {
+    pub policy: PolicyName,
+    pub seed: u64,
+    pub snapshot_generation: u64,
+    /// Names the candidates' positions.
+    pub directory: Arc<[EndpointId]>,
+    pub candidates: Vec<Candidate>,
+    pub outcome: Outcome,
+}
+
+impl Decision {
+    /// The name of a candidate.
+    #[must_use]
+    pub fn endpoint_id(&self, index: EndpointIndex) -> Option<&EndpointId> {
+        self.directory.get(index.get())
+    }
+
+    /// The chosen endpoint, if there is one.
+    #[must_use]
+    pub const fn chosen(&self) -> Option<&Chosen> {
+        match &self.outcome {
+            Outcome::Placed(chosen) => Some(chosen),
+            Outcome::Hold(_) | Outcome::Refused(_) => None,
+        }
+    }
+}

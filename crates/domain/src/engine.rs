@@ -1,0 +1,167 @@
+//! What an engine is: its kind, and the facts about that kind that placement and relay rely on.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::{ModelId, Tokens};
+
+/// An inference server program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EngineKind {
+    Vllm,
+    Sglang,
+    LlamaCpp,
+    Tgi,
+    TrtLlm,
+    Triton,
+    Ollama,
+    Simulated,
+}
+
+/// A text that names no engine kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownEngineKind(pub String);
+
+impl fmt::Display for UnknownEngineKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known: Vec<_> = EngineKind::ALL.iter().map(|k| k.as_str()).collect();
+        write!(f, "unknown engine kind {:?}; known: {}", self.0, known.join(", "))
+    }
+}
+
+impl std::error::Error for UnknownEngineKind {}
+
+impl EngineKind {
+    /// Every kind, in the order of the documentation.
+    pub const ALL: [Self; 8] = [
+        Self::Vllm,
+        Self::Sglang,
+        Self::LlamaCpp,
+        Self::Tgi,
+        Self::TrtLlm,
+        Self::Triton,
+        Self::Ollama,
+        Self::Simulated,
+    ];
+
+    /// The name used in flags, configuration, the wire and the API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Vllm => "vllm",
+            Self::Sglang => "sglang",
+            Self::LlamaCpp => "llama.cpp",
+            Self::Tgi => "tgi",
+            Self::TrtLlm => "trtllm",
+            Self::Triton => "triton",
+            Self::Ollama => "ollama",
+            Self::Simulated => "simulated",
+        }
+    }
+
+    /// What this kind of engine does, as measured on the real one or read in its source.
+    #[must_use]
+    pub const fn capabilities(self) -> Capabilities {
+        let base = Capabilities {
+            kv: KvAllocation::Preallocated,
+            headers: HeadersWhen::AtOnce,
+            abort: AbortPolicy::Cancel,
+            notices_disconnect_without_stream: true,
+            checks_model: true,
+            in_flight_beyond_slots: None,
+        };
+        match self {
+            Self::Vllm | Self::Sglang | Self::Tgi | Self::TrtLlm | Self::Triton | Self::Simulated => base,
+            // Headers wait for the first token, a non-streaming disconnect may go unnoticed, any model name is
+            // served, and every open request holds one of slots + 4 HTTP threads, the health endpoint's included.
+            Self::LlamaCpp => Capabilities {
+                kv: KvAllocation::Slots,
+                headers: HeadersWhen::FirstToken,
+                notices_disconnect_without_stream: false,
+                checks_model: false,
+                in_flight_beyond_slots: Some(0),
+                ..base
+            },
+            Self::Ollama => Capabilities { kv: KvAllocation::OnDemand, ..base },
+        }
+    }
+}
+
+impl fmt::Display for EngineKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for EngineKind {
+    type Err = UnknownEngineKind;
+
+    fn from_str(text: &str) -> Result<Self, UnknownEngineKind> {
+        Self::ALL.into_iter().find(|k| k.as_str() == text).ok_or_else(|| UnknownEngineKind(text.to_owned()))
+    }
+}
+
+/// When an engine claims memory for the KV cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvAllocation {
+    /// One pool at start (vLLM, SGLang, TensorRT-LLM): the pool's size and use decide.
+    Preallocated,
+    /// Context x slots at load (llama.cpp): free slots decide, and the context of one slot.
+    Slots,
+    /// While it runs (Ollama loading a model): free VRAM decides.
+    OnDemand,
+}
+
+/// When response headers arrive, which decides what a header timeout means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadersWhen {
+    /// Before the request is scheduled: a 200 says nothing about admission.
+    AtOnce,
+    /// With the first token: a header timeout is a TTFT timeout.
+    FirstToken,
+}
+
+/// What to do with the upstream request when the client has gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AbortPolicy {
+    /// Close the connection; the engine cancels.
+    Cancel,
+    /// Read to the end: this engine does not survive an abort.
+    Drain,
+}
+
+/// Facts about an engine kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    pub kv: KvAllocation,
+    pub headers: HeadersWhen,
+    pub abort: AbortPolicy,
+    /// Whether a client's disconnect cancels a non-streaming request too.
+    pub notices_disconnect_without_stream: bool,
+    /// Whether the engine itself refuses a model it does not serve.
+    pub checks_model: bool,
+    /// How many requests beyond its slots the engine may hold without harm; `None`: no such limit.
+    pub in_flight_beyond_slots: Option<u32>,
+}
+
+/// A model as one engine serves it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServedModel {
+    pub id: ModelId,
+    /// Prompt and answer together, of one request; `None` if the engine does not say.
+    pub context_length: Option<Tokens>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_parsed_from_its_own_name() {
+        for kind in EngineKind::ALL {
+            assert_eq!(kind.as_str().parse(), Ok(kind));
+        }
+        let error = "vLLM".parse::<EngineKind>().unwrap_err().to_string();
+        assert!(error.contains("known: vllm, sglang, llama.cpp"), "{error}");
+    }
+}

@@ -1,0 +1,39 @@
+//! The words of the farm: ids, units, time, what an agent reports, what a decision says.
+//!
+//! Every other crate speaks in these types, so this one depends on nothing and holds no behaviour
+//! beyond what a type needs to be impossible to misuse. It never reads a clock, a file, the
+//! environment or a random source: time ([`MonoTime`]) and seeds are arguments, everywhere.
+
+mod decision;
+mod engine;
+mod fleet;
+mod gpu;
+mod id;
+mod load;
+mod profile;
+mod report;
+mod request;
+mod seed;
+mod time;
+mod unit;
+
+pub use decision::{
+    Candidate, Chosen, Decision, HoldReason, Outcome, RefusalReason, Rejection, Terms, Verdict,
+};
+pub use engine::{
+    AbortPolicy, Capabilities, EngineKind, HeadersWhen, KvAllocation, ServedModel, UnknownEngineKind,
+};
+pub use fleet::{
+    Endpoint, EndpointIndex, EndpointInfo, ForeignLoad, Freshness, Gpu, Health, Node, Phase, Pool, Snapshot,
+};
+pub use gpu::{GpuInfo, GpuSample, GpuSourceKind};
+pub use id::{
+    BootId, DecisionId, EndpointId, EndpointUrl, GpuUuid, IdError, ModelId, NodeId, PolicyName, RequestId,
+};
+pub use load::OwnLoad;
+pub use profile::{EngineProfile, StepCost};
+pub use report::{AgentHealth, EngineHealth, EngineReport, GpuReport, Report, ReportKind};
+pub use request::{Request, RequestKind};
+pub use seed::splitmix64;
+pub use time::{Aged, MonoTime, Reading};
+pub use unit::{Bytes, Celsius, Milliwatts, Ratio, Tokens, UnitError};
