@@ -16,6 +16,7 @@ mod request;
 mod seed;
 mod time;
 mod unit;
+mod wall;
 
 pub use decision::{
     Candidate, Chosen, Decision, HoldReason, Outcome, RefusalReason, Rejection, Terms, Verdict,
@@ -37,3 +38,4 @@ pub use request::{Request, RequestKind};
 pub use seed::splitmix64;
 pub use time::{Aged, MonoTime, Reading};
 pub use unit::{Bytes, Celsius, Milliwatts, Ratio, Tokens, UnitError};
+pub use wall::{WallTime, WallTimeError};
