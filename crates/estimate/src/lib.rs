@@ -1,1 +1,24 @@
-//! Placeholder until the first real code lands.
+//! What things cost: the time of an engine's iteration, tokens from bytes, KV cache and VRAM, expected answers.
+//!
+//! Placement predicts with these numbers and the simulated engine runs on them, so both mean the same by
+//! "an H100". Everything here is arithmetic on arguments: no clock, no file, no random source, and no
+//! opinion about where a request should go.
+
+mod fit;
+mod output;
+mod prior;
+mod profiles;
+mod rate;
+mod step;
+mod tokens;
+
+pub use fit::{
+    BLOCK_TOKENS, LLAMA_3_1_8B, LLAMA_3_1_70B, MIXTRAL_8X7B, ModelShape, PLANNING_OVERHEAD, PoolPlan,
+    QWEN3_32B, WeightFormat, mla_kv_bytes_per_token, total_need, weights_per_gpu,
+};
+pub use output::OutputPrior;
+pub use prior::{Prior, prior};
+pub use profiles::{NamedProfile, UnknownProfile, all, named};
+pub use rate::{DecayedRate, RATE_TAU};
+pub use step::{decode_steps_s, prefill_attention, step_time_s};
+pub use tokens::{BYTES_PER_TOKEN_LIMIT, TokenRatio};
