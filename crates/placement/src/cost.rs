@@ -1,0 +1,179 @@
+//! What it would cost to place a request on an endpoint, in seconds (placement.md section 4, steps 2 to 4 and 6).
+//!
+//! Not here yet: the prefix index (every prompt token counts as uncached), the expected-miss term of step 5, and learned corrections
+//! of the coefficients. More load never makes an endpoint cheaper; a property test holds that.
+
+use std::time::Duration;
+
+use aya_domain::{EngineProfile, ForeignLoad, Freshness, OwnLoad, Request, Terms};
+use aya_estimate::{prefill_attention, step_time_s};
+
+use crate::policy::Policy;
+
+/// What a waiting request of somebody else is taken to bring: nobody says how long its prompt is. The mean of
+/// conversation traces is near 1,150.
+pub const FOREIGN_PROMPT_TOKENS: u32 = 1024;
+
+/// KV tokens that a sequence holds beyond its own through rounding to blocks: half a block.
+const BLOCK_ROUNDING: f64 = 8.0;
+/// Share of the KV pool that engines fill before they stop admitting.
+const POOL_HEADROOM: f64 = 0.995;
+/// An iteration always has room for this many prefill tokens, however many sequences decode.
+const LEAST_CHUNK: f64 = 64.0;
+/// Prefill is never thought to take more than this share of an engine's time: beyond it, predictions explode.
+const DUTY_MAX: f64 = 0.9;
+/// Seconds over which the newcomer's own prompt counts towards the dispatch rate; the rate's tau.
+const DUTY_WINDOW_S: f64 = aya_estimate::RATE_TAU.as_secs() as f64;
+/// Seconds of doubt per second of age, once telemetry is stale, and the most it can come to. Small: the own
+/// ledger is still fresh, and old telemetry must not empty a healthy endpoint.
+const DOUBT_PER_S: f64 = 0.02;
+const DOUBT_MAX_S: f64 = 0.5;
+
+/// Everything known to be on an endpoint: our own ledger plus what others have there.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Load {
+    /// Requests.
+    pub(crate) requests: u32,
+    /// Prompt tokens not yet computed (P).
+    pub(crate) prefill_tokens: f64,
+    /// Decoding sequences (nd).
+    pub(crate) decoding: f64,
+    /// KV tokens they read each iteration (K).
+    pub(crate) kv_tokens: f64,
+    /// Dispatched prompt tokens per second (rho).
+    pub(crate) prefill_rate: f64,
+}
+
+impl Load {
+    pub(crate) fn of(own: &OwnLoad, foreign: &ForeignLoad) -> Self {
+        let foreign_prompts = f64::from(foreign.waiting) * f64::from(FOREIGN_PROMPT_TOKENS);
+        Self {
+            requests: own.in_flight.saturating_add(foreign.running).saturating_add(foreign.waiting),
+            prefill_tokens: count(own.prefill_tokens) + foreign_prompts,
+            decoding: f64::from(own.decoding) + f64::from(foreign.running),
+            kv_tokens: count(own.decode_kv_tokens) + count(foreign.kv_tokens),
+            prefill_rate: own.prefill_rate,
+        }
+    }
+
+    /// KV tokens that cannot be given to a newcomer (U).
+    fn pinned(&self) -> f64 {
+        self.kv_tokens + self.prefill_tokens + BLOCK_ROUNDING * f64::from(self.requests)
+    }
+}
+
+/// The request as a load to come; computed once per decision.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Newcomer {
+    /// Prompt tokens (p).
+    prompt: f64,
+    /// Prompt tokens not in the endpoint's cache (u), at least 1.
+    uncached: f64,
+    attention: f64,
+    /// Expected answer (eo).
+    output: f64,
+    /// Mean rest of a running answer (res).
+    residual: f64,
+}
+
+impl Newcomer {
+    pub(crate) fn of(request: &Request) -> Self {
+        let prompt = request.prompt_tokens.as_f64();
+        let uncached = prompt.max(1.0);
+        Self {
+            prompt,
+            uncached,
+            attention: prefill_attention(uncached, prompt - uncached),
+            output: request.expected_output.max(0.0),
+            residual: request.expected_residual.max(0.0),
+        }
+    }
+}
+
+/// One endpoint's side of the prediction.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Site<'a> {
+    pub(crate) profile: &'a EngineProfile,
+    /// The KV pool that newcomers share with residents, where there is one.
+    pub(crate) pool: Option<f64>,
+    pub(crate) load: Load,
+}
+
+impl Site<'_> {
+    /// Seconds of one iteration with the residents only, or with one sequence if there are none.
+    fn decode_step_s(&self) -> f64 {
+        step_time_s(&self.profile.cost, self.load.decoding.max(1.0), self.load.kv_tokens, 0.0)
+    }
+
+    /// Seconds until enough KV is released: the deficit over the rate at which running answers end. Nobody can
+    /// wait for more than is held.
+    fn kv_wait_s(&self, new: &Newcomer, decode_step_s: f64) -> f64 {
+        let Some(pool) = self.pool else { return 0.0 };
+        let pinned = self.load.pinned();
+        let deficit = (new.uncached + BLOCK_ROUNDING - (POOL_HEADROOM * pool - pinned)).min(pinned);
+        if deficit <= 0.0 { 0.0 } else { deficit / pinned.max(1.0) * new.residual * decode_step_s }
+    }
+
+    /// Seconds before the engine gets to the newcomer: prefill ahead of it, then the wait for KV.
+    pub(crate) fn backlog_s(&self, new: &Newcomer) -> f64 {
+        self.load.prefill_tokens * self.profile.cost.per_token_s + self.kv_wait_s(new, self.decode_step_s())
+    }
+
+    /// The price of the newcomer here.
+    pub(crate) fn terms(&self, new: &Newcomer, policy: &Policy, doubt_s: f64) -> Terms {
+        let cost = &self.profile.cost;
+        let Load { decoding, kv_tokens, prefill_tokens, prefill_rate, .. } = self.load;
+        let decode_step = self.decode_step_s();
+
+        let own_attention = cost.attention_s * new.attention;
+        let work = prefill_tokens + new.uncached;
+        let chunk = (f64::from(self.profile.max_batched_tokens) - decoding).max(LEAST_CHUNK);
+        let iterations = (work / chunk).max(1.0);
+        let current_iteration = if decoding > 0.0 { decode_step / 2.0 } else { 0.0 };
+        let ttft = iterations * step_time_s(cost, work.min(chunk) + decoding, kv_tokens, 0.0)
+            + own_attention
+            + current_iteration
+            + self.kv_wait_s(new, decode_step);
+
+        let duty = ((prefill_rate + new.uncached / DUTY_WINDOW_S) * cost.per_token_s).min(DUTY_MAX);
+        let tpot_before = decode_step / (1.0 - duty);
+        let kv_after = kv_tokens + new.prompt + new.output / 2.0;
+        let tpot_after = step_time_s(cost, decoding + 1.0, kv_after, 0.0) / (1.0 - duty);
+
+        let stall = new.uncached * cost.per_token_s + own_attention;
+        let slowdown = new.output.min(new.residual) * (tpot_after - tpot_before);
+        let weights = &policy.weights;
+        Terms {
+            predicted_ttft_s: ttft,
+            predicted_tpot_s: tpot_after,
+            ttft_s: weights.ttft * ttft,
+            decode_s: new.output * tpot_after,
+            harm_s: weights.harm * decoding * (stall + slowdown),
+            slo_s: weights.slo * (ttft - weights.slo_share * policy.slo_ttft_s).max(0.0),
+            uncertainty_s: doubt_s,
+        }
+    }
+}
+
+/// What the age of telemetry adds to a total: nothing while reports arrive as promised.
+pub(crate) fn doubt_s(freshness: Freshness, age: Option<Duration>) -> f64 {
+    match freshness {
+        Freshness::Fresh => 0.0,
+        Freshness::Stale | Freshness::Suspect => {
+            age.map_or(DOUBT_MAX_S, |age| (DOUBT_PER_S * age.as_secs_f64()).min(DOUBT_MAX_S))
+        }
+    }
+}
+
+/// The price: the sum of the weighted terms. Not a number (absurd coefficients) ranks last.
+pub(crate) fn total_s(terms: &Terms) -> f64 {
+    let total = terms.ttft_s + terms.decode_s + terms.harm_s + terms.slo_s + terms.uncertainty_s;
+    if total.is_finite() { total } else { f64::MAX }
+}
+
+fn count(tokens: u64) -> f64 {
+    aya_domain::Tokens(tokens).as_f64()
+}
+
+#[cfg(test)]
+mod tests;

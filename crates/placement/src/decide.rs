@@ -1,0 +1,223 @@
+//! The decision: every endpoint of the snapshot judged once, then one chosen, or the reason why none was.
+//!
+//! The way through is one pass in endpoint order with the model's pool merged in, and one allocation: the candidates of the
+//! record. Only when nothing can take the request does it look again: was it the size, and was that certain?
+
+use aya_domain::{
+    Candidate, Chosen, Decision, Endpoint, EndpointIndex, HoldReason, KvAllocation, MonoTime, Outcome,
+    OwnLoad, Phase, Pool, RefusalReason, Rejection, Request, Snapshot, Tokens, Verdict, splitmix64,
+};
+
+use crate::cost::{Load, Site, doubt_s, total_s};
+use crate::filter::{self, Ask, Subject};
+use crate::invariants;
+use crate::pick;
+use crate::policy::{Policy, Scorer};
+
+/// Decides where a request goes. `loads` is parallel to `snapshot.endpoints`; an endpoint without an entry has nothing of
+/// ours in flight. Every endpoint of the snapshot appears in the decision, in order, with its reason or its terms.
+#[must_use]
+pub fn decide(
+    snapshot: &Snapshot,
+    loads: &[OwnLoad],
+    request: &Request,
+    policy: &Policy,
+    now: MonoTime,
+    seed: u64,
+) -> Decision {
+    let farm = Farm { snapshot, loads, policy, seed };
+    let mut candidates = Vec::with_capacity(snapshot.endpoints.len());
+    let ask = Ask::new(request, &policy.hold, now);
+    let outcome = match snapshot.models.get(&request.model) {
+        Some(pool) => farm.place(pool, &ask, &mut candidates),
+        None => {
+            farm.judge_all(&Pool::default(), &ask, &mut candidates);
+            Outcome::Refused(RefusalReason::UnknownModel)
+        }
+    };
+    let decision = Decision {
+        policy: policy.name.clone(),
+        seed,
+        snapshot_generation: snapshot.generation,
+        directory: snapshot.directory.clone(),
+        candidates,
+        outcome,
+    };
+    debug_assert_eq!(invariants::broken(&decision, snapshot, request), None);
+    decision
+}
+
+/// What stays the same while one request is decided.
+struct Farm<'a> {
+    snapshot: &'a Snapshot,
+    loads: &'a [OwnLoad],
+    policy: &'a Policy,
+    seed: u64,
+}
+
+impl Farm<'_> {
+    fn place(&self, pool: &Pool, ask: &Ask<'_>, candidates: &mut Vec<Candidate>) -> Outcome {
+        self.judge_all(pool, ask, candidates);
+        if let Some(chosen) = self.choose(ask, candidates) {
+            return Outcome::Placed(chosen);
+        }
+        match self.room(pool, ask) {
+            Room::Never { largest } => Outcome::Refused(RefusalReason::TooLong { need: ask.need, largest }),
+            Room::Perhaps => {
+                candidates.clear();
+                self.judge_all(pool, &Ask { lenient: true, ..*ask }, candidates);
+                self.keep_largest(pool, ask, candidates);
+                self.choose(ask, candidates).map_or_else(|| hold(candidates), Outcome::Placed)
+            }
+            Room::Likely => hold(candidates),
+        }
+    }
+
+    /// Appends one candidate per endpoint of the snapshot.
+    fn judge_all(&self, pool: &Pool, ask: &Ask<'_>, candidates: &mut Vec<Candidate>) {
+        let mut members = pool.members.iter().peekable();
+        for (endpoint, index) in self.snapshot.endpoints.iter().zip((0..).map(EndpointIndex)) {
+            let member = members.next_if(|(member, _)| *member == index);
+            let own = self.loads.get(index.get()).copied().unwrap_or_default();
+            let age = endpoint.sampled_at.map(|at| ask.now.since(at));
+            let verdict = match member {
+                None => Verdict::Rejected(Rejection::ModelNotServed),
+                Some((_, context)) => {
+                    let site = site(endpoint, &own);
+                    let on = Subject { endpoint, own: &own, context: *context, site };
+                    let doubt = doubt_s(endpoint.freshness, age);
+                    filter::rejection(ask, &on)
+                        .map_or_else(|| self.score(ask, &on, index, doubt), Verdict::Rejected)
+                }
+            };
+            let own_in_flight = own.in_flight;
+            candidates.push(Candidate {
+                endpoint: index,
+                verdict,
+                freshness: endpoint.freshness,
+                age,
+                own_in_flight,
+            });
+        }
+    }
+
+    /// The terms are filled for every scorer, so that a baseline's choice can be compared with the prediction.
+    fn score(&self, ask: &Ask<'_>, on: &Subject<'_>, index: EndpointIndex, doubt_s: f64) -> Verdict {
+        let terms = on.site.terms(&ask.newcomer, self.policy, doubt_s);
+        let total = match self.policy.scorer {
+            Scorer::Cost => total_s(&terms),
+            Scorer::LeastRequests => f64::from(on.site.load.requests),
+            Scorer::Random => unit(splitmix64(self.seed ^ splitmix64(u64::from(index.0)))),
+            // Known only when all are judged: `choose`.
+            Scorer::RoundRobin => 0.0,
+        };
+        Verdict::Scored { total, terms }
+    }
+
+    fn choose(&self, ask: &Ask<'_>, candidates: &mut [Candidate]) -> Option<Chosen> {
+        if self.policy.scorer == Scorer::RoundRobin {
+            rank_round_robin(candidates, ask.request.sequence);
+        }
+        pick::pick(candidates, self.seed)
+    }
+
+    /// Whether the pool has an endpoint large enough, disregarding how full it is.
+    fn room(&self, pool: &Pool, ask: &Ask<'_>) -> Room {
+        let members = || {
+            let known = |(at, context): &(EndpointIndex, Option<Tokens>)| {
+                Some((self.snapshot.endpoint(*at)?, *context))
+            };
+            pool.members.iter().filter_map(known)
+        };
+        let largest = members().map(|(endpoint, context)| size_limit(endpoint, context)).max();
+        let staying = members()
+            .filter(|(endpoint, _)| matches!(endpoint.phase, Phase::Serving | Phase::Joining))
+            .map(|(endpoint, context)| size_limit(endpoint, context))
+            .max();
+        match (largest, staying) {
+            (Some(largest), _) if ask.need_min > largest => Room::Never { largest },
+            (Some(_), Some(limit)) if ask.need > limit => Room::Perhaps,
+            // An empty pool says nothing about size.
+            _ => Room::Likely,
+        }
+    }
+
+    /// When the engine shall judge the size, it is asked where the context is largest.
+    fn keep_largest(&self, pool: &Pool, ask: &Ask<'_>, candidates: &mut [Candidate]) {
+        let limit_of = |index: EndpointIndex| {
+            let at = pool.members.binary_search_by_key(&index, |(member, _)| *member).ok()?;
+            let (_, context) = pool.members.get(at)?;
+            Some(size_limit(self.snapshot.endpoint(index)?, *context))
+        };
+        let largest = pick::scored(candidates).filter_map(|(c, _)| limit_of(c.endpoint)).max();
+        for candidate in candidates {
+            if let (Verdict::Scored { .. }, Some(limit)) = (&candidate.verdict, limit_of(candidate.endpoint))
+                && Some(limit) < largest
+            {
+                candidate.verdict =
+                    Verdict::Rejected(Rejection::ContextTooLong { need: ask.need, limit, certain: false });
+            }
+        }
+    }
+}
+
+/// Whether waiting for room makes sense.
+enum Room {
+    /// Some endpoint is large enough by the estimate.
+    Likely,
+    /// Only the lower bound fits somewhere: the engine shall judge.
+    Perhaps,
+    /// Not even the lower bound fits anywhere.
+    Never { largest: Tokens },
+}
+
+/// The most tokens one request may hold on an endpoint; unknown counts as no limit.
+fn size_limit(endpoint: &Endpoint, context: Option<Tokens>) -> Tokens {
+    let pool = filter::told_kv_capacity(endpoint);
+    context.into_iter().chain(pool).min().unwrap_or(Tokens(u64::MAX))
+}
+
+fn site<'a>(endpoint: &'a Endpoint, own: &OwnLoad) -> Site<'a> {
+    let info = &endpoint.info;
+    let shared_pool = info.kind.capabilities().kv == KvAllocation::Preallocated;
+    let capacity = info.kv_capacity.unwrap_or(info.profile.kv_capacity);
+    Site {
+        profile: &info.profile,
+        pool: shared_pool.then_some(capacity.as_f64()),
+        load: Load::of(own, &endpoint.foreign),
+    }
+}
+
+/// Waiting helps: because those that are ready are full, or because one may become ready.
+fn hold(candidates: &[Candidate]) -> Outcome {
+    let full = candidates.iter().any(|candidate| {
+        matches!(
+            candidate.verdict,
+            Verdict::Rejected(
+                Rejection::SlotsFull { .. } | Rejection::Backlogged { .. } | Rejection::VramShort { .. }
+            )
+        )
+    });
+    Outcome::Hold(if full { HoldReason::AllFull } else { HoldReason::NoneReady })
+}
+
+/// Totals become ranks: 0 for the endpoint whose turn it is, 1 for the one after it.
+fn rank_round_robin(candidates: &mut [Candidate], sequence: u64) {
+    let eligible = pick::scored(candidates).count() as u64;
+    let Some(turn) = sequence.checked_rem(eligible) else { return };
+    let mut position = 0;
+    for candidate in candidates {
+        if let Verdict::Scored { total, .. } = &mut candidate.verdict {
+            *total = Tokens((position + eligible - turn) % eligible).as_f64();
+            position += 1;
+        }
+    }
+}
+
+/// A number from 0 to 1 from 53 random bits.
+fn unit(bits: u64) -> f64 {
+    Tokens(bits >> 11).as_f64() / Tokens(1 << 53).as_f64()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+//! Fleets in a line of text, for tests.
