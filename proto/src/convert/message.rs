@@ -1,0 +1,103 @@
+//! The envelopes of the stream.
+
+use aya_domain::Report;
+
+use super::field::{self, Result};
+use super::{ConvertError, Limits, report_from_wire};
+use crate::wire;
+use crate::wire::agent_message::Message as FromAgent;
+use crate::wire::scheduler_message::Message as FromScheduler;
+
+/// What a scheduler says to an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SchedulerMessage {
+    /// The first message on a stream.
+    Welcome(Welcome),
+    /// The report with this number was applied.
+    Ack { sequence: u64 },
+    /// The next report has to be FULL.
+    ResendFull,
+}
+
+/// A scheduler's introduction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Welcome {
+    pub scheduler_version: String,
+    /// What it takes in one report.
+    pub limits: Limits,
+}
+
+/// The message that carries a report.
+#[must_use]
+pub fn agent_message(report: &Report) -> wire::AgentMessage {
+    wire::AgentMessage { message: Some(FromAgent::Report(report.into())) }
+}
+
+/// The report in an agent's message.
+///
+/// # Errors
+/// [`ConvertError`] as for [`report_from_wire`]; a kind of message this version does not know is `message: missing`.
+pub fn report_of_message(message: wire::AgentMessage, limits: &Limits) -> Result<Report> {
+    match field::required(message.message, "message")? {
+        FromAgent::Report(report) => report_from_wire(report, limits),
+    }
+}
+
+impl TryFrom<wire::SchedulerMessage> for SchedulerMessage {
+    type Error = ConvertError;
+
+    fn try_from(message: wire::SchedulerMessage) -> Result<Self> {
+        match field::required(message.message, "message")? {
+            FromScheduler::Welcome(value) => {
+                welcome(value).map(Self::Welcome).map_err(|error| error.inside("welcome"))
+            }
+            FromScheduler::Ack(ack) => {
+                let sequence =
+                    field::required(ack.sequence, "sequence").map_err(|error| error.inside("ack"))?;
+                Ok(Self::Ack { sequence })
+            }
+            FromScheduler::ResendFull(wire::ResendFull {}) => Ok(Self::ResendFull),
+        }
+    }
+}
+
+fn welcome(welcome: wire::Welcome) -> Result<Welcome> {
+    let version = field::required(welcome.scheduler_version, "scheduler_version")?;
+    let limits = field::required(welcome.limits, "limits")?;
+    Ok(Welcome {
+        scheduler_version: field::text(version, "scheduler_version", &Limits::DEFAULT)?,
+        limits: wanted(limits).map_err(|error| error.inside("limits"))?,
+    })
+}
+
+fn wanted(limits: wire::Limits) -> Result<Limits> {
+    Ok(Limits {
+        gpus_max: field::required(limits.gpus_max, "gpus_max")?,
+        engines_max: field::required(limits.engines_max, "engines_max")?,
+        models_per_engine_max: field::required(limits.models_per_engine_max, "models_per_engine_max")?,
+        text_bytes_max: field::required(limits.text_bytes_max, "text_bytes_max")?,
+    })
+}
+
+impl From<&SchedulerMessage> for wire::SchedulerMessage {
+    fn from(message: &SchedulerMessage) -> Self {
+        let message = match message {
+            SchedulerMessage::Welcome(welcome) => FromScheduler::Welcome(welcome_to_wire(welcome)),
+            SchedulerMessage::Ack { sequence } => FromScheduler::Ack(wire::Ack { sequence: Some(*sequence) }),
+            SchedulerMessage::ResendFull => FromScheduler::ResendFull(wire::ResendFull {}),
+        };
+        Self { message: Some(message) }
+    }
+}
+
+fn welcome_to_wire(welcome: &Welcome) -> wire::Welcome {
+    wire::Welcome {
+        scheduler_version: Some(welcome.scheduler_version.clone()),
+        limits: Some(wire::Limits {
+            gpus_max: Some(welcome.limits.gpus_max),
+            engines_max: Some(welcome.limits.engines_max),
+            models_per_engine_max: Some(welcome.limits.models_per_engine_max),
+            text_bytes_max: Some(welcome.limits.text_bytes_max),
+        }),
+    }
+}
