@@ -1,1 +1,23 @@
-//! Placeholder until the first real code lands.
+//! Where GPU readings come from: NVML, simulated GPUs, or nowhere.
+//!
+//! A source may block for as long as a driver hangs, so it lives on an OS thread of its own ([`GpuThread`])
+//! and whoever asks it keeps a deadline. Every reading is optional: "not supported" is normal and differs
+//! by product. An empty list of devices is a failed collection, never "no load".
+
+mod error;
+mod none;
+mod nvml;
+mod open;
+mod product;
+mod simulated;
+mod source;
+mod thread;
+
+pub use error::GpuError;
+pub use none::NoGpus;
+pub use nvml::NvmlSource;
+pub use open::{GpuChoice, open};
+pub use product::Product;
+pub use simulated::{SimulatedGpu, SimulatedSource};
+pub use source::{Collected, GpuLoad, GpuSource};
+pub use thread::{Answer, Ask, GpuThread, ThreadError};

@@ -1,0 +1,59 @@
+//! What a source of GPU readings can do.
+
+use std::fmt;
+
+use aya_domain::{Bytes, GpuInfo, GpuSample, GpuSourceKind, GpuUuid, MonoTime, Ratio};
+
+use crate::GpuError;
+
+/// What a collection brought, which may be less than everything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Collected<T> {
+    pub items: Vec<T>,
+    /// What is wrong with the GPUs that are missing in `items`; `None`: nothing.
+    pub trouble: Option<String>,
+}
+
+impl<T> Collected<T> {
+    /// A collection without trouble.
+    #[must_use]
+    pub const fn all(items: Vec<T>) -> Self {
+        Self { items, trouble: None }
+    }
+}
+
+/// What one simulated engine does to one simulated GPU.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GpuLoad {
+    pub gpu: GpuUuid,
+    /// Weights and KV cache on this GPU.
+    pub vram_used: Bytes,
+    /// Share of the time with work running.
+    pub busy: Ratio,
+    /// Share of the work that is prefill.
+    pub prefill: Ratio,
+}
+
+/// A source of GPU readings. Calls may block for as long as the driver does.
+pub trait GpuSource: Send + fmt::Debug {
+    /// Which kind it is.
+    fn kind(&self) -> GpuSourceKind;
+
+    /// The driver's version, once it has been reached.
+    fn driver_version(&self) -> Option<String>;
+
+    /// The GPUs of this host with what does not change.
+    ///
+    /// # Errors
+    /// [`GpuError`] if not one GPU could be described.
+    fn discover(&mut self) -> Result<Collected<GpuInfo>, GpuError>;
+
+    /// One reading of every GPU that the last discovery named.
+    ///
+    /// # Errors
+    /// [`GpuError`] if not one GPU could be read.
+    fn sample(&mut self, now: MonoTime) -> Result<Collected<(GpuUuid, GpuSample)>, GpuError>;
+
+    /// Tells a simulated source what runs on its GPUs; a real one sees for itself.
+    fn observe(&mut self, _loads: &[GpuLoad]) {}
+}
