@@ -1,0 +1,51 @@
+//! One timer for all phases of an exchange.
+//!
+//! Moving a deadline later, which every streamed chunk does, only notes it: the sleeping timer finds out when it
+//! fires. So a chunk costs a clock read and no timer-wheel operation.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::Phase;
+
+/// Bounds one phase after the other.
+#[derive(Debug)]
+pub struct PhaseTimer {
+    sleep: Pin<Box<Sleep>>,
+    deadline: Instant,
+    phase: Phase,
+}
+
+impl PhaseTimer {
+    /// A timer whose first phase begins now.
+    #[must_use]
+    pub fn new(phase: Phase, limit: Duration) -> Self {
+        let deadline = Instant::now() + limit;
+        Self { sleep: Box::pin(sleep_until(deadline)), deadline, phase }
+    }
+
+    /// Begins a phase, or the same one anew.
+    pub fn start(&mut self, phase: Phase, limit: Duration) {
+        self.phase = phase;
+        self.deadline = Instant::now() + limit;
+        if self.deadline < self.sleep.deadline() {
+            self.sleep.as_mut().reset(self.deadline);
+        }
+    }
+
+    /// Ready with the phase whose deadline passed.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Phase> {
+        loop {
+            if self.sleep.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if self.sleep.deadline() >= self.deadline {
+                return Poll::Ready(self.phase);
+            }
+            self.sleep.as_mut().reset(self.deadline);
+        }
+    }
+}
