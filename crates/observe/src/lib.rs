@@ -9,4 +9,3 @@ pub mod logging;
 pub mod metrics;
 
 pub use clock::{Clock, ManualTime};
-pub use labels::{Labels, OTHER};

@@ -1,6 +1,6 @@
 //! The metric registry: Prometheus' classic text format, base units, names under `aya_`.
 //!
-//! Label values come from the configuration or from [`crate::Labels`], never straight from a client.
+//! Label values come from the configuration or from [`Labels`], never straight from a client.
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -10,14 +10,16 @@ use prometheus::{
 
 pub use prometheus;
 
+pub use crate::labels::{Labels, OTHER};
+
 /// Seconds that a request spends: from a cached answer to the longest generation.
-pub const REQUEST_SECONDS: &[f64] = &[
+pub const TIME_BUCKETS_S: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
     600.0,
 ];
 
 /// Seconds that our own code spends on a request: from a microsecond to a second.
-pub const OVERHEAD_SECONDS: &[f64] = &[
+pub const OVERHEAD_BUCKETS_S: &[f64] = &[
     0.000_001, 0.000_002, 0.000_005, 0.000_01, 0.000_02, 0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.005,
     0.01, 0.1, 1.0,
 ];
@@ -151,7 +153,7 @@ mod tests {
     #[test]
     fn a_request_of_ten_minutes_has_its_own_bucket() {
         let registry = Registry::new();
-        let e2e = registry.histogram("aya_e2e_seconds", "E2E.", REQUEST_SECONDS).unwrap();
+        let e2e = registry.histogram("aya_e2e_seconds", "E2E.", TIME_BUCKETS_S).unwrap();
         e2e.observe(599.0);
         let text = registry.render().unwrap();
         assert!(text.contains("aya_e2e_seconds_bucket{le=\"300\"} 0"), "{text}");
