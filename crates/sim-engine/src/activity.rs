@@ -40,7 +40,8 @@ impl Activity {
         while self.spans.front().is_some_and(|s| s.until.after(WINDOW) < from) {
             self.spans.pop_front();
         }
-        if let Some(last) = self.spans.back_mut().filter(|s| s.until >= from && s.until.since(s.from) < MERGE) {
+        if let Some(last) = self.spans.back_mut().filter(|s| s.until >= from && s.until.since(s.from) < MERGE)
+        {
             let (old, new) = (last.until.since(last.from), until.since(last.until));
             let total = (old + new).as_secs_f64();
             if total > 0.0 {

@@ -82,5 +82,7 @@ pub fn full(engine: &Engine) -> Result<(), Violation> {
         }
     }
     // What is left is held by a sequence but unknown to the cache.
-    held.into_iter().next().map_or(Ok(()), |(hash, held)| Err(Violation::References { hash, counted: 0, held }))
+    held.into_iter()
+        .next()
+        .map_or(Ok(()), |(hash, held)| Err(Violation::References { hash, counted: 0, held }))
 }

@@ -11,10 +11,10 @@ use aya_domain::splitmix64;
 use crate::kv::BLOCK_TOKENS;
 
 /// Bytes of text per token.
-pub const BYTES_PER_TOKEN: u64 = 4;
+pub(crate) const BYTES_PER_TOKEN: u64 = 4;
 
 /// Tokens that the chat template adds per message.
-pub const TOKENS_PER_MESSAGE: u64 = 4;
+pub(crate) const TOKENS_PER_MESSAGE: u64 = 4;
 
 const BLOCK_BYTES: u64 = BLOCK_TOKENS as u64 * BYTES_PER_TOKEN;
 const FNV_PRIME: u64 = 0x0000_0100_0000_01b3;

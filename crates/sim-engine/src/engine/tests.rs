@@ -156,10 +156,7 @@ fn twins_computed_side_by_side_end_up_sharing() {
 #[test]
 fn a_request_that_fits_nowhere_is_refused_with_the_numbers() {
     let mut engine = engine(10, 1000, 8);
-    assert_eq!(
-        engine.submit(request(1, 100, 53)),
-        Err(SubmitError::TooLarge { need: 161, capacity: 160 })
-    );
+    assert_eq!(engine.submit(request(1, 100, 53)), Err(SubmitError::TooLarge { need: 161, capacity: 160 }));
     assert_eq!(engine.submit(request(1, 100, 52)), Ok(()));
     assert_eq!(engine.submit(request(2, 0, 5)), Err(SubmitError::EmptyPrompt));
 }
@@ -218,7 +215,10 @@ fn durations_equal_the_cost_model_computed_by_hand() {
     close(prompt_1000.step().duration_s, 0.012_886_403_113_911_96);
     let rest: f64 = (0..17).map(|_| prompt_1000.step().duration_s).sum();
     assert!(prompt_1000.is_idle());
-    close(rest + 0.073_964_532_536_239_34 + 0.012_886_317_113_911_961 + 0.012_886_403_113_911_96, 0.318_819_263_700_566_57);
+    close(
+        rest + 0.073_964_532_536_239_34 + 0.012_886_317_113_911_961 + 0.012_886_403_113_911_96,
+        0.318_819_263_700_566_57,
+    );
 
     let mut chunked = engine(27_500, 2048, 256);
     chunked.submit(request(1, 3000, 1)).unwrap();
