@@ -1,1 +1,118 @@
-//! The price of a request, by hand.
+//! The price of a request: goldens from a separate evaluation of the formulas, and what must make it dearer.
+
+use super::*;
+use crate::testkit::{Fleet, fleet, request};
+
+/// Terms of the only endpoint of a fleet.
+fn terms_of(fleet: &Fleet, request: &Request) -> Terms {
+    let endpoint = &fleet.snapshot.endpoints[0];
+    let load = Load::of(&fleet.loads[0], &endpoint.foreign);
+    let pool = Some(endpoint.info.profile.kv_capacity.as_f64());
+    let site = Site { profile: &endpoint.info.profile, pool, load };
+    site.terms(&Newcomer::of(request), &Policy::named("aya").unwrap(), 0.0)
+}
+
+#[test]
+fn the_terms_are_those_of_the_formulas() {
+    let check = |text: &str, (prompt, output, residual): (u64, f64, f64), expect: [f64; 6]| {
+        let request =
+            Request { expected_output: output, expected_residual: residual, ..request(prompt, None) };
+        let t = terms_of(&fleet(text), &request);
+        let got = [t.predicted_ttft_s, t.predicted_tpot_s, t.decode_s, t.harm_s, t.slo_s, total_s(&t)];
+        for (got, expect) in got.iter().zip(expect) {
+            assert!((got - expect).abs() <= 1e-9 * expect.max(1.0), "{text}: {t:?}, expected {expect}");
+        }
+    };
+    check(
+        "idle: a100",
+        (1000, 200.0, 200.0),
+        [
+            0.073_964_532_536_239_34,
+            0.013_121_171_319_167_6,
+            2.624_234_263_833_520_3,
+            0.0,
+            0.0,
+            2.920_092_393_978_477_8,
+        ],
+    );
+    check(
+        "busy: a100 n=16 P=3000 nd=14 K=20000 rho=500",
+        (1200, 200.0, 150.0),
+        [
+            0.311_013_238_378_904_66,
+            0.015_541_564_991_432_435,
+            3.108_312_998_286_487,
+            0.437_038_948_455_404_7,
+            0.0,
+            4.789_404_900_257_510_5,
+        ],
+    );
+    check(
+        "short: l4 nd=10 K=30000",
+        (4000, 200.0, 200.0),
+        [
+            2.874_773_546_778_628_4,
+            0.109_090_650_361_563_14,
+            21.818_130_072_312_627,
+            5.021_541_619_080_627,
+            44.243_206_403_358_855,
+            82.581_972_281_866_63,
+        ],
+    );
+    check(
+        "several: h100 n=46 P=12000 nd=40 K=60000 rho=3000",
+        (9000, 300.0, 400.0),
+        [
+            0.570_103_666_851_313,
+            0.013_472_145_946_754_8,
+            4.041_643_784_026_44,
+            5.101_972_766_773_203,
+            0.0,
+            11.424_031_218_204_895,
+        ],
+    );
+}
+
+#[test]
+fn foreign_requests_weigh_like_our_own() {
+    let same = |a: &str, b: &str| {
+        let (a, b) = (terms_of(&fleet(a), &request(500, None)), terms_of(&fleet(b), &request(500, None)));
+        assert_eq!(a, b);
+    };
+    same("a: a100 nd=5 K=9000", "a: a100 fr=5 fk=9000");
+    same("a: a100 np=2 P=2048", "a: a100 fw=2");
+    same("a: a100 nd=5 K=9000", "a: a100 nd=2 K=4000 fr=3 fk=5000");
+}
+
+#[test]
+fn only_old_telemetry_raises_doubt_and_never_beyond_its_bound() {
+    let age = |secs| Some(Duration::from_secs(secs));
+    for (freshness, age, expect) in [
+        (Freshness::Fresh, age(5), 0.0),
+        (Freshness::Fresh, None, 0.0),
+        (Freshness::Stale, age(1), 0.02),
+        (Freshness::Suspect, age(10), 0.2),
+        (Freshness::Suspect, age(3600), 0.5),
+        (Freshness::Suspect, None, 0.5),
+    ] {
+        assert!((doubt_s(freshness, age) - expect).abs() < 1e-12, "{freshness:?} {age:?}");
+    }
+}
+
+#[test]
+fn absurd_coefficients_rank_last_instead_of_breaking_the_order() {
+    let terms = Terms { ttft_s: f64::NAN, ..Terms::default() };
+    assert!((total_s(&terms) - f64::MAX).abs() < f64::EPSILON);
+}
+
+#[test]
+fn nobody_waits_for_kv_that_is_not_held() {
+    // More than the pool's headroom: on an idle endpoint the formula's deficit would never be released.
+    let whole_pool = request(30_990, None);
+    let ttft = |text: &str| terms_of(&fleet(text), &whole_pool).predicted_ttft_s;
+    let prefill_alone = 16.0 * 0.52 + 8.7e-9 * 30_990.0 * 30_990.0 / 2.0;
+    assert!((ttft("a: l4") / prefill_alone - 1.0).abs() < 0.1, "{}", ttft("a: l4"));
+    // One resident: its expected rest of 200 tokens at some 63 ms is waited for, not more.
+    let wait = ttft("a: l4 nd=1 K=500") - ttft("a: l4");
+    assert!((12.0..14.0).contains(&wait), "{wait}");
+}

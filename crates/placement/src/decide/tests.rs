@@ -1,1 +1,395 @@
 //! Decisions as tables: a fleet in a line, a request, and where it goes.
+
+use proptest::prelude::*;
+
+use aya_domain::{EndpointId, EngineKind, Freshness, Health, Phase};
+
+use super::*;
+use crate::testkit::{Fleet, NOW, fleet, outcome, request, verdicts};
+
+fn check(text: &str, request: &Request, expect: &str) {
+    let decision = fleet(text).decide(request, "aya", 1);
+    assert_eq!(outcome(&decision), expect, "{text}\n{}", verdicts(&decision));
+}
+
+fn check_verdicts(text: &str, request: &Request, expect: &str) {
+    assert_eq!(verdicts(&fleet(text).decide(request, "aya", 1)), expect, "{text}");
+}
+
+#[test]
+fn the_request_goes_where_it_ends_soonest_without_hurting_the_others() {
+    let chat = request(1000, None);
+    for (text, expect) in [
+        ("a: l4 | b: h100", "b"),
+        ("a: h100 nd=3 K=3000 | b: l4", "a"),
+        ("a: h100 nd=40 K=40000 | b: h100", "b"),
+        ("a: a100 P=4000 | b: a100 nd=3 K=2000", "b"),
+        ("a: h100 nd=200 K=300000 rho=30000 | b: a100", "b"),
+        ("a: h100 fr=40 fk=40000 | b: h100 nd=3", "b"),
+        ("a: h100 fw=8 | b: h100 nd=3", "b"),
+        ("a: a100 stale age=2000 | b: a100", "b"),
+        // Old telemetry is doubt, not a verdict: a clearly faster endpoint is still used.
+        ("a: h100 suspect age=60000 | b: l4", "a"),
+        ("a: h100 degraded | b: l4", "a"),
+    ] {
+        check(text, &chat, expect);
+    }
+}
+
+#[test]
+fn every_filter_names_its_reason() {
+    let chat = request(1000, Some(500));
+    for (text, expect) in [
+        ("a: h100 other | b: h100", "a=model_not_served b=ok"),
+        ("a: h100 joining | b: h100 draining | c: h100 gone", "a=not_serving b=not_serving c=not_serving"),
+        ("a: h100 unhealthy | b: h100 unknown | c: h100 degraded", "a=unhealthy b=health_unknown c=ok"),
+        ("a: h100 cool=1 | b: h100 cool=0", "a=cooling b=ok"),
+        ("a: h100 ctx=1499 | b: h100 ctx=1500", "a=context_too_long b=ok"),
+        ("a: h100 kv=1499 | b: h100 kv=1500", "a=kv_pool_too_small b=ok"),
+        ("a: llama seqs=2 n=2 | b: llama seqs=2 n=1 | c: llama n=9", "a=slots_full b=ok c=ok"),
+        ("a: llama seqs=2 n=1 fr=1 | b: llama seqs=2 n=1 fw=1", "a=slots_full b=slots_full"),
+        ("a: h100 seqs=4 nd=4 | b: h100 seqs=4 nd=3", "a=slots_full b=ok"),
+        ("a: ollama kvb=131072 vram=187 | b: ollama kvb=131072 vram=188", "a=vram_short b=ok"),
+        ("a: ollama vram=1 | b: ollama kvb=131072 | c: ollama kvb=131072 vram=1 suspect", "a=ok b=ok c=ok"),
+        ("a: h100 kvb=131072 vram=1", "a=ok"),
+        ("a: a100 P=7300 | b: a100 P=7200", "a=backlogged b=ok"),
+        ("a: a100 fw=8 | b: a100 fw=7", "a=backlogged b=ok"),
+    ] {
+        check_verdicts(text, &chat, expect);
+    }
+    let retried = Request { tried: vec![EndpointId::parse("a").unwrap()], ..chat };
+    check_verdicts("a: h100 | b: l4", &retried, "a=already_tried b=ok");
+}
+
+#[test]
+fn a_rejection_carries_its_numbers() {
+    let rejection =
+        |text: &str, request: &Request| match fleet(text).decide(request, "aya", 1).candidates[0].verdict {
+            Verdict::Rejected(rejection) => rejection,
+            Verdict::Scored { .. } => panic!("{text} was scored"),
+        };
+    let chat = request(1000, Some(500));
+    let long = |certain| Rejection::ContextTooLong {
+        need: Tokens(1500),
+        limit: Tokens(if certain { 600 } else { 700 }),
+        certain,
+    };
+    assert_eq!(rejection("a: h100 ctx=700 | b: h100", &chat), long(false));
+    assert_eq!(rejection("a: h100 ctx=600 | b: h100", &chat), long(true));
+    assert_eq!(rejection("a: llama seqs=4 n=3 fr=1", &chat), Rejection::SlotsFull { in_flight: 4, limit: 4 });
+    assert_eq!(
+        rejection("a: h100 cool=1500", &chat),
+        Rejection::Cooling { remaining: std::time::Duration::from_millis(1500) }
+    );
+    let Rejection::Backlogged { wait_s, limit_s } = rejection("a: a100 P=10000", &chat) else {
+        panic!("not backlogged")
+    };
+    assert!((wait_s - 0.69).abs() < 1e-9 && (limit_s - 0.5).abs() < 1e-9, "{wait_s} {limit_s}");
+}
+
+#[test]
+fn a_guessed_pool_predicts_but_never_refuses() {
+    let long = request(40_000, None);
+    check_verdicts(
+        "a: l4 vllm | b: l4 simulated | c: h100 simulated",
+        &long,
+        "a=ok b=kv_pool_too_small c=ok",
+    );
+}
+
+#[test]
+fn waiting_and_refusing_are_told_apart() {
+    let chat = request(1000, Some(500));
+    for (text, expect) in [
+        ("", "hold none_ready"),
+        ("a: h100 other", "hold none_ready"),
+        ("a: h100 joining", "hold none_ready"),
+        ("a: h100 unhealthy | b: h100 cool=5", "hold none_ready"),
+        ("a: h100 unhealthy | b: llama seqs=1 n=1", "hold all_full"),
+        ("a: a100 P=20000 | b: a100 fw=20", "hold all_full"),
+        ("a: ollama kvb=131072 vram=1", "hold all_full"),
+        // Large enough but busy or away: waiting helps, so the small one is not asked.
+        ("a: h100 ctx=1000 | b: h100 ctx=2000 seqs=1 n=1", "hold all_full"),
+        ("a: h100 ctx=1000 | b: h100 ctx=2000 unhealthy", "hold none_ready"),
+    ] {
+        check(text, &chat, expect);
+    }
+    let stranger = Request { model: "x".parse().unwrap(), ..chat };
+    check("a: h100", &stranger, "refused unknown_model");
+    check_verdicts("a: h100 | b: l4", &stranger, "a=model_not_served b=model_not_served");
+}
+
+#[test]
+fn only_certain_lack_of_room_refuses_and_otherwise_the_engine_judges() {
+    // 8,000 tokens by the estimate, 1,000 at the very least.
+    let long = request(8000, None);
+    for (text, expect) in [
+        ("a: h100 ctx=900 | b: h100 ctx=800", "refused too_long 8001 > 900"),
+        ("a: h100 ctx=900 kv=700 | b: h100 ctx=800", "refused too_long 8001 > 800"),
+        ("a: h100 ctx=900 unhealthy", "refused too_long 8001 > 900"),
+        ("a: h100 ctx=4000 | b: l4 ctx=6000 | c: h100 ctx=900", "b"),
+        ("a: h100 ctx=4000 | b: l4 ctx=6000 unhealthy", "a"),
+        ("a: h100 ctx=4000 seqs=1 n=1", "hold all_full"),
+        ("a: l4 ctx=4000 | b: h100 ctx=16000 draining", "a"),
+        ("a: l4 ctx=900 | b: h100 ctx=16000 draining", "hold none_ready"),
+        ("a: l4 ctx=4000 | b: h100 | c: h100 ctx=900", "b"),
+        ("a: h100 ctx=4000 kv=2000 | b: l4 ctx=3000", "b"),
+    ] {
+        check(text, &long, expect);
+    }
+    check_verdicts(
+        "a: h100 ctx=4000 | b: l4 ctx=6000 | c: h100 ctx=900",
+        &long,
+        "a=context_too_long b=ok c=context_too_long",
+    );
+    check(
+        "a: h100 ctx=8000",
+        &request(100, Some(u64::MAX)),
+        &format!("refused too_long {} > 8000", u64::MAX),
+    );
+    check("a: h100 ctx=8000", &request(100, Some(7901)), "a");
+    check("a: h100 ctx=8000", &request(100, Some(8000)), "refused too_long 8100 > 8000");
+}
+
+#[test]
+fn an_endpoint_without_requests_is_never_too_busy() {
+    check("a: l4 kv=40000", &request(39_000, None), "a");
+    check("a: l4 kv=40000 nd=2 K=20000", &request(39_000, None), "hold all_full");
+}
+
+#[test]
+fn the_record_holds_what_the_decision_rests_on() {
+    let decision = fleet("a: h100 nd=3 K=900 | b: l4 stale age=1500 | c: h100 other").decide(
+        &request(10, None),
+        "aya",
+        99,
+    );
+    assert_eq!((decision.seed, decision.snapshot_generation, decision.policy.as_str()), (99, 7, "aya"));
+    let ages: Vec<_> = decision.candidates.iter().map(|c| c.age.unwrap().as_millis()).collect();
+    assert_eq!(ages, [100, 1500, 100]);
+    assert_eq!(decision.candidates[0].own_in_flight, 3);
+    assert_eq!(decision.candidates[1].freshness, Freshness::Stale);
+    let chosen = decision.chosen().unwrap();
+    let Verdict::Scored { total, terms } = decision.candidates[1].verdict else { panic!("b was rejected") };
+    assert!((terms.uncertainty_s - 0.03).abs() < 1e-12);
+    assert_eq!((chosen.runner_up, chosen.ties), (Some(EndpointIndex(1)), 1));
+    assert!((chosen.margin_s.unwrap() - (total - chosen.total)).abs() < 1e-12);
+    let alone = fleet("a: h100").decide(&request(10, None), "aya", 99);
+    assert_eq!(alone.chosen().map(|c| (c.margin_s, c.runner_up, c.ties)), Some((None, None, 1)));
+}
+
+#[test]
+fn baselines_rank_by_their_own_rule_with_the_same_filters() {
+    let choose = |text: &str, policy: &str, sequence: u64, seed: u64| {
+        outcome(&fleet(text).decide(&Request { sequence, ..request(1000, None) }, policy, seed))
+    };
+    let farm = "a: l4 | b: h100 unhealthy | c: h100 nd=1 | d: l4";
+    let turns: Vec<_> = (0..6).map(|sequence| choose(farm, "rr", sequence, 5)).collect();
+    assert_eq!(turns, ["a", "c", "d", "a", "c", "d"]);
+    for seed in 0..20 {
+        assert_ne!(choose(farm, "lc", 0, seed), "c");
+        assert_ne!(choose(farm, "random", 0, seed), "b");
+    }
+    assert_eq!(choose("a: l4 fr=2 | b: l4 nd=1", "lc", 0, 1), "b");
+    for policy in Policy::names() {
+        assert_eq!(
+            choose("a: h100 unhealthy | b: h100 seqs=1 n=1", policy, 3, 1),
+            "hold all_full",
+            "{policy}"
+        );
+        let decision = fleet(farm).decide(&request(1000, None), policy, 1);
+        let Verdict::Scored { terms, .. } = decision.candidates[0].verdict else { panic!("a was rejected") };
+        assert!(terms.predicted_ttft_s > 0.0, "{policy} leaves out the prediction");
+    }
+}
+
+#[test]
+fn the_seed_chooses_among_equals_and_all_of_them_get_their_turn() {
+    let farm = fleet("a: a100 | b: a100 | c: a100 | d: l4");
+    let mut wins = [0_u32; 4];
+    for seed in 0..300 {
+        let decision = farm.decide(&request(500, None), "aya", seed);
+        assert_eq!(decision.chosen().unwrap().ties, 3);
+        wins[decision.chosen().unwrap().endpoint.get()] += 1;
+    }
+    assert!(wins[..3].iter().all(|wins| (70..=130).contains(wins)) && wins[3] == 0, "{wins:?}");
+    let random = (0..300).map(|seed| outcome(&farm.decide(&request(500, None), "random", seed)));
+    assert!(random.filter(|chosen| chosen == "d").count() > 40);
+}
+
+/// Two requests in one millisecond must not herd: the ledger is what the second one sees of the first.
+#[test]
+fn a_burst_over_equal_endpoints_is_spread_evenly() {
+    for policy in ["aya", "rr", "lc"] {
+        let mut farm = fleet("a: a100 | b: a100 | c: a100 | d: a100 | e: a100 | f: a100 | g: a100");
+        for sequence in 0..100 {
+            let decision = farm.decide(&Request { sequence, ..request(60, None) }, policy, sequence * 31);
+            let load = &mut farm.loads[decision.chosen().unwrap().endpoint.get()];
+            load.in_flight += 1;
+            load.prefilling += 1;
+            load.prefill_tokens += 60;
+            load.prefill_rate += 15.0;
+            let (least, most) = spread(&farm);
+            assert!(most - least <= 1, "{policy} after {sequence}: {least} to {most}");
+        }
+    }
+}
+
+fn spread(farm: &Fleet) -> (u32, u32) {
+    let in_flight = || farm.loads.iter().map(|load| load.in_flight);
+    (in_flight().min().unwrap_or(0), in_flight().max().unwrap_or(0))
+}
+
+/// One endpoint in the fleet language, with everything that may vary.
+fn any_endpoint() -> impl Strategy<Value = String> {
+    let word = |words: &'static [&'static str]| prop::sample::select(words);
+    let facts = (
+        word(&["l4", "a10g", "a100", "h100", "h100x4"]),
+        word(&["vllm", "vllm", "simulated", "llama", "ollama"]),
+        word(&["", "", "", "", "other", "joining", "draining", "gone", "unhealthy", "unknown", "degraded"]),
+        word(&["", "", "stale age=2000", "suspect age=20000", "cool=1", "cool=0"]),
+        word(&["", "", "ctx=500", "ctx=4000", "ctx=20000"]),
+        word(&["", "", "kv=3000", "kv=30000", "kvb=131072 vram=300", "kvb=131072 vram=4000"]),
+        word(&["", "", "seqs=4", "seqs=64"]),
+    );
+    let load = (0_u32..12, 0_u64..9000, 0_u32..12, 0_u64..30_000, 0_u32..4, 0_u32..4);
+    (facts, load).prop_map(|((gpu, kind, state, age, context, memory, seqs), (np, p, nd, k, fw, fr))| {
+        format!(
+            "{gpu} {kind} {state} {age} {context} {memory} {seqs} np={np} P={p} nd={nd} K={k} fw={fw} fr={fr}"
+        )
+    })
+}
+
+fn any_fleet(most: usize) -> impl Strategy<Value = Vec<String>> {
+    prop::collection::vec(
+        prop_oneof![any_endpoint(), Just("h100".to_owned()), Just("l4".to_owned())],
+        1..=most,
+    )
+}
+
+fn any_request() -> impl Strategy<Value = Request> {
+    (1_u64..12_000, prop::option::of(1_u64..6000), 0_u64..1000, 0_usize..3).prop_map(
+        |(prompt, max, sequence, tried)| {
+            let tried = ["e0", "e1"].iter().take(tried).map(|id| EndpointId::parse(id).unwrap()).collect();
+            Request { sequence, tried, ..request(prompt, max) }
+        },
+    )
+}
+
+/// Names the endpoints `PREFIX0`, `PREFIX1`, ... in this order.
+fn build(parts: &[String]) -> Fleet {
+    let named: Vec<_> = parts.iter().enumerate().map(|(at, part)| format!("e{at}: {part}")).collect();
+    fleet(&named.join("|"))
+}
+
+/// All reasons against an endpoint, the slow way and in no order; `size` says which number a limit on size is held against.
+fn reasons_against(farm: &Fleet, at: usize, request: &Request, size: u64) -> Vec<&'static str> {
+    let (endpoint, own) = (&farm.snapshot.endpoints[at], &farm.loads[at]);
+    let info = &endpoint.info;
+    let served = info.models.iter().find(|model| model.id == request.model);
+    let Some(served) = served else { return vec!["model_not_served"] };
+    let kv_told =
+        info.kv_capacity.or((info.kind == EngineKind::Simulated).then_some(info.profile.kv_capacity));
+    let preallocated = !matches!(info.kind, EngineKind::LlamaCpp | EngineKind::Ollama);
+    let requests = own.in_flight + endpoint.foreign.running + endpoint.foreign.waiting;
+    let need = request.prompt_tokens.get() + request.max_tokens.map_or(1, Tokens::get);
+    let vram_need = info.kv_bytes_per_token.map(|bytes| bytes.get() * need);
+    let vram_short = vram_need.zip(endpoint.vram_free).is_some_and(|(need, free)| need > free.value.get());
+    let backlog = site(endpoint, own).backlog_s(&crate::cost::Newcomer::of(request));
+    [
+        ("not_serving", endpoint.phase != Phase::Serving),
+        ("unhealthy", matches!(endpoint.health, Health::Unhealthy { .. })),
+        ("health_unknown", endpoint.health == Health::Unknown),
+        ("already_tried", request.tried.contains(&info.id)),
+        ("cooling", own.cooling_until.is_some_and(|until| until > NOW)),
+        ("context_too_long", served.context_length.is_some_and(|limit| size > limit.get())),
+        ("kv_pool_too_small", preallocated && kv_told.is_some_and(|limit| size > limit.get())),
+        ("slots_full", info.max_sequences.is_some_and(|slots| requests >= slots)),
+        (
+            "vram_short",
+            info.kind == EngineKind::Ollama && endpoint.freshness != Freshness::Suspect && vram_short,
+        ),
+        ("backlogged", requests > 0 && backlog > 0.5),
+    ]
+    .into_iter()
+    .filter_map(|(reason, holds)| holds.then_some(reason))
+    .collect()
+}
+
+proptest! {
+    #[test]
+    fn verdicts_agree_with_a_brute_force_oracle(parts in any_fleet(6), request in any_request(), seed: u64) {
+        let farm = build(&parts);
+        let decision = farm.decide(&request, "aya", seed);
+        prop_assert_eq!(invariants::broken(&decision, &farm.snapshot, &request), None);
+        let need = request.prompt_tokens.get() + request.max_tokens.map_or(1, Tokens::get);
+        let need_min = request.prompt_tokens_min.get() + request.max_tokens.map_or(0, Tokens::get);
+        let against = |size: u64| (0..parts.len()).map(|at| reasons_against(&farm, at, &request, size)).collect::<Vec<_>>();
+        let by_estimate = against(need);
+        let somebody_fits = by_estimate.iter().any(Vec::is_empty);
+        for (candidate, strict) in decision.candidates.iter().zip(&by_estimate) {
+            match candidate.verdict {
+                Verdict::Scored { .. } if somebody_fits => prop_assert!(strict.is_empty(), "{strict:?}"),
+                // The second look: only what is certain counts.
+                Verdict::Scored { .. } => prop_assert!(against(need_min)[candidate.endpoint.get()].is_empty()),
+                Verdict::Rejected(rejection) => prop_assert!(strict.contains(&rejection.as_str()), "{rejection:?} {strict:?}"),
+            }
+        }
+        prop_assert!(!somebody_fits || decision.chosen().is_some());
+        if let Outcome::Refused(RefusalReason::TooLong { largest, .. }) = decision.outcome {
+            prop_assert!(need_min > largest.get());
+            for strict in against(need_min) {
+                prop_assert!(strict.iter().any(|r| matches!(*r, "model_not_served" | "context_too_long" | "kv_pool_too_small")));
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_inputs_give_the_same_decision(parts in any_fleet(6), request in any_request(), seed: u64, policy in 0_usize..4) {
+        let policy = Policy::names().nth(policy).unwrap();
+        prop_assert_eq!(build(&parts).decide(&request, policy, seed), build(&parts).decide(&request, policy, seed));
+    }
+
+    #[test]
+    fn the_order_of_endpoints_does_not_matter(parts in any_fleet(6), request in any_request(), seed: u64) {
+        let request = Request { tried: Vec::new(), ..request };
+        let reversed: Vec<_> = parts.iter().rev().cloned().collect();
+        let forth = build(&parts).decide(&request, "aya", seed);
+        let back = build(&reversed).decide(&request, "aya", seed);
+        match (forth.chosen(), back.chosen()) {
+            (Some(a), Some(b)) if a.ties == 1 => {
+                prop_assert_eq!(a.endpoint.get(), parts.len() - 1 - b.endpoint.get());
+                prop_assert_eq!(a.total.to_bits(), b.total.to_bits());
+            }
+            (a, b) => prop_assert_eq!(a.map(|c| c.ties), b.map(|c| c.ties)),
+        }
+    }
+
+    #[test]
+    fn more_load_never_makes_an_endpoint_cheaper(
+        part in any_endpoint(),
+        request in any_request(),
+        (np, p, nd, k, rho, fw, fr) in (0_u32..3, 0_u64..2000, 0_u32..3, 0_u64..4000, 0_u32..2000, 0_u32..2, 0_u32..2),
+    ) {
+        let mut farm = build(std::slice::from_ref(&part));
+        let policy = Policy::named("aya").unwrap();
+        let newcomer = crate::cost::Newcomer::of(&request);
+        let price = |farm: &Fleet| {
+            let site = site(&farm.snapshot.endpoints[0], &farm.loads[0]);
+            (total_s(&site.terms(&newcomer, &policy, 0.0)), site.backlog_s(&newcomer))
+        };
+        let before = price(&farm);
+        let own = &mut farm.loads[0];
+        own.in_flight += np + nd;
+        own.prefilling += np;
+        own.prefill_tokens += p;
+        own.decoding += nd;
+        own.decode_kv_tokens += k;
+        own.prefill_rate += f64::from(rho);
+        farm.snapshot.endpoints[0].foreign.waiting += fw;
+        farm.snapshot.endpoints[0].foreign.running += fr;
+        let after = price(&farm);
+        let at_least = |after: f64, before: f64| after >= before - 1e-9 * before.abs();
+        prop_assert!(at_least(after.0, before.0) && at_least(after.1, before.1), "{before:?} to {after:?}");
+    }
+}
