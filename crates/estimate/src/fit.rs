@@ -4,7 +4,7 @@
 //! reports about its own pool always wins over what is computed here. A request fits at all iff prompt and answer
 //! ([`total_need`]) fit the context and the pool.
 
-use aya_domain::{Bytes, Request, Tokens};
+use aya_domain::{Bytes, Request, RequestKind, Tokens};
 
 /// Tokens of one KV block.
 pub const BLOCK_TOKENS: u64 = 16;
@@ -146,10 +146,15 @@ const fn whole(value: f64) -> u64 {
     value as u64
 }
 
-/// Tokens that a request may come to hold: prompt and answer limit, or one answer token where there is no limit.
+/// Tokens that a request may come to hold: prompt and answer limit, or one answer token where there is no limit. An
+/// embedding has no answer.
 #[must_use]
 pub fn total_need(request: &Request) -> Tokens {
-    request.prompt_tokens.plus(request.max_tokens.unwrap_or(Tokens(1)))
+    let answer = match request.kind {
+        RequestKind::Chat | RequestKind::Completion => request.max_tokens.unwrap_or(Tokens(1)),
+        RequestKind::Embedding => Tokens(0),
+    };
+    request.prompt_tokens.plus(answer)
 }
 
 #[cfg(test)]

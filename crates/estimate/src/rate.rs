@@ -18,6 +18,18 @@ pub struct DecayedRate {
 }
 
 impl DecayedRate {
+    /// A rate that was read as [`DecayedRate::parts`] told it, for those who keep it elsewhere.
+    #[must_use]
+    pub const fn from_parts(per_second: f64, at: MonoTime) -> Self {
+        Self { per_second, at }
+    }
+
+    /// Tokens per second as of the last dispatch, and when that was.
+    #[must_use]
+    pub const fn parts(&self) -> (f64, MonoTime) {
+        (self.per_second, self.at)
+    }
+
     /// Counts tokens dispatched at `now`. An instant before the last one counts as the last one.
     pub fn add(&mut self, now: MonoTime, tokens: Tokens) {
         self.per_second = self.read(now) + tokens.as_f64() / RATE_TAU.as_secs_f64();

@@ -41,6 +41,12 @@ impl Default for TokenRatio {
 }
 
 impl TokenRatio {
+    /// A ratio that [`TokenRatio::bytes_per_token`] told, to estimate with; it has forgotten what it was learned from.
+    #[must_use]
+    pub const fn known(bytes_per_token: f64) -> Self {
+        Self { bytes: START_TOKENS * bytes_per_token, tokens: START_TOKENS }
+    }
+
     /// Learns from an engine's `usage.prompt_tokens` for a prompt of these bytes and messages (0 for plain text).
     pub fn observe(&mut self, prompt_bytes: u64, messages: u32, prompt_tokens: Tokens) {
         let text_tokens = prompt_tokens.as_f64() - template_tokens(messages);

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use aya_domain::{EngineProfile, ForeignLoad, Freshness, OwnLoad, Request, Terms};
+use aya_domain::{EngineProfile, ForeignLoad, Freshness, OwnLoad, Request, RequestKind, Terms, Tokens};
 use aya_estimate::{prefill_attention, step_time_s};
 
 use crate::policy::Policy;
@@ -80,50 +80,48 @@ impl Newcomer {
     pub(crate) fn of(request: &Request) -> Self {
         let prompt = request.prompt_tokens.as_f64();
         let uncached = prompt.max(1.0);
+        let output = match request.kind {
+            RequestKind::Chat | RequestKind::Completion => request.expected_output.max(0.0),
+            RequestKind::Embedding => 0.0,
+        };
         Self {
             prompt,
             uncached,
             attention: prefill_attention(uncached, prompt - uncached),
-            output: request.expected_output.max(0.0),
+            output,
             residual: request.expected_residual.max(0.0),
         }
     }
 }
 
-/// One endpoint's side of the prediction.
+/// One endpoint's side of the prediction, with what filter and price both need computed once.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Site<'a> {
-    pub(crate) profile: &'a EngineProfile,
-    /// The KV pool that newcomers share with residents, where there is one.
-    pub(crate) pool: Option<f64>,
+    profile: &'a EngineProfile,
     pub(crate) load: Load,
+    /// Seconds of one iteration with the residents only, or with one sequence if there are none.
+    decode_step_s: f64,
+    kv_wait_s: f64,
 }
 
-impl Site<'_> {
-    /// Seconds of one iteration with the residents only, or with one sequence if there are none.
-    fn decode_step_s(&self) -> f64 {
-        step_time_s(&self.profile.cost, self.load.decoding.max(1.0), self.load.kv_tokens, 0.0)
-    }
-
-    /// Seconds until enough KV is released: the deficit over the rate at which running answers end. Nobody can
-    /// wait for more than is held.
-    fn kv_wait_s(&self, new: &Newcomer, decode_step_s: f64) -> f64 {
-        let Some(pool) = self.pool else { return 0.0 };
-        let pinned = self.load.pinned();
-        let deficit = (new.uncached + BLOCK_ROUNDING - (POOL_HEADROOM * pool - pinned)).min(pinned);
-        if deficit <= 0.0 { 0.0 } else { deficit / pinned.max(1.0) * new.residual * decode_step_s }
+impl<'a> Site<'a> {
+    /// `pool`: the KV tokens that newcomers share with residents, where they do.
+    pub(crate) fn of(profile: &'a EngineProfile, pool: Option<Tokens>, load: Load, new: &Newcomer) -> Self {
+        let decode_step_s = step_time_s(&profile.cost, load.decoding.max(1.0), load.kv_tokens, 0.0);
+        let kv_wait_s = pool.map_or(0.0, |pool| kv_wait_s(pool.as_f64(), &load, new, decode_step_s));
+        Self { profile, load, decode_step_s, kv_wait_s }
     }
 
     /// Seconds before the engine gets to the newcomer: prefill ahead of it, then the wait for KV.
-    pub(crate) fn backlog_s(&self, new: &Newcomer) -> f64 {
-        self.load.prefill_tokens * self.profile.cost.per_token_s + self.kv_wait_s(new, self.decode_step_s())
+    pub(crate) fn backlog_s(&self) -> f64 {
+        self.load.prefill_tokens * self.profile.cost.per_token_s + self.kv_wait_s
     }
 
     /// The price of the newcomer here.
     pub(crate) fn terms(&self, new: &Newcomer, policy: &Policy, doubt_s: f64) -> Terms {
         let cost = &self.profile.cost;
         let Load { decoding, kv_tokens, prefill_tokens, prefill_rate, .. } = self.load;
-        let decode_step = self.decode_step_s();
+        let decode_step = self.decode_step_s;
 
         let own_attention = cost.attention_s * new.attention;
         let work = prefill_tokens + new.uncached;
@@ -133,7 +131,7 @@ impl Site<'_> {
         let ttft = iterations * step_time_s(cost, work.min(chunk) + decoding, kv_tokens, 0.0)
             + own_attention
             + current_iteration
-            + self.kv_wait_s(new, decode_step);
+            + self.kv_wait_s;
 
         let duty = ((prefill_rate + new.uncached / DUTY_WINDOW_S) * cost.per_token_s).min(DUTY_MAX);
         let tpot_before = decode_step / (1.0 - duty);
@@ -155,6 +153,14 @@ impl Site<'_> {
     }
 }
 
+/// Seconds until enough KV is released: the deficit over the rate at which running answers end. Nobody can wait for
+/// more than is held.
+fn kv_wait_s(pool: f64, load: &Load, new: &Newcomer, decode_step_s: f64) -> f64 {
+    let pinned = load.pinned();
+    let deficit = (new.uncached + BLOCK_ROUNDING - (POOL_HEADROOM * pool - pinned)).min(pinned);
+    if deficit <= 0.0 { 0.0 } else { deficit / pinned.max(1.0) * new.residual * decode_step_s }
+}
+
 /// What the age of telemetry adds to a total: nothing while reports arrive as promised.
 pub(crate) fn doubt_s(freshness: Freshness, age: Option<Duration>) -> f64 {
     match freshness {
@@ -172,7 +178,7 @@ pub(crate) fn total_s(terms: &Terms) -> f64 {
 }
 
 fn count(tokens: u64) -> f64 {
-    aya_domain::Tokens(tokens).as_f64()
+    Tokens(tokens).as_f64()
 }
 
 #[cfg(test)]

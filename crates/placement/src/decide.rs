@@ -8,7 +8,7 @@ use aya_domain::{
     OwnLoad, Phase, Pool, RefusalReason, Rejection, Request, Snapshot, Tokens, Verdict, splitmix64,
 };
 
-use crate::cost::{Load, Site, doubt_s, total_s};
+use crate::cost::{Load, Newcomer, Site, doubt_s, total_s};
 use crate::filter::{self, Ask, Subject};
 use crate::invariants;
 use crate::pick;
@@ -83,7 +83,7 @@ impl Farm<'_> {
             let verdict = match member {
                 None => Verdict::Rejected(Rejection::ModelNotServed),
                 Some((_, context)) => {
-                    let site = site(endpoint, &own);
+                    let site = site(endpoint, &own, &ask.newcomer);
                     let on = Subject { endpoint, own: &own, context: *context, site };
                     let doubt = doubt_s(endpoint.freshness, age);
                     filter::rejection(ask, &on)
@@ -177,15 +177,11 @@ fn size_limit(endpoint: &Endpoint, context: Option<Tokens>) -> Tokens {
     context.into_iter().chain(pool).min().unwrap_or(Tokens(u64::MAX))
 }
 
-fn site<'a>(endpoint: &'a Endpoint, own: &OwnLoad) -> Site<'a> {
+fn site<'a>(endpoint: &'a Endpoint, own: &OwnLoad, newcomer: &Newcomer) -> Site<'a> {
     let info = &endpoint.info;
     let shared_pool = info.kind.capabilities().kv == KvAllocation::Preallocated;
     let capacity = info.kv_capacity.unwrap_or(info.profile.kv_capacity);
-    Site {
-        profile: &info.profile,
-        pool: shared_pool.then_some(capacity.as_f64()),
-        load: Load::of(own, &endpoint.foreign),
-    }
+    Site::of(&info.profile, shared_pool.then_some(capacity), Load::of(own, &endpoint.foreign), newcomer)
 }
 
 /// Waiting helps: because those that are ready are full, or because one may become ready.

@@ -6,7 +6,7 @@
 
 use aya_domain::{
     Bytes, Endpoint, EngineKind, Freshness, Health, KvAllocation, MonoTime, OwnLoad, Phase, Rejection,
-    Request, Tokens,
+    Request, RequestKind, Tokens,
 };
 use aya_estimate::total_need;
 
@@ -36,7 +36,7 @@ impl<'a> Ask<'a> {
             hold,
             now,
             need: total_need(request),
-            need_min: request.prompt_tokens_min.plus(request.max_tokens.unwrap_or_default()),
+            need_min: request.prompt_tokens_min.plus(answer_min(request)),
             lenient: false,
         }
     }
@@ -44,6 +44,14 @@ impl<'a> Ask<'a> {
     /// What a limit on size is compared with.
     const fn measured(&self) -> Tokens {
         if self.lenient { self.need_min } else { self.need }
+    }
+}
+
+/// Answer tokens that the client reserves for certain.
+fn answer_min(request: &Request) -> Tokens {
+    match request.kind {
+        RequestKind::Chat | RequestKind::Completion => request.max_tokens.unwrap_or_default(),
+        RequestKind::Embedding => Tokens(0),
     }
 }
 
@@ -143,6 +151,6 @@ fn backlog(ask: &Ask<'_>, on: &Subject<'_>) -> Option<Rejection> {
     if on.site.load.requests == 0 {
         return None;
     }
-    let (wait_s, limit_s) = (on.site.backlog_s(&ask.newcomer), ask.hold.max_backlog_s);
+    let (wait_s, limit_s) = (on.site.backlog_s(), ask.hold.max_backlog_s);
     (wait_s > limit_s).then_some(Rejection::Backlogged { wait_s, limit_s })
 }

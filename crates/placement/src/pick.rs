@@ -12,12 +12,10 @@ pub(crate) fn pick(candidates: &[Candidate], seed: u64) -> Option<Chosen> {
     let least = scored(candidates).map(|(_, total)| total).min_by(f64::total_cmp)?;
     let bar = least + TIE * least.abs();
     let ties = scored(candidates).filter(|(_, total)| *total <= bar).count();
-    let nth = splitmix64(seed).checked_rem(ties as u64)?;
-    let nth = usize::try_from(nth).ok()?;
+    let nth = usize::try_from(splitmix64(seed).checked_rem(ties as u64)?).ok()?;
     let (chosen, total) = scored(candidates).filter(|(_, total)| *total <= bar).nth(nth)?;
-    let next = scored(candidates)
-        .filter(|(other, _)| other.endpoint != chosen.endpoint)
-        .min_by(|(_, a), (_, b)| a.total_cmp(b));
+    let others = scored(candidates).filter(|(other, _)| other.endpoint != chosen.endpoint);
+    let next = others.min_by(|(_, a), (_, b)| a.total_cmp(b));
     Some(Chosen {
         endpoint: chosen.endpoint,
         total,

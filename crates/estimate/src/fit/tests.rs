@@ -99,3 +99,33 @@ fn nothing_fits_into_nothing() {
     };
     assert_eq!(plan.kv_tokens(), None);
 }
+
+#[test]
+fn a_request_needs_its_prompt_and_the_answer_it_may_get() {
+    use aya_domain::{ModelId, MonoTime, RequestId};
+    let need = |kind, max_tokens: Option<u64>| {
+        total_need(&Request {
+            id: RequestId::parse("r").unwrap(),
+            sequence: 0,
+            model: ModelId::parse("m").unwrap(),
+            kind,
+            stream: false,
+            prompt_bytes: 400,
+            prompt_tokens: Tokens(100),
+            prompt_tokens_min: Tokens(9),
+            max_tokens: max_tokens.map(Tokens),
+            expected_output: 1.0,
+            expected_residual: 1.0,
+            arrived_at: MonoTime::ZERO,
+            tried: Vec::new(),
+        })
+    };
+    for (kind, max_tokens, expect) in [
+        (RequestKind::Chat, Some(50), 150),
+        (RequestKind::Completion, None, 101),
+        (RequestKind::Chat, Some(u64::MAX), u64::MAX),
+        (RequestKind::Embedding, None, 100),
+    ] {
+        assert_eq!(need(kind, max_tokens), Tokens(expect), "{kind:?} {max_tokens:?}");
+    }
+}

@@ -7,9 +7,13 @@ use crate::testkit::{Fleet, fleet, request};
 fn terms_of(fleet: &Fleet, request: &Request) -> Terms {
     let endpoint = &fleet.snapshot.endpoints[0];
     let load = Load::of(&fleet.loads[0], &endpoint.foreign);
-    let pool = Some(endpoint.info.profile.kv_capacity.as_f64());
-    let site = Site { profile: &endpoint.info.profile, pool, load };
-    site.terms(&Newcomer::of(request), &Policy::named("aya").unwrap(), 0.0)
+    let profile = &endpoint.info.profile;
+    let newcomer = Newcomer::of(request);
+    Site::of(profile, Some(profile.kv_capacity), load, &newcomer).terms(
+        &newcomer,
+        &Policy::named("aya").unwrap(),
+        0.0,
+    )
 }
 
 #[test]
@@ -82,6 +86,13 @@ fn foreign_requests_weigh_like_our_own() {
     same("a: a100 nd=5 K=9000", "a: a100 fr=5 fk=9000");
     same("a: a100 np=2 P=2048", "a: a100 fw=2");
     same("a: a100 nd=5 K=9000", "a: a100 nd=2 K=4000 fr=3 fk=5000");
+}
+
+#[test]
+fn an_embedding_has_no_answer_to_decode() {
+    let embedding = Request { kind: RequestKind::Embedding, ..request(1000, None) };
+    let terms = terms_of(&fleet("a: a100 nd=5 K=9000"), &embedding);
+    assert!(terms.decode_s.abs() < 1e-12 && terms.harm_s > 0.0, "{terms:?}");
 }
 
 #[test]

@@ -149,6 +149,8 @@ fn only_certain_lack_of_room_refuses_and_otherwise_the_engine_judges() {
     );
     check("a: h100 ctx=8000", &request(100, Some(7901)), "a");
     check("a: h100 ctx=8000", &request(100, Some(8000)), "refused too_long 8100 > 8000");
+    let embedding = Request { kind: aya_domain::RequestKind::Embedding, ..request(8000, Some(9000)) };
+    check("a: h100 ctx=8000 | b: h100 ctx=7999", &embedding, "a");
 }
 
 #[test]
@@ -295,7 +297,7 @@ fn reasons_against(farm: &Fleet, at: usize, request: &Request, size: u64) -> Vec
     let need = request.prompt_tokens.get() + request.max_tokens.map_or(1, Tokens::get);
     let vram_need = info.kv_bytes_per_token.map(|bytes| bytes.get() * need);
     let vram_short = vram_need.zip(endpoint.vram_free).is_some_and(|(need, free)| need > free.value.get());
-    let backlog = site(endpoint, own).backlog_s(&crate::cost::Newcomer::of(request));
+    let backlog = site(endpoint, own, &Newcomer::of(request)).backlog_s();
     [
         ("not_serving", endpoint.phase != Phase::Serving),
         ("unhealthy", matches!(endpoint.health, Health::Unhealthy { .. })),
@@ -373,10 +375,10 @@ proptest! {
     ) {
         let mut farm = build(std::slice::from_ref(&part));
         let policy = Policy::named("aya").unwrap();
-        let newcomer = crate::cost::Newcomer::of(&request);
+        let newcomer = Newcomer::of(&request);
         let price = |farm: &Fleet| {
-            let site = site(&farm.snapshot.endpoints[0], &farm.loads[0]);
-            (total_s(&site.terms(&newcomer, &policy, 0.0)), site.backlog_s(&newcomer))
+            let site = site(&farm.snapshot.endpoints[0], &farm.loads[0], &newcomer);
+            (total_s(&site.terms(&newcomer, &policy, 0.0)), site.backlog_s())
         };
         let before = price(&farm);
         let own = &mut farm.loads[0];
