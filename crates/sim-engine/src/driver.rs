@@ -11,10 +11,10 @@ use std::time::Duration;
 use aya_domain::MonoTime;
 use aya_observe::Clock;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::{Engine, StepPlan, StepResult, SubmitError};
+use crate::engine::{Engine, StepPlan, StepResult};
 use crate::faults::Faults;
 use crate::inbox::{Aborts, Job, Progress};
 use crate::status::{RequestRecord, RequestState, Status};
@@ -125,8 +125,8 @@ impl Driver {
             }
             tokio::select! {
                 () = tokio::time::sleep(ahead) => {}
-                () = self.shared.aborts.arrived() => { self.intake(); self.publish(); }
-                Some(job) = self.inbox.recv() => { self.accept(job); self.publish(); }
+                () = self.shared.aborts.arrived() => self.intake(),
+                Some(job) = self.inbox.recv() => self.accept(job),
             }
         }
     }
@@ -157,12 +157,6 @@ impl Driver {
         let key = job.request.id;
         let prompt_tokens = job.request.prompt_tokens;
         let outcome = self.engine.submit(job.request);
-        let state = if outcome.is_ok() { RequestState::Live } else { RequestState::Refused };
-        {
-            let mut status = self.shared.status.lock();
-            status.refused += u64::from(outcome.is_err());
-            status.open(key, RequestRecord { id: job.public_id, state, prompt_tokens, output_tokens: 0 });
-        }
         if outcome.is_ok() {
             let live = Live {
                 progress: job.progress,
@@ -172,14 +166,23 @@ impl Driver {
             };
             self.live.insert(key, live);
         }
-        answer(job.answer, outcome);
+        let state = if outcome.is_ok() { RequestState::Live } else { RequestState::Refused };
+        let mut status = self.shared.status.lock();
+        status.refused += u64::from(outcome.is_err());
+        status.open(key, RequestRecord { id: job.public_id, state, prompt_tokens, output_tokens: 0 });
+        self.show_load(&mut status);
+        drop(status);
+        // The asker may have gone; then its guard aborts what was accepted.
+        let _ = job.answer.send(outcome);
     }
 
     fn abort(&mut self, key: u64) {
         if let Some(live) = self.live.remove(&key) {
             self.engine.abort(key);
             let tokens = live.progress.borrow().tokens;
-            self.shared.status.lock().note(key, RequestState::Aborted, tokens);
+            let mut status = self.shared.status.lock();
+            status.note(key, RequestState::Aborted, tokens);
+            self.show_load(&mut status);
         }
     }
 
@@ -209,19 +212,19 @@ impl Driver {
                 self.live.remove(&emission.id);
             }
         }
+        self.show_load(&mut status);
     }
 
     fn publish(&self) {
-        let mut status = self.shared.status.lock();
+        self.show_load(&mut self.shared.status.lock());
+    }
+
+    /// Gauges and totals change under the same lock as the records, so that a reader never sees them differ.
+    fn show_load(&self, status: &mut Status) {
         status.running = self.engine.running();
         status.waiting = self.engine.waiting();
         status.kv_used_blocks = self.engine.kv_blocks_used();
         status.in_flight = self.live.len();
         status.counters = *self.engine.counters();
     }
-}
-
-/// The asker may have gone; then its guard aborts what was accepted.
-fn answer(to: oneshot::Sender<Result<(), SubmitError>>, outcome: Result<(), SubmitError>) {
-    let _ = to.send(outcome);
 }

@@ -57,6 +57,12 @@ impl App {
         splitmix64(self.facts.seed ^ splitmix64(key.wrapping_mul(4).wrapping_add(purpose)))
     }
 
+    /// No answer until the client gives up or the engine stops.
+    async fn stall(&self) -> Result<Response, error::ApiError> {
+        self.inbox.closed().await;
+        Err(error::ApiError::Dead)
+    }
+
     /// Seconds since the epoch, for OpenAI's `created`.
     fn created(&self) -> u64 {
         self.clock.wall(self.clock.now()).as_unix_s()

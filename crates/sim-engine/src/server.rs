@@ -74,6 +74,11 @@ impl SimEngine {
     /// # Errors
     /// A listener that fails.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), SimError> {
+        let facts = &self.app.facts;
+        tracing::info!(
+            addr = %self.addr, profile = facts.named.name, model = facts.model(), time_scale = facts.time_scale,
+            "simulated engine serves"
+        );
         let mut tasks = JoinSet::new();
         tasks.spawn(self.driver.run(shutdown.clone()));
         // Events are small and each must go out at once.

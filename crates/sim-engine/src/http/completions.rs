@@ -57,8 +57,8 @@ async fn generate(app: &App, shape: Shape, plan: Plan) -> Result<Response, ApiEr
         Some(Fault::Refuse(_)) => return Err(ApiError::Busy),
         Some(Fault::ErrorInStream(_)) if plan.stream => return Ok(error_in_stream(&ApiError::Busy)),
         Some(Fault::ErrorInStream(_)) => return Err(ApiError::Busy),
-        Some(Fault::Stall) if plan.stream => return Ok(silence()),
-        Some(Fault::Stall) => std::future::pending().await,
+        Some(Fault::Stall) if plan.stream => return Ok(silence(app.inbox.clone())),
+        Some(Fault::Stall) => return app.stall().await,
         Some(Fault::DieMidStream(tokens)) => Some(tokens),
         Some(Fault::Slow(_) | Fault::Lie | Fault::Unhealthy | Fault::AbortProcess) | None => None,
     };

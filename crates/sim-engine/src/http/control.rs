@@ -55,6 +55,7 @@ pub(super) async fn set_faults(
         Err(message) => outcome = Err(invalid(message)),
     });
     outcome?;
+    tracing::info!(faults = ?app.shared.faults.borrow().clone(), "faults changed");
     Ok(faults(State(app)).await)
 }
 

@@ -37,7 +37,7 @@ pub(super) async fn embed(
     check(&app, &prompts)?;
     let key = app.next_key();
     match intake::fault(&app, &headers, key)? {
-        Some(Fault::Stall) => std::future::pending().await,
+        Some(Fault::Stall) => return app.stall().await,
         Some(Fault::Refuse(_) | Fault::ErrorInStream(_)) => return Err(ApiError::Busy),
         Some(_) | None => {}
     }

@@ -11,10 +11,11 @@ use axum::body::{Body, Bytes};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
+use tokio::sync::mpsc;
 
 use super::error::ApiError;
 use super::frames::{DONE, Frames};
-use crate::inbox::{Generation, Progress};
+use crate::inbox::{Generation, Job, Progress};
 
 /// The connection is to close without a proper end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,9 +123,13 @@ pub(super) fn error_in_stream(error: &ApiError) -> Response {
     event_stream(Body::from_stream(stream::iter(events)))
 }
 
-/// A 200 without anything behind it, until the client gives up.
-pub(super) fn silence() -> Response {
-    event_stream(Body::from_stream(stream::pending::<Result<Bytes, Infallible>>()))
+/// A 200 without anything behind it, until the client gives up or the engine stops.
+pub(super) fn silence(inbox: mpsc::Sender<Job>) -> Response {
+    let stopped = async move {
+        inbox.closed().await;
+        Err::<Bytes, _>(Died)
+    };
+    event_stream(Body::from_stream(stream::once(stopped)))
 }
 
 fn event_stream(body: Body) -> Response {

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use aya_domain::{EngineKind, Tokens};
+use aya_engine::Page;
 use aya_observe::Clock;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -153,6 +155,12 @@ fn hello() -> Value {
 
 fn streamed(mut body: Value) -> Value {
     body["stream"] = json!(true);
+    body
+}
+
+fn endless_of(model: &str) -> Value {
+    let mut body = endless();
+    body["model"] = json!(model);
     body
 }
 
@@ -335,6 +343,50 @@ async fn a_client_that_leaves_frees_its_kv_at_once_in_every_phase() {
 }
 
 #[tokio::test]
+async fn a_half_closed_connection_counts_as_gone() {
+    let sim = Sim::start(SimConfig::local("h100-8b")).await;
+    let mut stream = sim.open("POST", "/v1/chat/completions", "", &streamed(endless()).to_string()).await;
+    sim.until(|s| s["running"] == 1).await;
+    stream.shutdown().await.unwrap();
+    sim.until(|s| s["aborted"] == 1 && s["kv_used_blocks"] == 0).await;
+    sim.stop().await;
+}
+
+#[tokio::test]
+async fn an_agent_reads_the_load_the_profile_and_the_activity() {
+    let config = SimConfig { time_scale: 2.0, max_sequences: Some(3), ..SimConfig::local("h100x4-70b") };
+    let sim = Sim::start(config).await;
+    let mut streams = Vec::new();
+    for _ in 0..5 {
+        let body = streamed(endless_of("llama-3.1-70b")).to_string();
+        streams.push(sim.open("POST", "/v1/chat/completions", "", &body).await);
+    }
+    sim.until(|s| s["running"] == 3 && s["generation_tokens"].as_u64() > Some(9)).await;
+    let read = async |page, path: &str| {
+        let answer = sim.get(path).await;
+        aya_engine::parse(EngineKind::Simulated, page, answer.status, answer.body().as_bytes())
+    };
+    let metrics = read(Page::Metrics, "/metrics").await;
+    assert_eq!((metrics.running, metrics.waiting), (Some(Ok(3)), Some(Ok(2))));
+    assert_eq!(metrics.kv_capacity, Some(Ok(Tokens(470_000))));
+    assert_eq!(metrics.max_sequences, Some(Ok(3)));
+    assert!(metrics.kv_used.unwrap().unwrap().get() > 0.0);
+    let profile = metrics.profile.unwrap().unwrap();
+    assert!((profile.cost.base_s - 0.0148 / 2.0).abs() < 1e-9, "real seconds: {profile:?}");
+    assert_eq!(profile.max_batched_tokens, 8192);
+    let activity = metrics.activity.unwrap().unwrap();
+    assert!(activity.busy.get() > 0.0 && activity.prefill.get() < activity.busy.get(), "{activity:?}");
+    assert_eq!((activity.gpu_name.as_deref(), activity.gpus), (Some("NVIDIA H100 80GB HBM3"), Some(4)));
+    let gib = activity.vram_used.as_f64() / f64::from(1 << 30);
+    assert!((0.85..0.92).contains(&(gib / (4.0 * 79.11))), "{gib} GiB of four GPUs");
+
+    let models = read(Page::Models, "/v1/models").await.models.unwrap().unwrap();
+    assert_eq!((models[0].id.as_str(), models[0].context_length), ("llama-3.1-70b", Some(Tokens(131_072))));
+    assert!(read(Page::Version, "/version").await.version.unwrap().is_ok());
+    sim.stop().await;
+}
+
+#[tokio::test]
 async fn requests_beyond_the_batch_queue_and_all_are_served_once() {
     let config = SimConfig { max_sequences: Some(2), time_scale: 100.0, ..SimConfig::local("a100-8b") };
     let sim = Sim::start(config).await;
@@ -374,15 +426,15 @@ async fn a_full_queue_is_a_503() {
 async fn a_client_that_does_not_read_holds_up_nobody() {
     let sim = Sim::start(SimConfig { time_scale: 10_000.0, ..SimConfig::local("h100-8b") }).await;
     let mut body = streamed(hello());
-    body["max_tokens"] = json!(60_000);
-    // Twelve megabytes of events for a socket that nobody empties.
+    body["max_tokens"] = json!(30_000);
+    // Seven megabytes of events for a socket that nobody empties.
     let lazy = sim.open("POST", "/v1/chat/completions", "", &body.to_string()).await;
     sim.until(|s| s["running"] == 1).await;
     assert_eq!(sim.chat(&hello()).await.status, 200);
     sim.until(|s| s["finished"] == 2 && s["kv_used_blocks"] == 0).await;
     let answer = Answer::read(lazy).await;
     assert!(answer.whole);
-    assert_eq!(answer.events().len(), 60_002);
+    assert_eq!(answer.events().len(), 30_002);
     sim.stop().await;
 }
 
