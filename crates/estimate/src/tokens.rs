@@ -127,6 +127,11 @@ mod tests {
     }
 
     #[test]
+    fn a_prompt_of_a_few_words_teaches_nothing() {
+        assert_eq!(learned(std::iter::repeat_n((63, 60), 500)), TokenRatio::default());
+    }
+
+    #[test]
     fn nonsense_from_an_engine_stays_bounded() {
         for (bytes, tokens) in [(1_000_000, 1), (1000, 1_000_000), (1000, 0), (0, 50), (u64::MAX, u64::MAX)] {
             let ratio = learned(std::iter::repeat_n((bytes, tokens), 1000)).bytes_per_token();

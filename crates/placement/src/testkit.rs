@@ -1,7 +1,7 @@
 //! Fleets in a line of text, for tests: `a: h100 nd=3 P=800 | b: l4 stale`.
 //!
 //! Words: a profile (`l4 a10g a100 h100 h100x4`), a kind (`vllm llama ollama simulated`; vLLM unless said),
-//! `other` (serves another model), phases, health and freshness by name, and numbers: own load `n np P nd K rho`, foreign load
+//! `told` (the engine itself tells its profile), `other` (serves another model), phases, health and freshness by name, and numbers: own load `n np P nd K rho`, foreign load
 //! `fw fr fk`, facts `ctx kv seqs kvb`, `vram` in MiB, `age` and `cool` in milliseconds.
 
 use std::collections::BTreeMap;
@@ -147,6 +147,7 @@ impl Draft {
             "llama" => self.info.kind = EngineKind::LlamaCpp,
             "ollama" => self.info.kind = EngineKind::Ollama,
             "simulated" => self.info.kind = EngineKind::Simulated,
+            "told" => self.info.profile_source = "engine".to_owned(),
             "other" => self.model = "other",
             "joining" => self.endpoint.phase = Phase::Joining,
             "draining" => self.endpoint.phase = Phase::Draining,

@@ -54,6 +54,8 @@ fn every_filter_names_its_reason() {
         ("a: h100 kvb=131072 vram=1", "a=ok"),
         ("a: a100 P=7300 | b: a100 P=7200", "a=backlogged b=ok"),
         ("a: a100 fw=8 | b: a100 fw=7", "a=backlogged b=ok"),
+        // Slots bring their own KV: a llama.cpp server never waits for a shared pool.
+        ("a: l4 nd=2 K=30990 | b: l4 llama nd=2 K=30990", "a=backlogged b=ok"),
     ] {
         check_verdicts(text, &chat, expect);
     }
@@ -156,6 +158,8 @@ fn only_certain_lack_of_room_refuses_and_otherwise_the_engine_judges() {
 #[test]
 fn an_endpoint_without_requests_is_never_too_busy() {
     check("a: l4 kv=40000", &request(39_000, None), "a");
+    // The counters of the ledger are read one by one: a lease may end in between.
+    check("a: l4 n=0 P=39000", &request(1000, None), "a");
     check("a: l4 kv=40000 nd=2 K=20000", &request(39_000, None), "hold all_full");
 }
 
