@@ -62,4 +62,4 @@ impl SseScanner {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

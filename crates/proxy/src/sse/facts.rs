@@ -40,6 +40,20 @@ impl FinishReason {
         }
     }
 
+    /// The name used in records; the usual one of OpenAI's API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::ToolCalls => "tool_calls",
+            Self::ContentFilter => "content_filter",
+            Self::Abort => "abort",
+            Self::Error => "error",
+            Self::Other => "other",
+        }
+    }
+
     /// Whether the answer is whole.
     #[must_use]
     pub const fn is_complete(self) -> bool {
@@ -140,7 +154,7 @@ pub struct StreamFacts {
     pub content_events: u64,
     /// Choices that have a finish reason.
     pub finished: u32,
-    /// The last finish reason.
+    /// The last finish reason, or the first that says that a choice was cut.
     pub finish: Option<FinishReason>,
     /// The last usage; with continuous usage every event has one.
     pub usage: Option<Usage>,
@@ -152,6 +166,14 @@ pub struct StreamFacts {
 }
 
 impl StreamFacts {
+    /// The facts of an answer that came in one piece: finish reasons, usage, timings, an error.
+    #[must_use]
+    pub fn of_answer(json: &[u8]) -> Self {
+        let mut facts = Self::default();
+        facts.look_at(json);
+        facts
+    }
+
     /// Whether all `choices` of a request have ended as they should.
     #[must_use]
     pub fn is_success(&self, choices: u32) -> bool {
@@ -177,7 +199,10 @@ impl StreamFacts {
         for value in keys.finish_reason.values(data) {
             if let Some(text) = string(value) {
                 self.finished = self.finished.saturating_add(1);
-                self.finish = Some(FinishReason::of(text));
+                // One choice that was cut is remembered over those that were not.
+                if self.finish.is_none_or(FinishReason::is_complete) {
+                    self.finish = Some(FinishReason::of(text));
+                }
             }
         }
         if keys.content.iter().any(|key| key.values(data).any(is_content)) {

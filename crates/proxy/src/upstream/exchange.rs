@@ -331,3 +331,6 @@ impl ResponseBody {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

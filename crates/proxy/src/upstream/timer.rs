@@ -49,3 +49,6 @@ impl PhaseTimer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

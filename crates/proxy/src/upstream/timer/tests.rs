@@ -1,0 +1,29 @@
+//! One timer through several phases, on paused time.
+
+use std::future::poll_fn;
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_that_passes_is_that_of_the_current_phase() {
+    let begin = Instant::now();
+    let mut timer = PhaseTimer::new(Phase::Connect, 10 * SECOND);
+    timer.start(Phase::Head, 2 * SECOND);
+    assert_eq!(poll_fn(|cx| timer.poll(cx)).await, Phase::Head);
+    assert_eq!(begin.elapsed().as_secs(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_phase_that_begins_anew_moves_its_deadline() {
+    let begin = Instant::now();
+    let mut timer = PhaseTimer::new(Phase::Body, 3 * SECOND);
+    for _ in 0..5 {
+        let silent = tokio::time::timeout(2 * SECOND, poll_fn(|cx| timer.poll(cx))).await;
+        assert!(silent.is_err(), "it fired early");
+        timer.start(Phase::Body, 3 * SECOND);
+    }
+    assert_eq!(poll_fn(|cx| timer.poll(cx)).await, Phase::Body);
+    assert_eq!(begin.elapsed().as_secs(), 13);
+}
