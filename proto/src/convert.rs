@@ -41,3 +41,9 @@ impl Limits {
     pub const DEFAULT: Self =
         Self { gpus_max: 256, engines_max: 256, models_per_engine_max: 1_024, text_bytes_max: 4_096 };
 }
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}

@@ -8,7 +8,10 @@
 pub mod convert;
 pub mod wire;
 
-pub use convert::{ConvertError, Limits, Problem, SchedulerMessage, Welcome, report_from_wire};
+pub use convert::{
+    ConvertError, Limits, Problem, SchedulerMessage, Welcome, agent_message, report_from_wire,
+    report_of_message,
+};
 pub use wire::agent_service_client::AgentServiceClient;
 pub use wire::agent_service_server::{AgentService, AgentServiceServer};
 

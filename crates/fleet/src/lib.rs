@@ -1,1 +1,27 @@
-//! Placeholder until the first real code lands.
+//! The farm as its reports describe it: one writer, events in, immutable snapshots out.
+//!
+//! Owns what is known about nodes, GPUs and endpoints between two reports: order and reboots, freshness, health,
+//! draining, and the load on an endpoint that is not ours. It is a pure state machine: time is an argument, it
+//! performs no IO, and what somebody should hear about comes back as [`Effects`].
+//!
+//! Fail-static is its first rule: missing telemetry never makes anything unhealthy, idle or empty. It only makes
+//! it stale, and says so.
+
+mod apply;
+mod endpoint;
+mod event;
+mod fleet;
+mod foreign;
+mod ingest;
+pub mod invariants;
+mod models;
+mod node;
+mod notice;
+mod own;
+mod params;
+mod snapshot;
+
+pub use event::{Event, OwnInFlight, Target};
+pub use fleet::Fleet;
+pub use notice::{Effects, Ignored, Notice, Refused};
+pub use params::Params;

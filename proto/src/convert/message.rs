@@ -5,8 +5,8 @@ use aya_domain::Report;
 use super::field::{self, Result};
 use super::{ConvertError, Limits, report_from_wire};
 use crate::wire;
-use crate::wire::agent_message::Message as FromAgent;
-use crate::wire::scheduler_message::Message as FromScheduler;
+use crate::wire::agent_message::Kind as FromAgent;
+use crate::wire::scheduler_message::Kind as FromScheduler;
 
 /// What a scheduler says to an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub enum SchedulerMessage {
 /// A scheduler's introduction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Welcome {
-    pub scheduler_version: String,
+    pub version: String,
     /// What it takes in one report.
     pub limits: Limits,
 }
@@ -30,15 +30,15 @@ pub struct Welcome {
 /// The message that carries a report.
 #[must_use]
 pub fn agent_message(report: &Report) -> wire::AgentMessage {
-    wire::AgentMessage { message: Some(FromAgent::Report(report.into())) }
+    wire::AgentMessage { kind: Some(FromAgent::Report(report.into())) }
 }
 
 /// The report in an agent's message.
 ///
 /// # Errors
-/// [`ConvertError`] as for [`report_from_wire`]; a kind of message this version does not know is `message: missing`.
+/// [`ConvertError`] as for [`report_from_wire`]; a kind of message this version does not know is `kind: the field is missing`.
 pub fn report_of_message(message: wire::AgentMessage, limits: &Limits) -> Result<Report> {
-    match field::required(message.message, "message")? {
+    match field::required(message.kind, "kind")? {
         FromAgent::Report(report) => report_from_wire(report, limits),
     }
 }
@@ -47,7 +47,7 @@ impl TryFrom<wire::SchedulerMessage> for SchedulerMessage {
     type Error = ConvertError;
 
     fn try_from(message: wire::SchedulerMessage) -> Result<Self> {
-        match field::required(message.message, "message")? {
+        match field::required(message.kind, "kind")? {
             FromScheduler::Welcome(value) => {
                 welcome(value).map(Self::Welcome).map_err(|error| error.inside("welcome"))
             }
@@ -62,10 +62,10 @@ impl TryFrom<wire::SchedulerMessage> for SchedulerMessage {
 }
 
 fn welcome(welcome: wire::Welcome) -> Result<Welcome> {
-    let version = field::required(welcome.scheduler_version, "scheduler_version")?;
+    let version = field::required(welcome.version, "version")?;
     let limits = field::required(welcome.limits, "limits")?;
     Ok(Welcome {
-        scheduler_version: field::text(version, "scheduler_version", &Limits::DEFAULT)?,
+        version: field::text(version, "version", &Limits::DEFAULT)?,
         limits: wanted(limits).map_err(|error| error.inside("limits"))?,
     })
 }
@@ -81,18 +81,18 @@ fn wanted(limits: wire::Limits) -> Result<Limits> {
 
 impl From<&SchedulerMessage> for wire::SchedulerMessage {
     fn from(message: &SchedulerMessage) -> Self {
-        let message = match message {
+        let kind = match message {
             SchedulerMessage::Welcome(welcome) => FromScheduler::Welcome(welcome_to_wire(welcome)),
             SchedulerMessage::Ack { sequence } => FromScheduler::Ack(wire::Ack { sequence: Some(*sequence) }),
             SchedulerMessage::ResendFull => FromScheduler::ResendFull(wire::ResendFull {}),
         };
-        Self { message: Some(message) }
+        Self { kind: Some(kind) }
     }
 }
 
 fn welcome_to_wire(welcome: &Welcome) -> wire::Welcome {
     wire::Welcome {
-        scheduler_version: Some(welcome.scheduler_version.clone()),
+        version: Some(welcome.version.clone()),
         limits: Some(wire::Limits {
             gpus_max: Some(welcome.limits.gpus_max),
             engines_max: Some(welcome.limits.engines_max),

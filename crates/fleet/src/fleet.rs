@@ -1,0 +1,53 @@
+//! The state of the fleet, and the door to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use aya_domain::{EndpointId, NodeId};
+
+use crate::endpoint::EndpointState;
+use crate::models::Models;
+use crate::node::NodeState;
+use crate::{Notice, Params, Target};
+
+/// Everything known about the farm. One writer owns it; see [`Fleet::apply`] and [`Fleet::snapshot`].
+#[derive(Debug)]
+pub struct Fleet {
+    pub(crate) params: Params,
+    pub(crate) nodes: BTreeMap<NodeId, NodeState>,
+    pub(crate) endpoints: BTreeMap<EndpointId, EndpointState>,
+    /// What operators drain; outlives reports, reboots and absence.
+    pub(crate) drained: BTreeSet<Target>,
+    pub(crate) models: Models,
+    pub(crate) generation: u64,
+    /// The ids of the last snapshot, until membership changes.
+    pub(crate) directory: Option<Arc<[EndpointId]>>,
+    /// Pools are out of date.
+    pub(crate) models_dirty: bool,
+    /// Found while a snapshot was built; told with the next event.
+    pub(crate) pending: Vec<Notice>,
+}
+
+impl Fleet {
+    /// A farm without anything.
+    #[must_use]
+    pub fn new(params: Params) -> Self {
+        Self {
+            params,
+            nodes: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            drained: BTreeSet::new(),
+            models: Models::default(),
+            generation: 0,
+            directory: None,
+            models_dirty: false,
+            pending: Vec::new(),
+        }
+    }
+
+    /// Endpoints came or went.
+    pub(crate) fn membership_changed(&mut self) {
+        self.directory = None;
+        self.models_dirty = true;
+    }
+}

@@ -1,0 +1,193 @@
+//! What is known about one node: which start of its agent speaks, when it last did, and its GPUs.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use aya_domain::{
+    AgentHealth, BootId, Bytes, EndpointId, Freshness, Gpu, GpuReport, GpuUuid, Health, MonoTime, Node,
+    NodeId, Phase, Reading,
+};
+
+use crate::Params;
+
+/// Replaced starts of an agent remembered per node, to recognise two agents that take turns.
+const REPLACED_BOOTS_MAX: usize = 8;
+
+/// Reports of a replaced start after which it is a second live agent, not a leftover of an old stream.
+const DUPLICATE_AFTER: u32 = 3;
+
+/// One node between two reports.
+#[derive(Debug)]
+pub(crate) struct NodeState {
+    pub(crate) id: NodeId,
+    pub(crate) boot: BootId,
+    pub(crate) sequence: u64,
+    pub(crate) connected: bool,
+    pub(crate) last_report_at: MonoTime,
+    pub(crate) agent: AgentHealth,
+    pub(crate) gpus: Gpus,
+    pub(crate) members: BTreeSet<EndpointId>,
+    /// As last told in a notice.
+    pub(crate) told_freshness: Freshness,
+    replaced: VecDeque<BootId>,
+    /// Reports of replaced starts since the present one began.
+    overtaken: u32,
+    /// The view, as long as nothing but its freshness and phase can have changed.
+    view: Option<Arc<Node>>,
+}
+
+impl NodeState {
+    /// A node at its first FULL report.
+    pub(crate) fn new(
+        id: NodeId,
+        boot: BootId,
+        sequence: u64,
+        agent: AgentHealth,
+        received_at: MonoTime,
+    ) -> Self {
+        Self {
+            id,
+            boot,
+            sequence,
+            connected: true,
+            last_report_at: received_at,
+            agent,
+            gpus: Gpus::default(),
+            members: BTreeSet::new(),
+            told_freshness: Freshness::Fresh,
+            replaced: VecDeque::new(),
+            overtaken: 0,
+            view: None,
+        }
+    }
+
+    /// Another start of the agent speaks from now on.
+    pub(crate) fn reboot(&mut self, boot: BootId) {
+        self.replaced.retain(|old| *old != boot);
+        if self.replaced.len() == REPLACED_BOOTS_MAX {
+            self.replaced.pop_front();
+        }
+        self.replaced.push_back(self.boot);
+        self.boot = boot;
+        self.overtaken = 0;
+        self.view = None;
+    }
+
+    /// Whether a start that was replaced speaks although its successor is alive.
+    pub(crate) fn is_overtaken(&self, boot: BootId, now: MonoTime, params: &Params) -> bool {
+        self.replaced.contains(&boot) && now.since(self.last_report_at) < params.suspect_after
+    }
+
+    /// Counts a report of a replaced start; true when it has just become clear that two agents are alive.
+    pub(crate) fn count_overtaken(&mut self) -> bool {
+        self.overtaken = self.overtaken.saturating_add(1);
+        self.overtaken == DUPLICATE_AFTER
+    }
+
+    pub(crate) fn touched(&mut self) {
+        self.view = None;
+    }
+
+    /// How far its telemetry can be trusted, by the period it promised itself.
+    pub(crate) fn freshness(&self, now: MonoTime, params: &Params) -> Freshness {
+        let silent = now.since(self.last_report_at);
+        let promised = self.agent.period.saturating_mul(params.stale_after_periods);
+        if silent >= params.suspect_after {
+            Freshness::Suspect
+        } else if silent >= promised.max(params.stale_after_at_least) {
+            Freshness::Stale
+        } else {
+            Freshness::Fresh
+        }
+    }
+
+    /// The view of it in a snapshot; the last one again if it is still right.
+    pub(crate) fn view(&mut self, freshness: Freshness, draining: bool) -> Arc<Node> {
+        let phase = if draining { Phase::Draining } else { Phase::Serving };
+        match &self.view {
+            Some(view) if view.freshness == freshness && view.phase == phase => Arc::clone(view),
+            Some(_) | None => {
+                let view = Arc::new(self.build(freshness, phase));
+                self.view = Some(Arc::clone(&view));
+                view
+            }
+        }
+    }
+
+    fn build(&self, freshness: Freshness, phase: Phase) -> Node {
+        let health = match &self.agent.gpu_error {
+            Some(reason) => Health::Degraded { reason: reason.clone() },
+            None => Health::Healthy,
+        };
+        Node {
+            id: self.id.clone(),
+            boot: self.boot,
+            phase,
+            health,
+            freshness,
+            connected: self.connected,
+            last_report_at: self.last_report_at,
+            agent: self.agent.clone(),
+            gpus: self.gpus.0.clone(),
+        }
+    }
+}
+
+/// The GPUs of one node in ascending order of UUID.
+#[derive(Debug, Default)]
+pub(crate) struct Gpus(Vec<Gpu>);
+
+impl Gpus {
+    /// Takes the GPUs of a report; a FULL one leaves no others.
+    pub(crate) fn apply(&mut self, reports: Vec<GpuReport>, full: bool, received_at: MonoTime) {
+        if full {
+            self.0.clear();
+        }
+        for report in reports {
+            let sample = report.sample.map(|aged| aged.received(received_at));
+            let health = if sample.is_some() { Health::Healthy } else { Health::Unknown };
+            let gpu = Gpu { info: report.info, sample, health };
+            match self.0.binary_search_by(|known| known.info.uuid.cmp(&gpu.info.uuid)) {
+                Ok(at) => {
+                    if let Some(known) = self.0.get_mut(at) {
+                        *known = gpu;
+                    }
+                }
+                Err(at) => self.0.insert(at, gpu),
+            }
+        }
+    }
+
+    fn get(&self, uuid: &GpuUuid) -> Option<&Gpu> {
+        let at = self.0.binary_search_by(|known| known.info.uuid.cmp(uuid)).ok()?;
+        self.0.get(at)
+    }
+
+    /// The product beneath an engine and how many of it. An engine that names no GPU is taken to run on one of the
+    /// node's, if they are all alike.
+    pub(crate) fn beneath(&self, uuids: &[GpuUuid]) -> (Option<&str>, usize) {
+        if let Some(first) = uuids.first() {
+            return (self.get(first).map(|gpu| gpu.info.name.as_str()), uuids.len());
+        }
+        let mut names = self.0.iter().map(|gpu| gpu.info.name.as_str());
+        let first = names.next();
+        (first.filter(|first| names.all(|name| name == *first)), 1)
+    }
+
+    /// The least free VRAM over an engine's GPUs; `None` if it is unknown for one of them. An engine that names
+    /// no GPU runs on the only one there is, or nobody knows where.
+    pub(crate) fn least_free(&self, uuids: &[GpuUuid]) -> Option<Reading<Bytes>> {
+        let free = |gpu: &Gpu| {
+            let sample = gpu.sample.as_ref()?;
+            Some(Reading::new(sample.value.vram_free?, sample.sampled_at))
+        };
+        match (uuids, self.0.as_slice()) {
+            ([], [only]) => free(only),
+            ([], _) => None,
+            _ => {
+                let all: Option<Vec<_>> = uuids.iter().map(|uuid| self.get(uuid).and_then(free)).collect();
+                all?.into_iter().min_by_key(|reading| reading.value)
+            }
+        }
+    }
+}
