@@ -137,13 +137,15 @@ impl Config for AgentConfig {
     fn keep_effective(&mut self, settings: Vec<Setting>) {
         self.effective = settings;
     }
-
-    fn effective(&self) -> &[Setting] {
-        &self.effective
-    }
 }
 
 impl AgentConfig {
+    /// Every setting as it is in force, secrets masked, in the order of the documentation.
+    #[must_use]
+    pub fn effective(&self) -> &[Setting] {
+        &self.effective
+    }
+
     /// What no single key can know.
     fn check(&self, r: &mut Reader<'_>) {
         if self.schedulers.is_empty() {

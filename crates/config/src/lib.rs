@@ -39,8 +39,6 @@ pub trait Config: Sized {
     fn read(reader: &mut Reader<'_>) -> Self;
     #[doc(hidden)]
     fn keep_effective(&mut self, settings: Vec<Setting>);
-    /// Every setting as it is in force, secrets masked, in the order of the documentation.
-    fn effective(&self) -> &[Setting];
 }
 
 /// The log, for every program.

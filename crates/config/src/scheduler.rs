@@ -189,13 +189,15 @@ impl Config for SchedulerConfig {
     fn keep_effective(&mut self, settings: Vec<Setting>) {
         self.effective = settings;
     }
-
-    fn effective(&self) -> &[Setting] {
-        &self.effective
-    }
 }
 
 impl SchedulerConfig {
+    /// Every setting as it is in force, secrets masked, in the order of the documentation.
+    #[must_use]
+    pub fn effective(&self) -> &[Setting] {
+        &self.effective
+    }
+
     /// What no single key can know.
     fn check(&self, r: &mut Reader<'_>) {
         let clash = |a: SocketAddr, b: SocketAddr| a == b && a.port() != 0;

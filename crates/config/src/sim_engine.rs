@@ -50,8 +50,12 @@ impl Config for SimEngineConfig {
     fn keep_effective(&mut self, settings: Vec<Setting>) {
         self.effective = settings;
     }
+}
 
-    fn effective(&self) -> &[Setting] {
+impl SimEngineConfig {
+    /// Every setting as it is in force, secrets masked, in the order of the documentation.
+    #[must_use]
+    pub fn effective(&self) -> &[Setting] {
         &self.effective
     }
 }

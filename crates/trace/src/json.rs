@@ -1,0 +1,395 @@
+//! The record's JSON, in the names of the contract. Readers take unknown fields and reasons of newer writers.
+
+use std::time::Duration;
+
+use aya_domain::{
+    Candidate, Decision, DecisionId, EndpointIndex, HoldReason, Outcome, RefusalReason, Rejection, Request,
+    RequestId, RequestKind, Terms, Verdict, WallTime,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::record::{Attempt, AttemptResult, OutcomeStatus, Record, RequestOutcome};
+
+/// Counts up when the meaning of a field changes; a new field alone does not.
+pub const VERSION: u32 = 1;
+
+/// One line of a segment, one object of `GET /api/v1/decisions`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RecordJson {
+    #[serde(flatten)]
+    pub decision: DecisionJson,
+    pub attempts: Vec<AttemptJson>,
+    pub queue_ms: f64,
+    pub outcome: OutcomeJson,
+}
+
+/// A decision with its request; what a dry run answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DecisionJson {
+    pub decision_id: String,
+    pub request_id: String,
+    /// Arrival, RFC 3339.
+    pub time: String,
+    /// The same as seconds since 1970.
+    pub time_unix_s: f64,
+    pub version: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot_generation: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    pub request: RequestJson,
+    /// Absent: the request never came to a decision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub placement: Option<PlacementJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub margin_s: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runner_up: Option<String>,
+    /// Endpoints with the same total, if more than one: the seed chose among them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ties: Option<u32>,
+    #[serde(default)]
+    pub candidates: Vec<CandidateJson>,
+}
+
+/// What was decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "result", rename_all = "snake_case")]
+pub enum PlacementJson {
+    Placed,
+    /// Endpoints are ready, but every one that fits is full.
+    HeldAllFull,
+    /// No endpoint of the model is ready.
+    HeldNoneReady,
+    RefusedUnknownModel,
+    RefusedTooLong {
+        need_tokens: u64,
+        largest_tokens: u64,
+    },
+    /// A newer writer's word.
+    #[serde(other)]
+    Unknown,
+}
+
+/// The request as placement saw it: sizes, never content.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RequestJson {
+    pub kind: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_bytes: Option<u64>,
+    /// The estimate that costs were computed with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_tokens_estimate: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_output_tokens: Option<f64>,
+}
+
+/// Whether an endpoint could take the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VerdictKind {
+    Scored,
+    Rejected,
+}
+
+/// What was found about one endpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CandidateJson {
+    pub endpoint: String,
+    pub verdict: VerdictKind,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rejection: Option<RejectionJson>,
+    /// Seconds; the smallest wins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub terms: Option<TermsJson>,
+    /// Age of the engine's last reading; absent: never read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age_ms: Option<f64>,
+    pub freshness: String,
+    /// By the scheduler's own ledger.
+    pub in_flight: u32,
+}
+
+/// Why an endpoint cannot take a request, with the numbers behind it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+pub enum RejectionJson {
+    ModelNotServed,
+    NotServing {
+        phase: String,
+    },
+    Unhealthy,
+    HealthUnknown,
+    AlreadyTried,
+    Cooling {
+        remaining_ms: f64,
+    },
+    ContextTooLong {
+        need_tokens: u64,
+        limit_tokens: u64,
+        /// Even the smallest possible token count is too long.
+        certain: bool,
+    },
+    KvPoolTooSmall {
+        need_tokens: u64,
+        limit_tokens: u64,
+    },
+    VramShort {
+        need_bytes: u64,
+        free_bytes: u64,
+    },
+    SlotsFull {
+        in_flight: u32,
+        limit: u32,
+    },
+    Backlogged {
+        wait_s: Option<f64>,
+        limit_s: Option<f64>,
+    },
+    /// A newer writer's word.
+    #[serde(other)]
+    Unknown,
+}
+
+/// The terms of a score, in seconds; absent: not a finite number.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct TermsJson {
+    /// Not part of the sum.
+    pub predicted_ttft_s: Option<f64>,
+    /// Not part of the sum.
+    pub predicted_tpot_s: Option<f64>,
+    pub ttft_s: Option<f64>,
+    pub decode_s: Option<f64>,
+    pub harm_s: Option<f64>,
+    pub slo_s: Option<f64>,
+    pub uncertainty_s: Option<f64>,
+}
+
+/// One endpoint the request was sent to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AttemptJson {
+    pub endpoint: String,
+    /// After arrival.
+    pub started_ms: f64,
+    /// `answered`, `failed`, `cancelled`, `open`.
+    pub result: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// How the request ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OutcomeJson {
+    pub status: OutcomeStatus,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http_status: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttft_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub itl_mean_ms: Option<f64>,
+    pub e2e_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub completion_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub finish_reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl From<&Record> for RecordJson {
+    fn from(record: &Record) -> Self {
+        let ids = (&record.decision_id, &record.request_id);
+        let request = record.request.as_ref();
+        Self {
+            decision: decision_json(ids, record.time, record.kind, request, record.decision.as_ref()),
+            attempts: record.attempts.iter().map(attempt_json).collect(),
+            queue_ms: millis(record.queue),
+            outcome: outcome_json(&record.outcome),
+        }
+    }
+}
+
+impl DecisionJson {
+    /// The answer to "where would this request go".
+    #[must_use]
+    pub fn dry_run(
+        decision_id: &DecisionId,
+        request_id: &RequestId,
+        time: WallTime,
+        request: &Request,
+        decision: &Decision,
+    ) -> Self {
+        decision_json((decision_id, request_id), time, request.kind, Some(request), Some(decision))
+    }
+}
+
+fn decision_json(
+    (decision_id, request_id): (&DecisionId, &RequestId),
+    time: WallTime,
+    kind: RequestKind,
+    request: Option<&Request>,
+    decision: Option<&Decision>,
+) -> DecisionJson {
+    let chosen = decision.and_then(Decision::chosen);
+    let name = |index: EndpointIndex| decision.map(|decision| endpoint_name(decision, index));
+    DecisionJson {
+        decision_id: decision_id.to_string(),
+        request_id: request_id.to_string(),
+        time: time.to_string(),
+        time_unix_s: Duration::from_millis(time.as_unix_ms()).as_secs_f64(),
+        version: VERSION,
+        model: request.map(|r| r.model.to_string()),
+        policy: decision.map(|d| d.policy.to_string()),
+        snapshot_generation: decision.map(|d| d.snapshot_generation),
+        seed: decision.map(|d| d.seed),
+        request: request_json(kind, request),
+        placement: decision.map(|d| placement_json(&d.outcome)),
+        chosen: chosen.and_then(|c| name(c.endpoint)),
+        margin_s: chosen.and_then(|c| c.margin_s).and_then(finite),
+        runner_up: chosen.and_then(|c| c.runner_up).and_then(name),
+        ties: chosen.map(|c| c.ties).filter(|ties| *ties > 1),
+        candidates: decision
+            .map(|d| d.candidates.iter().map(|c| candidate_json(d, c)).collect())
+            .unwrap_or_default(),
+    }
+}
+
+/// A candidate always stands in its decision's directory; a position is still better than nothing.
+fn endpoint_name(decision: &Decision, index: EndpointIndex) -> String {
+    decision.endpoint_id(index).map_or_else(|| format!("#{}", index.0), ToString::to_string)
+}
+
+fn request_json(kind: RequestKind, request: Option<&Request>) -> RequestJson {
+    RequestJson {
+        kind: kind.as_str().to_owned(),
+        stream: request.map(|r| r.stream),
+        prompt_bytes: request.map(|r| r.prompt_bytes),
+        prompt_tokens_estimate: request.map(|r| r.prompt_tokens.get()),
+        max_tokens: request.and_then(|r| r.max_tokens).map(|t| t.get()),
+        expected_output_tokens: request.and_then(|r| finite(r.expected_output)),
+    }
+}
+
+fn placement_json(outcome: &Outcome) -> PlacementJson {
+    match *outcome {
+        Outcome::Placed(_) => PlacementJson::Placed,
+        Outcome::Hold(HoldReason::AllFull) => PlacementJson::HeldAllFull,
+        Outcome::Hold(HoldReason::NoneReady) => PlacementJson::HeldNoneReady,
+        Outcome::Refused(RefusalReason::UnknownModel) => PlacementJson::RefusedUnknownModel,
+        Outcome::Refused(RefusalReason::TooLong { need, largest }) => {
+            PlacementJson::RefusedTooLong { need_tokens: need.get(), largest_tokens: largest.get() }
+        }
+    }
+}
+
+fn candidate_json(decision: &Decision, candidate: &Candidate) -> CandidateJson {
+    let (verdict, rejection, total, terms) = match &candidate.verdict {
+        Verdict::Rejected(rejection) => (VerdictKind::Rejected, Some(rejection_json(rejection)), None, None),
+        Verdict::Scored { total, terms } => {
+            (VerdictKind::Scored, None, finite(*total), Some(terms_json(terms)))
+        }
+    };
+    CandidateJson {
+        endpoint: endpoint_name(decision, candidate.endpoint),
+        verdict,
+        rejection,
+        total,
+        terms,
+        age_ms: candidate.age.map(millis),
+        freshness: candidate.freshness.as_str().to_owned(),
+        in_flight: candidate.own_in_flight,
+    }
+}
+
+fn rejection_json(rejection: &Rejection) -> RejectionJson {
+    match *rejection {
+        Rejection::ModelNotServed => RejectionJson::ModelNotServed,
+        Rejection::NotServing { phase } => RejectionJson::NotServing { phase: phase.as_str().to_owned() },
+        Rejection::Unhealthy => RejectionJson::Unhealthy,
+        Rejection::HealthUnknown => RejectionJson::HealthUnknown,
+        Rejection::AlreadyTried => RejectionJson::AlreadyTried,
+        Rejection::Cooling { remaining } => RejectionJson::Cooling { remaining_ms: millis(remaining) },
+        Rejection::ContextTooLong { need, limit, certain } => {
+            RejectionJson::ContextTooLong { need_tokens: need.get(), limit_tokens: limit.get(), certain }
+        }
+        Rejection::KvPoolTooSmall { need, limit } => {
+            RejectionJson::KvPoolTooSmall { need_tokens: need.get(), limit_tokens: limit.get() }
+        }
+        Rejection::VramShort { need, free } => {
+            RejectionJson::VramShort { need_bytes: need.get(), free_bytes: free.get() }
+        }
+        Rejection::SlotsFull { in_flight, limit } => RejectionJson::SlotsFull { in_flight, limit },
+        Rejection::Backlogged { wait_s, limit_s } => {
+            RejectionJson::Backlogged { wait_s: finite(wait_s), limit_s: finite(limit_s) }
+        }
+    }
+}
+
+fn terms_json(terms: &Terms) -> TermsJson {
+    TermsJson {
+        predicted_ttft_s: finite(terms.predicted_ttft_s),
+        predicted_tpot_s: finite(terms.predicted_tpot_s),
+        ttft_s: finite(terms.ttft_s),
+        decode_s: finite(terms.decode_s),
+        harm_s: finite(terms.harm_s),
+        slo_s: finite(terms.slo_s),
+        uncertainty_s: finite(terms.uncertainty_s),
+    }
+}
+
+fn attempt_json(attempt: &Attempt) -> AttemptJson {
+    let (result, reason) = match &attempt.result {
+        AttemptResult::Open => ("open", None),
+        AttemptResult::Answered => ("answered", None),
+        AttemptResult::Cancelled => ("cancelled", None),
+        AttemptResult::Failed { reason } => ("failed", Some(reason.clone())),
+    };
+    AttemptJson {
+        endpoint: attempt.endpoint.to_string(),
+        started_ms: millis(attempt.started),
+        result: result.to_owned(),
+        reason,
+    }
+}
+
+fn outcome_json(outcome: &RequestOutcome) -> OutcomeJson {
+    OutcomeJson {
+        status: outcome.status,
+        http_status: outcome.http_status,
+        ttft_ms: outcome.ttft.map(millis),
+        itl_mean_ms: outcome.itl_mean.map(millis),
+        e2e_ms: millis(outcome.e2e),
+        prompt_tokens: outcome.prompt_tokens.map(|t| t.get()),
+        completion_tokens: outcome.completion_tokens.map(|t| t.get()),
+        finish_reason: outcome.finish_reason.clone(),
+        error: outcome.error.clone(),
+    }
+}
+
+/// JSON has no infinity and no NaN.
+fn finite(number: f64) -> Option<f64> {
+    number.is_finite().then_some(number)
+}
+
+/// Milliseconds to the microsecond: finer digits are noise.
+#[expect(clippy::cast_precision_loss, reason = "microseconds stay below 2^53 for 285 years")]
+fn millis(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1e3
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
