@@ -104,7 +104,13 @@ async fn models(State(app): State<Arc<App>>) -> Response {
 }
 
 async fn health(State(app): State<Arc<App>>) -> StatusCode {
-    if app.shared.faults.borrow().unhealthy { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }
+    // An engine whose driver has ended answers nothing any more.
+    let dead = app.inbox.is_closed();
+    if dead || app.shared.faults.borrow().unhealthy {
+        StatusCode::SERVICE_UNAVAILABLE
+    } else {
+        StatusCode::OK
+    }
 }
 
 async fn version() -> Response {

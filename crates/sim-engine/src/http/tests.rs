@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use aya_domain::{EngineKind, Tokens};
+use aya_domain::{EngineKind, Tokens, splitmix64};
 use aya_engine::Page;
 use aya_observe::Clock;
 use serde_json::{Value, json};
@@ -408,6 +408,49 @@ async fn requests_beyond_the_batch_queue_and_all_are_served_once() {
     );
     let ids: Vec<_> = state["requests"].as_array().unwrap().iter().map(|r| r["id"].clone()).collect();
     assert_eq!(ids, ["r0", "r1", "r2", "r3", "r4", "r5"]);
+    sim.stop().await;
+}
+
+/// Clients that leave at any moment, even before their request has been read, next to others that stay.
+#[tokio::test]
+async fn whatever_clients_do_the_books_balance_and_the_kv_is_free() {
+    let config = SimConfig { max_sequences: Some(4), time_scale: 200.0, ..SimConfig::local("l4-8b") };
+    let sim = Sim::start(config).await;
+    let seed = 20_261_121;
+    let mut open = Vec::new();
+    for nth in 0..300_u64 {
+        let draw = splitmix64(seed + nth);
+        let mut body = hello();
+        body["max_tokens"] = json!(1 + draw % 40);
+        body["stream"] = json!(draw & 64 == 0);
+        body["messages"][0]["content"] = json!("a document ".repeat((draw >> 8) as usize % 200));
+        let mut stream = sim.open("POST", "/v1/chat/completions", "", &body.to_string()).await;
+        match (draw >> 20) % 4 {
+            0 => drop(stream),
+            1 => {
+                let mut some = vec![0; (draw >> 32) as usize % 900 + 1];
+                stream.read_exact(&mut some).await.ok();
+            }
+            _ => open.push(stream),
+        }
+        if open.len() > 12 {
+            drop(open.swap_remove((draw >> 40) as usize % 12));
+        }
+    }
+    for stream in open {
+        assert!(Answer::read(stream).await.whole);
+    }
+    let count = |state: &Value, name: &str| state[name].as_u64().unwrap();
+    sim.until(|s| {
+        let ended = count(s, "finished") + count(s, "aborted");
+        let held = ["in_flight", "kv_used_blocks", "running", "waiting"].map(|name| count(s, name));
+        count(s, "submitted") == ended && held == [0; 4]
+    })
+    .await;
+    let state = sim.state().await;
+    assert!(count(&state, "finished") > 20 && count(&state, "aborted") > 20, "seed {seed}: {state}");
+    let records = state["requests"].as_array().unwrap();
+    assert!(records.iter().all(|r| r["state"] == "finished" || r["state"] == "aborted"), "seed {seed}");
     sim.stop().await;
 }
 
