@@ -1,1 +1,22 @@
-//! Placeholder until the first real code lands.
+//! The scheduler: wiring of the data plane, telemetry, the ledger, the journal and the operators' API.
+//!
+//! Decisions are made elsewhere, by pure crates; this crate feeds them and acts on what they say. Client requests
+//! live on one current-thread runtime per core and share only atomics and the published view with the rest.
+//! Telemetry, the admin listener and the writer of the fleet live on the caller's runtime.
+
+mod admin;
+mod http;
+mod journal;
+mod ledger;
+mod metrics;
+mod models;
+mod pipeline;
+mod process;
+mod room;
+mod scheduler;
+mod shared;
+mod telemetry;
+mod view;
+
+pub use process::prepare_process;
+pub use scheduler::{Scheduler, SchedulerError};

@@ -1,15 +1,16 @@
 //! Whether a model and its KV cache fit on GPUs: weights, KV bytes per token, and the pool that remains.
 //!
-//! Planning numbers. The activation peak varies from 0.5 to 9.4 GiB between configurations, so what an engine
-//! reports about its own pool always wins over what is computed here. A request fits at all iff prompt and answer
-//! ([`total_need`]) fit the context and the pool.
+//! Planning numbers. The activation peak varies from 0.5 to 9.4 GiB between configurations, so what an
+//! engine reports about its own pool always wins over what is computed here. A request fits at all iff
+//! prompt and answer ([`total_need`]) fit the context and the pool.
 
 use aya_domain::{Bytes, Request, RequestKind, Tokens};
 
 /// Tokens of one KV block.
 pub const BLOCK_TOKENS: u64 = 16;
 
-/// What an engine needs beside weights and KV pool, for planning: activation peak, CUDA context, NCCL, graphs: 1.5 GiB.
+/// What an engine needs beside weights and KV pool, for planning: activation peak, CUDA context, NCCL,
+/// graphs: 1.5 GiB.
 pub const PLANNING_OVERHEAD: Bytes = Bytes(3 << 29);
 
 /// The dimensions that decide memory.
@@ -67,8 +68,8 @@ impl ModelShape {
         self.layers * (attention + feed_forward + norms) + 2 * self.vocabulary * self.hidden + self.hidden
     }
 
-    /// KV cache of one token on one GPU. KV heads are replicated once the tensor-parallel group is larger than
-    /// their number. `element_bytes` is 2 for bf16, 1 for fp8.
+    /// KV cache of one token on one GPU. KV heads are replicated once the tensor-parallel group is larger
+    /// than their number. `element_bytes` is 2 for bf16, 1 for fp8.
     #[must_use]
     pub fn kv_bytes_per_token(
         &self,
@@ -81,8 +82,8 @@ impl ModelShape {
     }
 }
 
-/// KV cache of one token for multi-head latent attention: one compressed vector per layer, replicated on every
-/// GPU of a tensor-parallel group.
+/// KV cache of one token for multi-head latent attention: one compressed vector per layer, replicated on
+/// every GPU of a tensor-parallel group.
 #[must_use]
 pub const fn mla_kv_bytes_per_token(layers: u64, lora_rank: u64, rope_dim: u64, element_bytes: u64) -> Bytes {
     Bytes(layers * (lora_rank + rope_dim) * element_bytes)
@@ -146,8 +147,8 @@ const fn whole(value: f64) -> u64 {
     value as u64
 }
 
-/// Tokens that a request may come to hold: prompt and answer limit, or one answer token where there is no limit. An
-/// embedding has no answer.
+/// Tokens that a request may come to hold: prompt and answer limit, or one answer token where there is no
+/// limit. An embedding has no answer.
 #[must_use]
 pub fn total_need(request: &Request) -> Tokens {
     let answer = match request.kind {

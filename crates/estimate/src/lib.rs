@@ -1,4 +1,5 @@
-//! What things cost: the time of an engine's iteration, tokens from bytes, KV cache and VRAM, expected answers.
+//! What things cost: the time of an engine's iteration, tokens from bytes, KV cache and VRAM, expected
+//! answers.
 //!
 //! Placement predicts with these numbers and the simulated engine runs on them, so both mean the same by
 //! "an H100". Everything here is arithmetic on arguments: no clock, no file, no random source, and no

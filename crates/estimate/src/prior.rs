@@ -1,10 +1,11 @@
 //! What an engine probably costs when nobody told: a guess from the name of its GPU.
 //!
-//! Roofline with the efficiencies of the reference study: `a = weights / (TP bandwidth eta_m)`, `b = 2 parameters /
-//! (TP FLOPS eta_c)`, `d = KV bytes / (bandwidth eta_m)`, `e = 4 layers heads head_dim / (TP FLOPS eta_a)`. Bandwidth and dense
-//! bf16 (fp16 where the chip has no bf16) throughput are NVIDIA's data sheet figures. Where a calibrated profile exists it is used instead.
-//! The model is unknown here, so an 8B (or, on a group of GPUs that only makes sense for one, a 70B) in bf16 is assumed. The source string
-//! says so in the explanation; what an engine or the configuration tells always wins.
+//! Roofline with the efficiencies of the reference study: `a = weights / (TP bandwidth eta_m)`, `b = 2
+//! parameters / (TP FLOPS eta_c)`, `d = KV bytes / (bandwidth eta_m)`, `e = 4 layers heads head_dim / (TP
+//! FLOPS eta_a)`. Bandwidth and dense bf16 (fp16 where the chip has no bf16) throughput are NVIDIA's data
+//! sheet figures. Where a calibrated profile exists it is used instead. The model is unknown here, so an 8B
+//! (or, on a group of GPUs that only makes sense for one, a 70B) in bf16 is assumed. The source string says
+//! so in the explanation; what an engine or the configuration tells always wins.
 
 use aya_domain::{Bytes, EngineProfile, StepCost, Tokens};
 
@@ -17,7 +18,8 @@ use crate::profiles;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prior {
     pub profile: EngineProfile,
-    /// `prior:GPU-MODEL`, such as `prior:h100-8b` or `prior:h200x4-70b`; `prior:unknown` where the GPU is unknown.
+    /// `prior:GPU-MODEL`, such as `prior:h100-8b` or `prior:h200x4-70b`; `prior:unknown` where the GPU is
+    /// unknown.
     pub source: String,
 }
 
@@ -55,13 +57,15 @@ const ETA_COMPUTE: f64 = 0.65;
 const ETA_ATTENTION: f64 = 0.5;
 /// Seconds of host and sampling time per iteration; the profiles have 2 to 3 ms.
 const OVERHEAD_S: f64 = 2.5e-3;
-/// Seconds of one all-reduce; two per layer. Between the 25 us of H100 and the 34 us of A100 groups over NVLink.
+/// Seconds of one all-reduce; two per layer. Between the 25 us of H100 and the 34 us of A100 groups over
+/// NVLink.
 const ALL_REDUCE_S: f64 = 0.03e-3;
 /// A larger model is assumed once its weights take at most this share of the group's memory.
 const LARGE_MODEL_SHARE: f64 = 0.75;
 /// Share of memory engines claim by default.
 const UTILIZATION: f64 = 0.90;
-/// The pool where not even the weights fit: a smaller or quantised model runs there, and this is the least that is useful.
+/// The pool where not even the weights fit: a smaller or quantised model runs there, and this is the least
+/// that is useful.
 const LEAST_POOL: Tokens = Tokens(4096);
 /// Larger tensor-parallel groups are counted as this.
 const MAX_GROUP: usize = 16;
@@ -96,8 +100,8 @@ static PRODUCTS: [Product; 26] = [
     product(&["T4"], "t4", 320.0, 65.0, 1460),
 ];
 
-/// The prior of an engine on `gpus` GPUs of this product name. Unknown products, slices (MIG) and engines without a
-/// known GPU get the slowest of the named profiles, so that an unknown endpoint is not flooded.
+/// The prior of an engine on `gpus` GPUs of this product name. Unknown products, slices (MIG) and engines
+/// without a known GPU get the slowest of the named profiles, so that an unknown endpoint is not flooded.
 #[must_use]
 pub fn prior(gpu_name: Option<&str>, gpus: usize) -> Prior {
     let Some(product) = gpu_name.and_then(product_of) else {

@@ -1,7 +1,8 @@
 //! Engines on known hardware by name: what the simulated engine runs on and what the estimator starts from.
 //!
-//! The constants are those of the reference study: roofline formulas (`prior`), calibrated on published kernel
-//! timings where there are any. A profile is a starting point, never an answer to what a real engine told.
+//! The constants are those of the reference study: roofline formulas (`prior`), calibrated on published
+//! kernel timings where there are any. A profile is a starting point, never an answer to what a real engine
+//! told.
 
 use std::fmt;
 
@@ -209,7 +210,8 @@ mod tests {
         );
     }
 
-    /// The table's pools are rounded planning numbers; the formula with 1.5 GiB of overhead is the check on them.
+    /// The table's pools are rounded planning numbers; the formula with 1.5 GiB of overhead is the check on
+    /// them.
     #[test]
     fn every_pool_is_about_what_the_memory_allows() {
         for p in all() {

@@ -69,6 +69,15 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_kept_elsewhere_reads_the_same() {
+        let mut rate = DecayedRate::default();
+        rate.add(MonoTime::from_millis(1000), Tokens(4000));
+        let (per_second, at) = rate.parts();
+        let later = MonoTime::from_millis(3000);
+        assert_eq!(DecayedRate::from_parts(per_second, at).read(later).to_bits(), rate.read(later).to_bits());
+    }
+
+    #[test]
     fn time_that_runs_backwards_adds_but_does_not_amplify() {
         let mut rate = DecayedRate::default();
         rate.add(MonoTime::from_millis(1000), Tokens(40));

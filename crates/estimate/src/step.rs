@@ -1,13 +1,14 @@
 //! The time of one iteration of continuous batching: a roofline with smooth corner.
 //!
-//! `sqrt(a^2 + (b n)^2) + o + d kv + e attn`. The weights are read once per iteration (a) while the tokens are
-//! computed (b); whichever takes longer hides the other. A plain sum over-estimates by up to 40 % near
+//! `sqrt(a^2 + (b n)^2) + o + d kv + e attn`. The weights are read once per iteration (a) while the tokens
+//! are computed (b); whichever takes longer hides the other. A plain sum over-estimates by up to 40 % near
 //! `n = a/b`, the square root fits published kernel timings (tests). Never returns less than `a + o`.
 
 use aya_domain::StepCost;
 
-/// Seconds of one iteration with `n` tokens computed (prefill chunk tokens and one per decoding sequence), `kv`
-/// tokens of KV cache read by the decoding sequences, and `attn` query-key pairs ([`prefill_attention`]).
+/// Seconds of one iteration with `n` tokens computed (prefill chunk tokens and one per decoding sequence),
+/// `kv` tokens of KV cache read by the decoding sequences, and `attn` query-key pairs
+/// ([`prefill_attention`]).
 #[must_use]
 pub fn step_time_s(cost: &StepCost, n: f64, kv: f64, attn: f64) -> f64 {
     let compute = cost.per_token_s * n;
@@ -24,8 +25,8 @@ pub fn prefill_attention(chunk: f64, context: f64) -> f64 {
     chunk * (context + chunk / 2.0)
 }
 
-/// Seconds of `steps` pure decode iterations of `n` sequences that begin with `kv` KV tokens: each iteration adds
-/// `n` tokens, so the closed form is an arithmetic series. Equals stepping one by one.
+/// Seconds of `steps` pure decode iterations of `n` sequences that begin with `kv` KV tokens: each
+/// iteration adds `n` tokens, so the closed form is an arithmetic series. Equals stepping one by one.
 #[must_use]
 pub fn decode_steps_s(cost: &StepCost, n: f64, kv: f64, steps: f64) -> f64 {
     steps * step_time_s(cost, n, kv, 0.0) + cost.per_kv_token_s * n / 2.0 * steps * (steps - 1.0)
@@ -45,7 +46,8 @@ mod tests {
         }
     }
 
-    /// Vidur's published kernel times (microsoft/vidur @ 7d475133, data/profiling/compute/*/mlp.csv), milliseconds.
+    /// Vidur's published kernel times (microsoft/vidur @ 7d475133, data/profiling/compute/*/mlp.csv),
+    /// milliseconds.
     #[test]
     fn the_curve_fits_published_kernel_times_within_a_tenth() {
         let a100_8b = cost(10.0, 67.2);

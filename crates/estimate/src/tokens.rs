@@ -1,7 +1,7 @@
 //! Tokens from bytes without a tokenizer: a ratio learned per model from the engines' own `usage`.
 //!
-//! The estimate prices a request; only the lower bound may refuse one for good. Neither ever sees a prompt, only
-//! sizes.
+//! The estimate prices a request; only the lower bound may refuse one for good. Neither ever sees a prompt,
+//! only sizes.
 
 use aya_domain::Tokens;
 
@@ -21,9 +21,10 @@ const LEAST_BYTES: u64 = 64;
 
 /// No text averages more bytes per token over a whole prompt, as its bytes stand in the request body.
 ///
-/// In UTF-8 the mean of real prompts stays below 16 (English 4 to 5, indented code 3 to 4, Cyrillic 6 to 8); only padding,
-/// such as long runs of spaces (one token for up to 128 in some vocabularies), goes beyond. JSON may triple the bytes of a letter:
-/// `\u0436` has six bytes for one letter of two. Hence 3 x 16.
+/// In UTF-8 the mean of real prompts stays below 16 (English 4 to 5, indented code 3 to 4, Cyrillic 6 to
+/// 8); only padding, such as long runs of spaces (one token for up to 128 in some vocabularies), goes
+/// beyond. JSON may triple the bytes of a letter: `\u0436` has six bytes for one letter of two. Hence 3 x
+/// 16.
 pub const BYTES_PER_TOKEN_LIMIT: u64 = 48;
 
 /// Learned bytes per token of one model.
@@ -41,13 +42,15 @@ impl Default for TokenRatio {
 }
 
 impl TokenRatio {
-    /// A ratio that [`TokenRatio::bytes_per_token`] told, to estimate with; it has forgotten what it was learned from.
+    /// A ratio that [`TokenRatio::bytes_per_token`] told, to estimate with; it has forgotten what it was
+    /// learned from.
     #[must_use]
     pub const fn known(bytes_per_token: f64) -> Self {
         Self { bytes: START_TOKENS * bytes_per_token, tokens: START_TOKENS }
     }
 
-    /// Learns from an engine's `usage.prompt_tokens` for a prompt of these bytes and messages (0 for plain text).
+    /// Learns from an engine's `usage.prompt_tokens` for a prompt of these bytes and messages (0 for plain
+    /// text).
     pub fn observe(&mut self, prompt_bytes: u64, messages: u32, prompt_tokens: Tokens) {
         let text_tokens = prompt_tokens.as_f64() - template_tokens(messages);
         if prompt_bytes < LEAST_BYTES || text_tokens < 1.0 {
@@ -72,7 +75,8 @@ impl TokenRatio {
         Tokens(whole(text + template_tokens(messages)).max(1))
     }
 
-    /// A number of tokens that every tokenizer reaches for a prompt of so many bytes; see [`BYTES_PER_TOKEN_LIMIT`].
+    /// A number of tokens that every tokenizer reaches for a prompt of so many bytes; see
+    /// [`BYTES_PER_TOKEN_LIMIT`].
     #[must_use]
     pub const fn lower_bound(prompt_bytes: u64) -> Tokens {
         Tokens(prompt_bytes.div_ceil(BYTES_PER_TOKEN_LIMIT))
@@ -108,6 +112,12 @@ mod tests {
         for (bytes, messages, tokens) in [(0, 0, 1), (4000, 0, 1000), (4001, 0, 1001), (4000, 3, 1012)] {
             assert_eq!(ratio.estimate(bytes, messages), Tokens(tokens), "{bytes} bytes, {messages} messages");
         }
+    }
+
+    #[test]
+    fn a_ratio_told_by_number_estimates_alike() {
+        let ratio = learned((0..300).map(|i| (3000 + i, (3000 + i) / 3)));
+        assert_eq!(TokenRatio::known(ratio.bytes_per_token()).estimate(9000, 2), ratio.estimate(9000, 2));
     }
 
     #[test]

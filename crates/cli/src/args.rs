@@ -1,0 +1,178 @@
+//! The command line. Every flag of a server is also a key of its configuration file: see [`Overlay`].
+
+use std::path::PathBuf;
+
+use aya_config::Flag;
+use clap::{Parser, Subcommand};
+
+/// The GPU inference-farm scheduler.
+#[derive(Debug, Parser)]
+#[command(name = "aya", version, about, disable_help_subcommand = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve the farm's one OpenAI-compatible endpoint and place each request.
+    Scheduler(SchedulerArgs),
+    /// Read this host's GPUs and engines and report to schedulers.
+    Agent(AgentArgs),
+    /// Serve a simulated inference engine.
+    SimEngine(SimEngineArgs),
+}
+
+/// Flags as configuration keys.
+pub(crate) trait Overlay {
+    fn overlay(&self) -> Vec<Flag>;
+}
+
+macro_rules! overlay {
+    ($self:ident, $($field:ident => $key:literal $flag:literal),+ $(,)?) => {{
+        let mut flags = Vec::new();
+        $(flags.extend($self.$field.iter().map(|value| Flag { key: $key, value: value.to_string(), flag: $flag }));)+
+        flags
+    }};
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct SchedulerArgs {
+    /// TOML file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where clients connect [default: 127.0.0.1:8080].
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// Where operators connect [default: 127.0.0.1:8081].
+    #[arg(long, value_name = "ADDR")]
+    admin_listen: Option<String>,
+    /// Where agents connect [default: 127.0.0.1:8082].
+    #[arg(long, value_name = "ADDR")]
+    grpc_listen: Option<String>,
+    /// Threads that relay [default: cores].
+    #[arg(long, value_name = "N")]
+    threads: Option<String>,
+    /// Placement policy [default: aya].
+    #[arg(long, value_name = "NAME")]
+    policy: Option<String>,
+    /// Directory for decision records [default: memory only].
+    #[arg(long, value_name = "DIR")]
+    decisions_dir: Option<String>,
+    /// Log levels [default: info].
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+}
+
+impl Overlay for SchedulerArgs {
+    fn overlay(&self) -> Vec<Flag> {
+        overlay!(self,
+            listen => "listen" "--listen",
+            admin_listen => "admin_listen" "--admin-listen",
+            grpc_listen => "grpc_listen" "--grpc-listen",
+            threads => "threads" "--threads",
+            policy => "placement.policy" "--policy",
+            decisions_dir => "decisions.dir" "--decisions-dir",
+            log => "log.filter" "--log",
+        )
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct AgentArgs {
+    /// TOML file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// A scheduler's agent listener, http://HOST:8082; may be repeated.
+    #[arg(long, value_name = "URL")]
+    scheduler: Vec<String>,
+    /// Name of this node [default: the host's name].
+    #[arg(long, value_name = "ID")]
+    node_id: Option<String>,
+    /// auto, nvml, simulated or none [default: auto].
+    #[arg(long, value_name = "SOURCE")]
+    gpu_source: Option<String>,
+    /// NVML library, where it is not in the loader's path.
+    #[arg(long, value_name = "PATH")]
+    nvml_lib: Option<String>,
+    /// Simulated devices, such as 8*h100-8b; may be repeated.
+    #[arg(long, value_name = "GPUS")]
+    simulated_gpu: Vec<String>,
+    /// An engine beside this agent, such as vllm=http://127.0.0.1:8000; may be repeated.
+    #[arg(long, value_name = "KIND=URL")]
+    engine: Vec<String>,
+    /// Host under which schedulers reach this node's engines.
+    #[arg(long, value_name = "HOST")]
+    advertise_host: Option<String>,
+    /// Where operators connect [default: 127.0.0.1:8083].
+    #[arg(long, value_name = "ADDR")]
+    admin_listen: Option<String>,
+    /// Log levels [default: info].
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+}
+
+impl Overlay for AgentArgs {
+    fn overlay(&self) -> Vec<Flag> {
+        overlay!(self,
+            scheduler => "schedulers" "--scheduler",
+            node_id => "node_id" "--node-id",
+            gpu_source => "gpu.source" "--gpu-source",
+            nvml_lib => "gpu.nvml_lib" "--nvml-lib",
+            simulated_gpu => "gpu.simulated" "--simulated-gpu",
+            engine => "engine" "--engine",
+            advertise_host => "advertise_host" "--advertise-host",
+            admin_listen => "admin_listen" "--admin-listen",
+            log => "log.filter" "--log",
+        )
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct SimEngineArgs {
+    /// TOML file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where clients connect; port 0 takes a free one, which is printed [default: 127.0.0.1:8000].
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// l4-8b, a10g-8b, a100-8b, h100-8b, a100x4-70b or h100x4-70b [default: h100-8b].
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
+    /// A served model; may be repeated [default: the profile's own].
+    #[arg(long, value_name = "MODEL")]
+    model: Vec<String>,
+    /// How many times faster than the hardware it runs [default: 1].
+    #[arg(long, value_name = "FACTOR")]
+    time_scale: Option<String>,
+    /// Sequences per batch [default: the profile's own].
+    #[arg(long, value_name = "N")]
+    max_sequences: Option<String>,
+    /// Prompt and answer together, in tokens [default: the profile's own].
+    #[arg(long, value_name = "TOKENS")]
+    context_length: Option<String>,
+    /// Where texts and lengths begin [default: 1].
+    #[arg(long, value_name = "N")]
+    seed: Option<String>,
+    /// Something that is wrong from the start, such as 503=0.3 or die-mid-stream=5; may be repeated.
+    #[arg(long, value_name = "FAULT")]
+    pub(crate) fault: Vec<aya_sim_engine::Fault>,
+    /// Log levels [default: info].
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+}
+
+impl Overlay for SimEngineArgs {
+    fn overlay(&self) -> Vec<Flag> {
+        overlay!(self,
+            listen => "listen" "--listen",
+            profile => "profile" "--profile",
+            model => "models" "--model",
+            time_scale => "time_scale" "--time-scale",
+            max_sequences => "max_sequences" "--max-sequences",
+            context_length => "context_length" "--context-length",
+            seed => "seed" "--seed",
+            log => "log.filter" "--log",
+        )
+    }
+}

@@ -1,0 +1,45 @@
+//! Exit codes, a contract: 0 ok, 1 failure, 2 usage or configuration, 3 unreachable, 4 not found.
+
+use std::process::ExitCode;
+
+use crate::out;
+
+/// Why a command did not do its work; the variant is the exit code.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// 1: it failed while it worked.
+    Failed(anyhow::Error),
+    /// 2: it was asked for something impossible; all problems, one per line.
+    Usage(String),
+}
+
+impl Failure {
+    fn code(&self) -> u8 {
+        match self {
+            Self::Failed(_) => 1,
+            Self::Usage(_) => 2,
+        }
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Says what failed and gives the code.
+pub(crate) fn report(failure: &Failure) -> ExitCode {
+    match failure {
+        Failure::Failed(error) => out::complain(&format!("error: {error:#}")),
+        Failure::Usage(problems) => out::complain(problems),
+    }
+    ExitCode::from(failure.code())
+}
+
+/// clap's own answers: help and version are no failures.
+pub(crate) fn usage(error: &clap::Error) -> ExitCode {
+    // A closed pipe is the reader's choice.
+    let _ = error.print();
+    if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS }
+}

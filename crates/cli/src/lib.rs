@@ -1,0 +1,38 @@
+//! The one program: its commands, flags, tables and exit codes.
+//!
+//! Thin by rule: flags become configuration overlays, commands call the libraries, tables are pure functions of the
+//! admin API's JSON. Data goes to stdout through [`out`], logs to stderr.
+
+mod args;
+mod exit;
+mod out;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Args, Command};
+use exit::Failure;
+
+/// Runs the program with the process's arguments.
+#[must_use]
+pub fn main() -> ExitCode {
+    aya_scheduler::prepare_process();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return exit::usage(&error),
+    };
+    match run(args.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => exit::report(&failure),
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Scheduler(args) => serve::scheduler(args),
+        Command::Agent(args) => serve::agent(args),
+        Command::SimEngine(args) => serve::sim_engine(args),
+    }
+}

@@ -1,0 +1,114 @@
+//! The commands that run until they are told to stop.
+
+use std::future::Future;
+use std::io::IsTerminal;
+
+use aya_config::{AgentConfig, Config, LogConfig, LogFormat, SchedulerConfig, SimEngineConfig, process_env};
+use aya_observe::{Clock, logging};
+use aya_sim_engine::{Faults, SimConfig, SimEngine};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::args::{AgentArgs, Overlay, SchedulerArgs, SimEngineArgs};
+use crate::exit::Failure;
+use crate::out;
+
+/// Exit status of a process that a second signal ends at once.
+const INTERRUPTED: i32 = 130;
+
+pub(crate) fn scheduler(args: SchedulerArgs) -> Result<(), Failure> {
+    let config: SchedulerConfig = load(args.config.as_deref(), &args)?;
+    start_log(&config.log)?;
+    let clock = Clock::start();
+    // Two workers are enough beside the cores: telemetry, admin, agents' streams.
+    runtime(2)?.block_on(async {
+        let scheduler = aya_scheduler::Scheduler::bind(config, clock)?;
+        until_signal(|shutdown| scheduler.run(shutdown)).await
+    })
+}
+
+pub(crate) fn agent(args: AgentArgs) -> Result<(), Failure> {
+    let config: AgentConfig = load(args.config.as_deref(), &args)?;
+    start_log(&config.log)?;
+    let clock = Clock::start();
+    single()?.block_on(async {
+        let agent = aya_agent::Agent::bind(config, clock).await?;
+        until_signal(|shutdown| agent.run(shutdown)).await
+    })
+}
+
+pub(crate) fn sim_engine(args: SimEngineArgs) -> Result<(), Failure> {
+    let config: SimEngineConfig = load(args.config.as_deref(), &args)?;
+    start_log(&config.log)?;
+    let mut faults = Faults::default();
+    args.fault.iter().for_each(|fault| fault.apply(&mut faults));
+    single()?.block_on(async {
+        let engine = SimEngine::bind(sim_config(&config, faults)).await?;
+        out::say(&format!("http://{}", engine.addr()));
+        until_signal(|shutdown| engine.run(shutdown)).await
+    })
+}
+
+fn sim_config(config: &SimEngineConfig, faults: Faults) -> SimConfig {
+    SimConfig {
+        listen: config.listen,
+        model: config.models.iter().map(ToString::to_string).collect(),
+        context_length: config.context_length.map(aya_domain::Tokens::get),
+        time_scale: config.time_scale,
+        seed: config.seed,
+        max_sequences: config.max_sequences.and_then(|n| u32::try_from(n).ok()),
+        may_abort_process: true,
+        faults,
+        ..SimConfig::local(config.profile.name)
+    }
+}
+
+fn load<C: Config>(file: Option<&std::path::Path>, args: &impl Overlay) -> Result<C, Failure> {
+    aya_config::load(file, process_env(), &args.overlay())
+        .map_err(|problems| Failure::Usage(problems.to_string()))
+}
+
+/// Logs go to stderr, coloured only for a person.
+fn start_log(config: &LogConfig) -> Result<(), Failure> {
+    let colour = std::io::stderr().is_terminal() && !process_env().iter().any(|(name, _)| name == "NO_COLOR");
+    let format = match config.format {
+        LogFormat::Text => logging::Format::Text,
+        LogFormat::Json => logging::Format::Json,
+    };
+    logging::init(&config.filter, format, colour).map_err(|error| Failure::Usage(error.to_string()))
+}
+
+fn runtime(workers: usize) -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()
+}
+
+fn single() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// Runs until SIGINT or SIGTERM asks for an orderly end; a second one ends the process at once.
+async fn until_signal<E, F>(serve: impl FnOnce(CancellationToken) -> F) -> Result<(), Failure>
+where
+    F: Future<Output = Result<(), E>>,
+    E: Into<anyhow::Error>,
+{
+    let shutdown = CancellationToken::new();
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut serving = std::pin::pin!(serve(shutdown.clone()));
+    loop {
+        tokio::select! {
+            ended = serving.as_mut() => return ended.map_err(|error| Failure::Failed(error.into())),
+            _ = interrupt.recv() => stop(&shutdown),
+            _ = terminate.recv() => stop(&shutdown),
+        }
+    }
+}
+
+fn stop(shutdown: &CancellationToken) {
+    if shutdown.is_cancelled() {
+        #[expect(clippy::exit, clippy::disallowed_methods, reason = "a second signal means: now")]
+        std::process::exit(INTERRUPTED);
+    }
+    shutdown.cancel();
+}

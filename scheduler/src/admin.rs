@@ -1,0 +1,158 @@
+//! The operators' listener: health, metrics, the fleet, decisions, dry runs, drain.
+//!
+//! Loopback by default and without authentication: whoever reaches it operates the farm. It runs beside telemetry, away
+//! from the threads that relay.
+
+mod decisions;
+mod fleet;
+mod serve;
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use aya_domain::{Endpoint, EndpointId, Health, NodeId, Phase};
+use aya_fleet::Target;
+use serde::Serialize;
+
+pub(crate) use serve::serve;
+
+use crate::journal::Ring;
+use crate::shared::Shared;
+use crate::telemetry::FleetHandle;
+
+/// What the handlers need.
+#[derive(Debug, Clone)]
+pub(crate) struct Admin {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) fleet: FleetHandle,
+    pub(crate) ring: Arc<Ring>,
+}
+
+/// Whether an endpoint takes requests as far as anyone knows.
+pub(crate) fn is_ready(endpoint: &Endpoint) -> bool {
+    endpoint.phase == Phase::Serving && matches!(endpoint.health, Health::Healthy | Health::Degraded { .. })
+}
+
+/// All routes.
+pub(crate) fn router(admin: Admin) -> Router {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/version", get(version))
+        .route("/metrics", get(metrics))
+        .route("/api/v1/fleet", get(fleet))
+        .route("/api/v1/config", get(config))
+        .route("/api/v1/decisions", get(decisions::list))
+        .route("/api/v1/decisions/{id}", get(decisions::one))
+        .route("/api/v1/placements:explain", post(decisions::explain))
+        .route("/api/v1/nodes/{target}", post(operate_node))
+        .route("/api/v1/endpoints/{target}", post(operate_endpoint))
+        .fallback(unknown)
+        .with_state(admin)
+}
+
+/// An error in the same shape as the clients' side, so that one reader serves both.
+pub(crate) fn problem(status: StatusCode, code: &'static str, message: impl Into<String>) -> Response {
+    let error = aya_proxy::ApiError::new(status.as_u16(), "admin_error", message).code(code);
+    (status, [(header::CONTENT_TYPE, "application/json")], error.to_json()).into_response()
+}
+
+async fn unknown() -> Response {
+    problem(
+        StatusCode::NOT_FOUND,
+        "unknown_path",
+        "unknown path; see /api/v1/fleet, /api/v1/decisions, /metrics",
+    )
+}
+
+#[derive(Serialize)]
+struct Status {
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+}
+
+/// Alive: the process answers.
+async fn healthz() -> Json<Status> {
+    Json(Status { status: "ok", reason: None })
+}
+
+/// Ready: a new request could be placed.
+async fn readyz(State(admin): State<Admin>) -> (StatusCode, Json<Status>) {
+    let view = admin.shared.view.load();
+    let reason = if admin.shared.is_draining() {
+        Some("shutting down")
+    } else if !view.snapshot.endpoints.iter().any(is_ready) {
+        Some("no endpoint is ready")
+    } else {
+        None
+    };
+    match reason {
+        None => (StatusCode::OK, Json(Status { status: "ready", reason })),
+        Some(_) => (StatusCode::SERVICE_UNAVAILABLE, Json(Status { status: "not ready", reason })),
+    }
+}
+
+#[derive(Serialize)]
+struct Version {
+    name: &'static str,
+    version: &'static str,
+}
+
+async fn version() -> Json<Version> {
+    Json(Version { name: "aya", version: env!("CARGO_PKG_VERSION") })
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    let shared = &admin.shared;
+    match shared.metrics.render(&shared.view.load(), &shared.room, shared.clock.now()) {
+        Ok(text) => ([(header::CONTENT_TYPE, aya_observe::metrics::CONTENT_TYPE)], text).into_response(),
+        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, "metrics_failed", error.to_string()),
+    }
+}
+
+async fn fleet(State(admin): State<Admin>) -> Json<fleet::FleetJson> {
+    let now = admin.shared.clock.now();
+    let time = admin.shared.clock.wall(now).to_string();
+    Json(fleet::FleetJson::new(&admin.shared.view.load(), now, time))
+}
+
+async fn config(State(admin): State<Admin>) -> Json<serde_json::Value> {
+    Json(decisions::effective_config(&admin.shared.config))
+}
+
+async fn operate_node(State(admin): State<Admin>, Path(target): Path<String>) -> Response {
+    operate(&admin, &target, |id| NodeId::parse(id).ok().map(Target::Node)).await
+}
+
+async fn operate_endpoint(State(admin): State<Admin>, Path(target): Path<String>) -> Response {
+    operate(&admin, &target, |id| EndpointId::parse(id).ok().map(Target::Endpoint)).await
+}
+
+#[derive(Serialize)]
+struct Operated<'a> {
+    id: &'a str,
+    draining: bool,
+}
+
+/// `ID:drain` and `ID:undrain`.
+async fn operate(admin: &Admin, target: &str, parse: impl Fn(&str) -> Option<Target>) -> Response {
+    let (id, on) = match target.rsplit_once(':') {
+        Some((id, "drain")) => (id, true),
+        Some((id, "undrain")) => (id, false),
+        Some(_) | None => {
+            return problem(StatusCode::NOT_FOUND, "unknown_action", "use ID:drain or ID:undrain");
+        }
+    };
+    let unknown = || problem(StatusCode::NOT_FOUND, "unknown_id", format!("the fleet does not know {id:?}"));
+    let Some(target) = parse(id) else { return unknown() };
+    match admin.fleet.drain(target, on).await {
+        Ok(true) => Json(Operated { id, draining: on }).into_response(),
+        Ok(false) => unknown(),
+        Err(error) => problem(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", error.to_string()),
+    }
+}

@@ -1,0 +1,109 @@
+//! Decisions as JSON: the records of the ring, and dry runs that place nothing.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use aya_config::SchedulerConfig;
+use aya_domain::{DecisionId, RequestId, RequestKind};
+use aya_proxy::{ApiError, ScanLimits, scan};
+use aya_trace::{DecisionJson, RecordJson};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::{Admin, problem};
+use crate::journal;
+use crate::pipeline::{self, Ask, Hints, place};
+
+/// Records in one answer, whatever is asked for.
+const LIMIT_MAX: usize = 1_000;
+const LIMIT_DEFAULT: usize = 50;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ListQuery {
+    limit: Option<usize>,
+    model: Option<String>,
+    endpoint: Option<String>,
+    outcome: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct List {
+    decisions: Vec<RecordJson>,
+}
+
+/// `GET /api/v1/decisions?limit=&model=&endpoint=&outcome=`: newest first.
+pub(crate) async fn list(
+    State(admin): State<Admin>,
+    query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
+) -> Response {
+    let Query(query) = match query {
+        Ok(query) => query,
+        Err(error) => return problem(StatusCode::BAD_REQUEST, "bad_query", error.body_text()),
+    };
+    let found = admin.ring.find(&journal::Query {
+        limit: query.limit.unwrap_or(LIMIT_DEFAULT).min(LIMIT_MAX),
+        model: query.model,
+        endpoint: query.endpoint,
+        outcome: query.outcome,
+    });
+    Json(List { decisions: found.iter().map(|record| RecordJson::from(&**record)).collect() }).into_response()
+}
+
+/// `GET /api/v1/decisions/{id}`: by decision id or request id.
+pub(crate) async fn one(State(admin): State<Admin>, Path(id): Path<String>) -> Response {
+    match admin.ring.get(&id) {
+        Some(record) => Json(RecordJson::from(&*record)).into_response(),
+        None => problem(
+            StatusCode::NOT_FOUND,
+            "unknown_decision",
+            "no kept record has this decision or request id; only the newest are kept, and a request is recorded when it ends",
+        ),
+    }
+}
+
+/// `POST /api/v1/placements:explain`: where this body would go now, and why. Places nothing.
+pub(crate) async fn explain(State(admin): State<Admin>, headers: HeaderMap, body: Bytes) -> Response {
+    match dry_run(&admin, &headers, body) {
+        Ok(decision) => Json(decision).into_response(),
+        Err(error) => {
+            let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::BAD_REQUEST);
+            (status, [(header::CONTENT_TYPE, "application/json")], error.to_json()).into_response()
+        }
+    }
+}
+
+fn dry_run(admin: &Admin, headers: &HeaderMap, body: Bytes) -> Result<DecisionJson, ApiError> {
+    let shared = &admin.shared;
+    let scanned = scan(&body, ScanLimits::DEFAULT)?;
+    let kind = if scanned.messages.is_some() { RequestKind::Chat } else { RequestKind::Completion };
+    let hints = Hints::read(headers, shared)?;
+    let policy = hints.policy.clone().unwrap_or_else(|| shared.default_policy.clone());
+    let id: RequestId = pipeline::fresh_id(RequestId::parse);
+    let now = shared.clock.now();
+    let prepared = pipeline::prepare(shared, &id, now, Ask { kind, body, hints })?;
+    let view = Arc::clone(&shared.view.load());
+    let decision = place::decide_on(&view, &prepared.request, &policy, now, shared.config.placement.seed);
+    let decision_id: DecisionId = pipeline::fresh_id(DecisionId::parse);
+    Ok(DecisionJson::dry_run(&decision_id, &id, shared.clock.wall(now), &prepared.request, &decision))
+}
+
+#[derive(Serialize)]
+struct Setting {
+    key: String,
+    value: String,
+    source: String,
+}
+
+/// The configuration in force, secrets masked, with where each value comes from.
+pub(crate) fn effective_config(config: &SchedulerConfig) -> serde_json::Value {
+    let settings: Vec<Setting> = config
+        .effective()
+        .iter()
+        .map(|s| Setting { key: s.key.clone(), value: s.value.clone(), source: s.origin.to_string() })
+        .collect();
+    serde_json::json!({ "settings": settings })
+}

@@ -1,0 +1,227 @@
+//! The fleet as JSON: nodes, GPUs, endpoints, with ages. An absent value is absent, never 0.
+
+use std::time::Duration;
+
+use aya_domain::{Endpoint, Gpu, Health, MonoTime, Node, Reading};
+use serde::Serialize;
+
+use crate::view::{Companion, FarmView};
+
+#[derive(Debug, Serialize)]
+pub(crate) struct FleetJson {
+    generation: u64,
+    time: String,
+    nodes: Vec<NodeJson>,
+    endpoints: Vec<EndpointJson>,
+    /// Models that are known, with the number of endpoints that serve each.
+    models: Vec<ModelJson>,
+}
+
+#[derive(Debug, Serialize)]
+struct ModelJson {
+    id: String,
+    endpoints: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct NodeJson {
+    id: String,
+    phase: &'static str,
+    health: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health_reason: Option<String>,
+    freshness: &'static str,
+    connected: bool,
+    age_ms: u64,
+    agent_version: String,
+    gpu_source: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    driver_version: Option<String>,
+    gpus: Vec<GpuJson>,
+}
+
+#[derive(Debug, Serialize)]
+struct GpuJson {
+    uuid: String,
+    name: String,
+    health: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health_reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vram_total_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vram_used_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vram_free_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    busy_ratio: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature_celsius: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    power_milliwatts: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    power_limit_milliwatts: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sm_clock_mhz: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    age_ms: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct EndpointJson {
+    id: String,
+    node: String,
+    engine: &'static str,
+    url: String,
+    models: Vec<ServedModelJson>,
+    phase: &'static str,
+    health: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health_reason: Option<String>,
+    freshness: &'static str,
+    /// By this scheduler's own ledger.
+    in_flight: u32,
+    prefill_tokens: u64,
+    /// Load that is not ours.
+    foreign_running: u32,
+    foreign_waiting: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    running: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kv_used_ratio: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kv_capacity_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_sequences: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vram_free_bytes: Option<u64>,
+    profile: String,
+    /// Left of the pause after a failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cooling_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    age_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    engine_version: Option<String>,
+    gpus: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct ServedModelJson {
+    id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context_length: Option<u64>,
+}
+
+impl FleetJson {
+    /// The whole farm at `now`.
+    pub(crate) fn new(view: &FarmView, now: MonoTime, time: String) -> Self {
+        let snapshot = &view.snapshot;
+        Self {
+            generation: snapshot.generation,
+            time,
+            nodes: snapshot.nodes.iter().map(|node| node_json(node, now)).collect(),
+            endpoints: snapshot
+                .endpoints
+                .iter()
+                .zip(&view.companions)
+                .map(|(endpoint, companion)| endpoint_json(endpoint, companion, now))
+                .collect(),
+            models: snapshot
+                .models
+                .iter()
+                .map(|(id, pool)| ModelJson { id: id.to_string(), endpoints: pool.members.len() })
+                .collect(),
+        }
+    }
+}
+
+fn node_json(node: &Node, now: MonoTime) -> NodeJson {
+    NodeJson {
+        id: node.id.to_string(),
+        phase: node.phase.as_str(),
+        health: node.health.as_str(),
+        health_reason: reason(&node.health),
+        freshness: node.freshness.as_str(),
+        connected: node.connected,
+        age_ms: millis(now.since(node.last_report_at)),
+        agent_version: node.agent.version.clone(),
+        gpu_source: node.agent.gpu_source.as_str(),
+        driver_version: node.agent.driver_version.clone(),
+        gpus: node.gpus.iter().map(|gpu| gpu_json(gpu, now)).collect(),
+    }
+}
+
+fn gpu_json(gpu: &Gpu, now: MonoTime) -> GpuJson {
+    let sample = gpu.sample.map(|reading| reading.value).unwrap_or_default();
+    GpuJson {
+        uuid: gpu.info.uuid.to_string(),
+        name: gpu.info.name.clone(),
+        health: gpu.health.as_str(),
+        health_reason: reason(&gpu.health),
+        vram_total_bytes: gpu.info.vram_total.map(|b| b.get()),
+        vram_used_bytes: sample.vram_used.map(|b| b.get()),
+        vram_free_bytes: sample.vram_free.map(|b| b.get()),
+        busy_ratio: sample.busy.map(|r| r.get()),
+        temperature_celsius: sample.temperature.map(|t| t.0),
+        power_milliwatts: sample.power.map(|p| p.get()),
+        power_limit_milliwatts: gpu.info.power_limit.map(|p| p.get()),
+        sm_clock_mhz: sample.sm_clock_mhz,
+        age_ms: gpu.sample.map(|reading| millis(reading.age(now))),
+    }
+}
+
+fn endpoint_json(endpoint: &Endpoint, companion: &Companion, now: MonoTime) -> EndpointJson {
+    let own = companion.cell.read(now);
+    let info = &endpoint.info;
+    EndpointJson {
+        id: info.id.to_string(),
+        node: info.node.to_string(),
+        engine: info.kind.as_str(),
+        url: info.url.to_string(),
+        models: info
+            .models
+            .iter()
+            .map(|m| ServedModelJson {
+                id: m.id.to_string(),
+                context_length: m.context_length.map(|t| t.get()),
+            })
+            .collect(),
+        phase: endpoint.phase.as_str(),
+        health: endpoint.health.as_str(),
+        health_reason: reason(&endpoint.health),
+        freshness: endpoint.freshness.as_str(),
+        in_flight: own.in_flight,
+        prefill_tokens: own.prefill_tokens,
+        foreign_running: endpoint.foreign.running,
+        foreign_waiting: endpoint.foreign.waiting,
+        running: value(endpoint.running),
+        waiting: value(endpoint.waiting),
+        kv_used_ratio: endpoint.kv_used.map(|reading| reading.value.get()),
+        kv_capacity_tokens: info.kv_capacity.map(|t| t.get()),
+        max_sequences: info.max_sequences,
+        vram_free_bytes: endpoint.vram_free.map(|reading| reading.value.get()),
+        profile: info.profile_source.clone(),
+        cooling_ms: own.cooling_until.map(|until| millis(until.since(now))),
+        age_ms: endpoint.sampled_at.map(|at| millis(now.since(at))),
+        engine_version: info.version.clone(),
+        gpus: info.gpus.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn value(reading: Option<Reading<u32>>) -> Option<u32> {
+    reading.map(|r| r.value)
+}
+
+fn reason(health: &Health) -> Option<String> {
+    match health {
+        Health::Unknown | Health::Healthy => None,
+        Health::Degraded { reason } | Health::Unhealthy { reason } => Some(reason.clone()),
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,272 @@
+//! One request of a client: routes, checks, and the hand-over to the pipeline.
+//!
+//! The route table is exact. Nothing of a client's path is ever joined to an engine's URL, and an engine's
+//! management paths cannot be reached.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use aya_domain::{ModelId, RequestId, RequestKind};
+use aya_proxy::{ApiError, headers};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use serde::Serialize;
+
+use super::body::{self, ClientBody};
+use super::conn::{ConnPhase, ConnState};
+use super::{head, respond};
+use crate::pipeline::{self, Ask, Hints};
+use crate::shared::Shared;
+use crate::view::FarmView;
+
+/// What a path asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Route<'p> {
+    Infer(RequestKind),
+    Models,
+    Model(&'p str),
+    WrongMethod { allow: &'static str },
+    Unknown,
+}
+
+fn route<'p>(method: &Method, path: &'p str) -> Route<'p> {
+    let infer =
+        |kind| if method == Method::POST { Route::Infer(kind) } else { Route::WrongMethod { allow: "POST" } };
+    let read = |route| {
+        if method == Method::GET || method == Method::HEAD {
+            route
+        } else {
+            Route::WrongMethod { allow: "GET" }
+        }
+    };
+    match path {
+        "/v1/chat/completions" => infer(RequestKind::Chat),
+        "/v1/completions" => infer(RequestKind::Completion),
+        "/v1/embeddings" => infer(RequestKind::Embedding),
+        "/v1/models" => read(Route::Models),
+        _ => match path.strip_prefix("/v1/models/") {
+            Some(id) if !id.is_empty() => read(Route::Model(id)),
+            Some(_) | None => Route::Unknown,
+        },
+    }
+}
+
+/// Answers one request.
+pub(crate) async fn handle(
+    shared: Arc<Shared>,
+    conn: Arc<ConnState>,
+    request: Request<Incoming>,
+) -> Result<Response<ClientBody>, Infallible> {
+    conn.enter(ConnPhase::Body);
+    let id = request_id(request.headers());
+    let mut response = match head::check(&request, &conn) {
+        Err(error) => respond::and_close(respond::error(&error, &conn)),
+        Ok(()) => answer(&shared, &conn, &id, request).await,
+    };
+    respond::set(response.headers_mut(), respond::X_REQUEST_ID, id.as_str());
+    if shared.is_draining() {
+        response = respond::and_close(response);
+    }
+    Ok(response)
+}
+
+async fn answer(
+    shared: &Arc<Shared>,
+    conn: &Arc<ConnState>,
+    id: &RequestId,
+    request: Request<Incoming>,
+) -> Response<ClientBody> {
+    match route(request.method(), request.uri().path()) {
+        Route::Infer(kind) => infer(shared, conn, id, kind, request).await,
+        Route::Models => {
+            conn.enter(ConnPhase::Busy);
+            models(&shared.view.load(), shared, conn)
+        }
+        Route::Model(model) => {
+            conn.enter(ConnPhase::Busy);
+            one_model(&shared.view.load(), shared, model, conn)
+        }
+        Route::WrongMethod { allow } => {
+            let error = ApiError::new(405, "invalid_request_error", format!("use {allow} on this path"));
+            let mut response = respond::and_close(respond::error(&error.should_retry(false), conn));
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+            response
+        }
+        Route::Unknown => {
+            let error = ApiError::new(404, "invalid_request_error", "unknown path; see GET /v1/models")
+                .code("unknown_path")
+                .should_retry(false);
+            respond::and_close(respond::error(&error, conn))
+        }
+    }
+}
+
+async fn infer(
+    shared: &Arc<Shared>,
+    conn: &Arc<ConnState>,
+    id: &RequestId,
+    kind: RequestKind,
+    request: Request<Incoming>,
+) -> Response<ClientBody> {
+    let mut account = pipeline::Account::open(shared, id, kind);
+    let (parts, body) = request.into_parts();
+    let limits = &shared.config.limits;
+    let collected = body::collect(&parts.headers, body, limits.body_max, shared.config.timeouts.body).await;
+    conn.enter(ConnPhase::Busy);
+    let body = match collected {
+        Ok(body) => body,
+        Err(error) => {
+            account.refuse(&error);
+            return respond::and_close(respond::error(&error, conn));
+        }
+    };
+    match Hints::read(&parts.headers, shared) {
+        Err(error) => {
+            account.refuse(&error);
+            respond::error(&error, conn)
+        }
+        Ok(hints) => pipeline::run(shared, conn, account, Ask { kind, body, hints }).await,
+    }
+}
+
+/// The client's own id if it is safe to repeat in headers and logs, else a new one.
+fn request_id(headers: &HeaderMap) -> RequestId {
+    let given = headers
+        .get(respond::X_REQUEST_ID)
+        .filter(|value| headers::is_safe_request_id(value.as_bytes()))
+        .and_then(|value| RequestId::parse(value.to_str().ok()?).ok());
+    given.unwrap_or_else(|| pipeline::fresh_id(RequestId::parse))
+}
+
+#[derive(Serialize)]
+struct ModelList {
+    object: &'static str,
+    data: Vec<ModelJson>,
+}
+
+#[derive(Serialize)]
+struct ModelJson {
+    id: String,
+    object: &'static str,
+    created: u64,
+    owned_by: &'static str,
+    /// The largest context that an endpoint gives this model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_model_len: Option<u64>,
+    /// Endpoints that serve it.
+    endpoints: usize,
+}
+
+fn model_json(view: &FarmView, shared: &Shared, id: &ModelId) -> Option<ModelJson> {
+    let target = shared.aliases.get(id).unwrap_or(id);
+    let pool = view.snapshot.models.get(target)?;
+    let context = pool.members.iter().filter_map(|(_, context)| *context).max();
+    Some(ModelJson {
+        id: id.to_string(),
+        object: "model",
+        // No engine tells when its model was made; the field is there because clients require it.
+        created: 0,
+        owned_by: "aya",
+        max_model_len: context.map(|tokens| tokens.get()),
+        endpoints: pool.members.len(),
+    })
+}
+
+/// The names that a client can ask for: served models and aliases.
+pub(crate) fn known_models(view: &FarmView, shared: &Shared) -> Vec<ModelId> {
+    let served = view.snapshot.models.iter().filter(|(_, pool)| !pool.members.is_empty()).map(|(id, _)| id);
+    let aliased = shared
+        .aliases
+        .iter()
+        .filter(|(_, target)| view.snapshot.models.contains_key(*target))
+        .map(|(id, _)| id);
+    let mut names: Vec<ModelId> = served.chain(aliased).cloned().collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+fn models(view: &FarmView, shared: &Shared, conn: &Arc<ConnState>) -> Response<ClientBody> {
+    let data = known_models(view, shared).iter().filter_map(|id| model_json(view, shared, id)).collect();
+    encode(&ModelList { object: "list", data }, conn)
+}
+
+fn one_model(view: &FarmView, shared: &Shared, path: &str, conn: &Arc<ConnState>) -> Response<ClientBody> {
+    let name = percent_decode(path);
+    match ModelId::parse(&name).ok().and_then(|id| model_json(view, shared, &id)) {
+        Some(model) => encode(&model, conn),
+        None => {
+            let known: Vec<String> = known_models(view, shared).iter().map(ToString::to_string).collect();
+            let reason = pipeline::place::NotPlaced::Refused(aya_domain::RefusalReason::UnknownModel);
+            respond::error(&respond::not_placed(&reason, &printable(&name), &known, 0), conn)
+        }
+    }
+}
+
+fn encode(value: &impl Serialize, conn: &Arc<ConnState>) -> Response<ClientBody> {
+    match serde_json::to_vec(value) {
+        Ok(body) => respond::json(StatusCode::OK, body, conn),
+        Err(_) => {
+            respond::error(&ApiError::new(500, "internal_error", "the answer could not be written"), conn)
+        }
+    }
+}
+
+/// Model ids hold `/`, which clients send as it is or as `%2F`.
+fn percent_decode(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let hex = |digit: &u8| char::from(*digit).to_digit(16).and_then(|d| u8::try_from(d).ok());
+        match (first, tail) {
+            (b'%', [high, low, after @ ..]) if hex(high).is_some() && hex(low).is_some() => {
+                bytes.push(hex(high).unwrap_or(0) * 16 + hex(low).unwrap_or(0));
+                rest = after;
+            }
+            _ => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// A client's text in an answer of ours: without control characters, and not endless.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(100).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_route_table_is_exact() {
+        for (method, path, expect) in [
+            (Method::POST, "/v1/chat/completions", Route::Infer(RequestKind::Chat)),
+            (Method::POST, "/v1/completions", Route::Infer(RequestKind::Completion)),
+            (Method::POST, "/v1/embeddings", Route::Infer(RequestKind::Embedding)),
+            (Method::GET, "/v1/chat/completions", Route::WrongMethod { allow: "POST" }),
+            (Method::GET, "/v1/models", Route::Models),
+            (Method::POST, "/v1/models", Route::WrongMethod { allow: "GET" }),
+            (Method::GET, "/v1/models/org/model", Route::Model("org/model")),
+            (Method::GET, "/v1/models/", Route::Unknown),
+            (Method::POST, "/v1/chat/completions/", Route::Unknown),
+            (Method::POST, "/v1/../v1/chat/completions", Route::Unknown),
+            (Method::POST, "/sleep", Route::Unknown),
+            (Method::POST, "/v1/load_lora_adapter", Route::Unknown),
+        ] {
+            assert_eq!(route(&method, path), expect, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn a_model_path_is_decoded_once() {
+        for (text, expect) in
+            [("a%2Fb", "a/b"), ("a/b", "a/b"), ("a%252Fb", "a%2Fb"), ("a%", "a%"), ("a%zz", "a%zz")]
+        {
+            assert_eq!(percent_decode(text), expect);
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The journal: every request's decision record, in a bounded ring for questions and, if configured, on disk.
+//!
+//! Requests hand their record over without waiting. At the limit of the queue the record is dropped and counted:
+//! explaining must never slow down serving. One thread owns the ring and the files, because file writes block.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use aya_trace::{Record, RecordJson, SegmentWriter};
+use parking_lot::RwLock;
+use tokio::sync::mpsc;
+use tracing::{error, warn};
+
+use crate::metrics::Metrics;
+
+/// Records taken from the queue at once.
+const BATCH_MAX: usize = 256;
+
+/// The requests' end of the journal.
+#[derive(Debug, Clone)]
+pub(crate) struct JournalSender(mpsc::Sender<Box<Record>>);
+
+impl JournalSender {
+    pub(crate) fn keep(&self, metrics: &Metrics, record: Record) {
+        match self.0.try_send(Box::new(record)) {
+            Ok(()) => metrics.records.inc(),
+            Err(_) => metrics.records_dropped.inc(),
+        }
+    }
+}
+
+/// The last records, newest last. Locked by the journal's thread and by operators' questions, never by a request.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    capacity: usize,
+    records: RwLock<VecDeque<Arc<Record>>>,
+}
+
+/// Which records to show.
+#[derive(Debug, Default)]
+pub(crate) struct Query {
+    pub(crate) limit: usize,
+    pub(crate) model: Option<String>,
+    pub(crate) endpoint: Option<String>,
+    pub(crate) outcome: Option<String>,
+}
+
+impl Ring {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self { capacity: capacity.max(1), records: RwLock::new(VecDeque::new()) }
+    }
+
+    fn push(&self, batch: &mut Vec<Arc<Record>>) {
+        let mut records = self.records.write();
+        for record in batch.drain(..) {
+            if records.len() == self.capacity {
+                records.pop_front();
+            }
+            records.push_back(record);
+        }
+    }
+
+    /// The newest records that match, newest first.
+    pub(crate) fn find(&self, query: &Query) -> Vec<Arc<Record>> {
+        let fits = |record: &Record| {
+            let model = record.request.as_ref().map(|r| r.model.as_str());
+            let endpoint = record.attempts.last().map(|a| a.endpoint.as_str());
+            query.model.as_deref().is_none_or(|wanted| model == Some(wanted))
+                && query.endpoint.as_deref().is_none_or(|wanted| endpoint == Some(wanted))
+                && query.outcome.as_deref().is_none_or(|wanted| record.outcome.status.as_str() == wanted)
+        };
+        self.records.read().iter().rev().filter(|record| fits(record)).take(query.limit).cloned().collect()
+    }
+
+    /// The newest record of a decision or request id.
+    pub(crate) fn get(&self, id: &str) -> Option<Arc<Record>> {
+        let is_it =
+            |record: &&Arc<Record>| record.decision_id.as_str() == id || record.request_id.as_str() == id;
+        self.records.read().iter().rev().find(is_it).cloned()
+    }
+}
+
+/// A journal before its thread runs: the sender is needed to build what the thread needs.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    pub(crate) ring: Arc<Ring>,
+    records: mpsc::Receiver<Box<Record>>,
+    segments: Option<SegmentWriter>,
+}
+
+impl Journal {
+    pub(crate) fn new(ring: usize, queue: usize, segments: Option<SegmentWriter>) -> (Self, JournalSender) {
+        let (sender, records) = mpsc::channel(queue.max(1));
+        (Self { ring: Arc::new(Ring::new(ring)), records, segments }, JournalSender(sender))
+    }
+
+    /// Starts the thread; it ends when the last sender is gone, which is when the last request has ended.
+    pub(crate) fn start(self, metrics: Arc<Metrics>) -> std::io::Result<JoinHandle<()>> {
+        std::thread::Builder::new().name("aya-journal".to_owned()).spawn(move || self.run(&metrics))
+    }
+
+    fn run(mut self, metrics: &Metrics) {
+        let mut taken = Vec::with_capacity(BATCH_MAX);
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        let mut healthy = true;
+        while self.records.blocking_recv_many(&mut taken, BATCH_MAX) > 0 {
+            for record in taken.drain(..) {
+                metrics.rejected(&record);
+                if let Some(segments) = &mut self.segments {
+                    let written = segments.append(&RecordJson::from(&*record));
+                    healthy = note(metrics, written, healthy);
+                }
+                batch.push(Arc::from(record));
+            }
+            self.ring.push(&mut batch);
+        }
+        if let Some(Err(error)) = self.segments.as_mut().map(SegmentWriter::flush) {
+            warn!(%error, "the last decision records may be missing on disk");
+        }
+    }
+}
+
+/// Counts a failed write; logs only when writing begins to fail or works again.
+fn note<E: std::fmt::Display>(metrics: &Metrics, written: Result<(), E>, was_healthy: bool) -> bool {
+    match written {
+        Ok(()) if was_healthy => true,
+        Ok(()) => {
+            warn!("decision records are written to disk again");
+            true
+        }
+        Err(failure) => {
+            metrics.record_write_errors.inc();
+            if was_healthy {
+                error!(error = %failure, "decision records cannot be written to disk; requests go on");
+            }
+            false
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! The ledger: what this scheduler has in flight on every endpoint, to the request.
+//!
+//! It is the fresh truth between two telemetry reports, so it changes synchronously with dispatch, first
+//! token, every streamed event and the end. All of it is atomics: no request ever waits for another here.
+//! A [`Lease`] is the only way to change a cell, and its `Drop` takes back exactly what it added, on every path.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use aya_domain::{MonoTime, OwnLoad, Tokens};
+use aya_estimate::DecayedRate;
+
+use crate::room::WaitingRoom;
+
+/// The first pause after a failed connection; doubles with each further failure in a row.
+const COOLING_FIRST: Duration = Duration::from_millis(250);
+/// The longest pause that failures alone impose. Telemetry that says "ready" does not shorten it: a probe
+/// may succeed where requests fail.
+const COOLING_MAX: Duration = Duration::from_secs(30);
+
+/// Another claim changed the endpoint between decision and claim: decide again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LostRace;
+
+/// The account of one endpoint. Lives as long as anyone holds a lease on it, longer than the endpoint itself.
+#[derive(Debug)]
+pub(crate) struct LedgerCell {
+    in_flight: AtomicU32,
+    prefilling: AtomicU32,
+    prefill_tokens: AtomicU64,
+    decoding: AtomicU32,
+    decode_kv_tokens: AtomicU64,
+    /// Dispatched prompt tokens per second, packed: the rate as `f32` bits above, milliseconds below.
+    rate: AtomicU64,
+    /// Nanoseconds of [`MonoTime`]; zero: not cooling.
+    cooling_until: AtomicU64,
+    failures_in_a_row: AtomicU32,
+    room: Arc<WaitingRoom>,
+}
+
+impl LedgerCell {
+    pub(crate) fn new(room: Arc<WaitingRoom>) -> Self {
+        Self {
+            in_flight: AtomicU32::new(0),
+            prefilling: AtomicU32::new(0),
+            prefill_tokens: AtomicU64::new(0),
+            decoding: AtomicU32::new(0),
+            decode_kv_tokens: AtomicU64::new(0),
+            rate: AtomicU64::new(0),
+            cooling_until: AtomicU64::new(0),
+            failures_in_a_row: AtomicU32::new(0),
+            room,
+        }
+    }
+
+    /// The account at this instant. Its fields are read one by one: a request that moves from prefill to
+    /// decode meanwhile may be seen in both or in neither, which the next decision corrects.
+    pub(crate) fn read(&self, now: MonoTime) -> OwnLoad {
+        let cooling = MonoTime::from_nanos(self.cooling_until.load(Ordering::Relaxed));
+        OwnLoad {
+            in_flight: self.in_flight.load(Ordering::Acquire),
+            prefilling: self.prefilling.load(Ordering::Relaxed),
+            prefill_tokens: self.prefill_tokens.load(Ordering::Relaxed),
+            decoding: self.decoding.load(Ordering::Relaxed),
+            decode_kv_tokens: self.decode_kv_tokens.load(Ordering::Relaxed),
+            prefill_rate: unpack_rate(self.rate.load(Ordering::Relaxed)).read(now),
+            cooling_until: (cooling > now).then_some(cooling),
+        }
+    }
+
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    /// Claims a place for a request if nothing changed since the decision saw `seen` requests in flight.
+    pub(crate) fn claim(
+        self: &Arc<Self>,
+        seen: u32,
+        prompt_tokens: u64,
+        now: MonoTime,
+    ) -> Result<Lease, LostRace> {
+        self.in_flight
+            .compare_exchange(seen, seen.saturating_add(1), Ordering::AcqRel, Ordering::Relaxed)
+            .map_err(|_| LostRace)?;
+        self.prefilling.fetch_add(1, Ordering::Relaxed);
+        self.prefill_tokens.fetch_add(prompt_tokens, Ordering::Relaxed);
+        let add = |packed| {
+            let mut rate = unpack_rate(packed);
+            rate.add(now, Tokens(prompt_tokens));
+            Some(pack_rate(rate))
+        };
+        // The closure never declines, so the update cannot fail.
+        let _ = self.rate.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        Ok(Lease { cell: Arc::clone(self), stage: Stage::Prefill { tokens: prompt_tokens } })
+    }
+
+    /// The endpoint failed a request before its first byte: leave it alone for a while.
+    pub(crate) fn failed(&self, now: MonoTime) {
+        let failures = self.failures_in_a_row.fetch_add(1, Ordering::Relaxed).min(16);
+        let pause = COOLING_FIRST.saturating_mul(1 << failures).min(COOLING_MAX);
+        self.cool_until(now.after(pause));
+    }
+
+    /// The endpoint asked for a pause (429 or 503 with `Retry-After`).
+    pub(crate) fn pushed_back(&self, now: MonoTime, pause: Duration) {
+        self.cool_until(now.after(pause.min(COOLING_MAX)));
+    }
+
+    /// The endpoint answered: whatever failed before is over.
+    pub(crate) fn succeeded(&self) {
+        if self.failures_in_a_row.load(Ordering::Relaxed) != 0 {
+            self.failures_in_a_row.store(0, Ordering::Relaxed);
+            self.cooling_until.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn cool_until(&self, until: MonoTime) {
+        self.cooling_until.fetch_max(until.as_nanos(), Ordering::Relaxed);
+    }
+}
+
+/// What a lease has added to its cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Prefill { tokens: u64 },
+    Decode { kv_tokens: u64 },
+}
+
+/// One request's claim on one endpoint.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    cell: Arc<LedgerCell>,
+    stage: Stage,
+}
+
+impl Lease {
+    /// The prefill is over: the request now decodes. Later calls change nothing.
+    pub(crate) fn first_token(&mut self) {
+        let Stage::Prefill { tokens } = self.stage else { return };
+        self.stage = Stage::Decode { kv_tokens: tokens };
+        self.cell.decoding.fetch_add(1, Ordering::Relaxed);
+        self.cell.decode_kv_tokens.fetch_add(tokens, Ordering::Relaxed);
+        self.cell.prefilling.fetch_sub(1, Ordering::Relaxed);
+        self.cell.prefill_tokens.fetch_sub(tokens, Ordering::Relaxed);
+        self.cell.room.wake_heads();
+    }
+
+    /// This many more tokens came; ends the prefill if it had not ended.
+    pub(crate) fn tokens(&mut self, count: u64) {
+        self.first_token();
+        if let Stage::Decode { kv_tokens } = &mut self.stage {
+            *kv_tokens = kv_tokens.saturating_add(count);
+            self.cell.decode_kv_tokens.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn cell(&self) -> &LedgerCell {
+        &self.cell
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        match self.stage {
+            Stage::Prefill { tokens } => {
+                self.cell.prefilling.fetch_sub(1, Ordering::Relaxed);
+                self.cell.prefill_tokens.fetch_sub(tokens, Ordering::Relaxed);
+            }
+            Stage::Decode { kv_tokens } => {
+                self.cell.decoding.fetch_sub(1, Ordering::Relaxed);
+                self.cell.decode_kv_tokens.fetch_sub(kv_tokens, Ordering::Relaxed);
+            }
+        }
+        let before = self.cell.in_flight.fetch_sub(1, Ordering::AcqRel);
+        debug_assert!(before > 0, "a lease was released twice");
+        self.cell.room.wake_heads();
+    }
+}
+
+fn unpack_rate(packed: u64) -> DecayedRate {
+    let rate = f32::from_bits(u32::try_from(packed >> 32).unwrap_or(0));
+    DecayedRate::from_parts(f64::from(rate), MonoTime::from_millis(packed & u64::from(u32::MAX)))
+}
+
+/// The time wraps after 49 days; then one rate reads as fresh for one decision, which is harmless.
+#[expect(clippy::cast_possible_truncation, reason = "a rate needs no more than f32 holds")]
+fn pack_rate(rate: DecayedRate) -> u64 {
+    let (per_second, at) = rate.parts();
+    let millis = (at.as_nanos() / 1_000_000) & u64::from(u32::MAX);
+    (u64::from((per_second as f32).to_bits()) << 32) | millis
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cell() -> Arc<LedgerCell> {
+        Arc::new(LedgerCell::new(Arc::new(WaitingRoom::new(4))))
+    }
+
+    const NOW: MonoTime = MonoTime::from_millis(1_000);
+
+    #[test]
+    fn a_dropped_lease_takes_back_exactly_what_it_added_in_every_stage() {
+        let cell = cell();
+        for tokens_streamed in [None, Some(0), Some(7)] {
+            let mut lease = cell.claim(0, 100, NOW).unwrap();
+            if let Some(count) = tokens_streamed {
+                lease.tokens(count);
+                assert_eq!(cell.read(NOW).decode_kv_tokens, 100 + count);
+            } else {
+                assert_eq!((cell.read(NOW).prefilling, cell.read(NOW).prefill_tokens), (1, 100));
+            }
+            drop(lease);
+            let after = cell.read(NOW);
+            assert_eq!(OwnLoad { prefill_rate: 0.0, ..after }, OwnLoad::default());
+        }
+        assert!(cell.read(NOW).prefill_rate > 0.0, "what was just sent is remembered");
+    }
+
+    #[test]
+    fn the_second_claim_on_the_same_sight_loses() {
+        let cell = cell();
+        let first = cell.claim(0, 1, NOW).unwrap();
+        assert_eq!(cell.claim(0, 1, NOW).unwrap_err(), LostRace);
+        drop(first);
+        assert!(cell.claim(0, 1, NOW).is_ok());
+    }
+
+    #[test]
+    fn failures_in_a_row_lengthen_the_pause_and_success_ends_it() {
+        let cell = cell();
+        cell.failed(NOW);
+        assert_eq!(cell.read(NOW).cooling_until, Some(NOW.after(COOLING_FIRST)));
+        cell.failed(NOW);
+        assert_eq!(cell.read(NOW).cooling_until, Some(NOW.after(COOLING_FIRST * 2)));
+        for _ in 0..40 {
+            cell.failed(NOW);
+        }
+        assert_eq!(cell.read(NOW).cooling_until, Some(NOW.after(COOLING_MAX)));
+        cell.succeeded();
+        assert_eq!(cell.read(NOW).cooling_until, None);
+    }
+
+    #[test]
+    fn many_threads_leave_an_empty_ledger() {
+        let cell = cell();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for i in 0..2_000_u64 {
+                        if let Ok(mut lease) = cell.claim(cell.in_flight(), i, NOW) {
+                            lease.tokens(i % 3);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(OwnLoad { prefill_rate: 0.0, ..cell.read(NOW) }, OwnLoad::default());
+    }
+}

@@ -1,0 +1,292 @@
+//! The scheduler's metrics: handles resolved once, counted without locks on the way of a request.
+//!
+//! Label values come from configuration, from the fleet's own models and endpoints, or are `other`; a client
+//! cannot make a series. Gauges that mirror state (in flight, queue depth, ages) are set at scrape time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use aya_domain::{ModelId, MonoTime, Rejection, Verdict};
+use aya_observe::metrics::{Labels, TIME_BUCKETS_S};
+use aya_trace::{OutcomeStatus, Record};
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+
+use crate::room::WaitingRoom;
+use crate::view::FarmView;
+
+/// Counts of one model's requests.
+#[derive(Debug)]
+pub(crate) struct ModelMetrics {
+    outcomes: [IntCounter; OutcomeStatus::ALL.len()],
+    duration: Histogram,
+    ttft: Histogram,
+    queue: Histogram,
+}
+
+impl ModelMetrics {
+    pub(crate) fn ended(&self, status: OutcomeStatus, duration_s: f64) {
+        if let Some(counter) = self.outcomes.get(status.index()) {
+            counter.inc();
+        }
+        self.duration.observe(duration_s);
+    }
+
+    pub(crate) fn first_token(&self, ttft_s: f64) {
+        self.ttft.observe(ttft_s);
+    }
+
+    pub(crate) fn queued(&self, wait_s: f64) {
+        self.queue.observe(wait_s);
+    }
+}
+
+/// Counts of one endpoint.
+#[derive(Debug)]
+pub(crate) struct EndpointMetrics {
+    pub(crate) placements: IntCounter,
+    pub(crate) failures: IntCounter,
+}
+
+/// Every series of the scheduler.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    labels: Labels,
+    requests: IntCounterVec,
+    duration: HistogramVec,
+    ttft: HistogramVec,
+    queue: HistogramVec,
+    endpoint_placements: IntCounterVec,
+    endpoint_failures: IntCounterVec,
+    endpoint_in_flight: IntGaugeVec,
+    endpoint_ready: IntGaugeVec,
+    queue_depth: IntGaugeVec,
+    sample_age: prometheus::GaugeVec,
+    in_flight: IntGauge,
+    endpoints: IntGauge,
+    rejections: IntCounterVec,
+    open_requests: AtomicI64,
+    pub(crate) accepted: IntCounter,
+    pub(crate) retries: IntCounter,
+    pub(crate) lost_races: IntCounter,
+    pub(crate) placement: Histogram,
+    pub(crate) tokens_in: IntCounter,
+    pub(crate) tokens_out: IntCounter,
+    pub(crate) connections: IntGauge,
+    pub(crate) reports: IntCounter,
+    pub(crate) reports_refused: IntCounter,
+    pub(crate) records: IntCounter,
+    pub(crate) records_dropped: IntCounter,
+    pub(crate) record_write_errors: IntCounter,
+}
+
+impl Metrics {
+    /// Registers every series once.
+    pub(crate) fn new(models_max: usize) -> Result<Self, prometheus::Error> {
+        let make = Maker { registry: Registry::new() };
+        let tokens = make.counters("aya_tokens_total", "Tokens by direction.", &["direction"])?;
+        Ok(Self {
+            labels: Labels::new(models_max),
+            requests: make.counters("aya_requests_total", "Ended requests.", &["model", "outcome"])?,
+            duration: make.histograms(
+                "aya_request_duration_seconds",
+                "Arrival to the last byte.",
+                &["model"],
+            )?,
+            ttft: make.histograms("aya_ttft_seconds", "Arrival to the first token.", &["model"])?,
+            queue: make.histograms("aya_queue_seconds", "Time in the scheduler's queue.", &["model"])?,
+            endpoint_placements: make.counters(
+                "aya_endpoint_placements_total",
+                "Requests sent to an endpoint, retries included.",
+                &["endpoint"],
+            )?,
+            endpoint_failures: make.counters(
+                "aya_endpoint_failures_total",
+                "Requests that an endpoint failed before or after the first byte.",
+                &["endpoint"],
+            )?,
+            endpoint_in_flight: make.gauges("aya_endpoint_inflight", "Leases held.", &["endpoint"])?,
+            endpoint_ready: make.gauges(
+                "aya_endpoint_ready",
+                "1 if healthy or degraded and serving, else 0.",
+                &["endpoint"],
+            )?,
+            queue_depth: make.gauges("aya_queue_depth", "Requests that wait.", &["model"])?,
+            sample_age: make.float_gauges(
+                "aya_agent_last_sample_age_seconds",
+                "Age of a node's last report.",
+                &["node"],
+            )?,
+            in_flight: make.gauge("aya_requests_in_flight", "Accepted and not ended.")?,
+            endpoints: make.gauge("aya_endpoints", "Endpoints in the current snapshot.")?,
+            rejections: make.counters(
+                "aya_placement_rejections_total",
+                "Endpoints of the asked model that were rejected in the last decision of a request.",
+                &["reason"],
+            )?,
+            open_requests: AtomicI64::new(0),
+            accepted: make
+                .counter("aya_requests_accepted_total", "Inference requests whose head was read.")?,
+            retries: make.counter("aya_retries_total", "Attempts after the first.")?,
+            lost_races: make.counter(
+                "aya_placement_lost_races_total",
+                "Claims that found the endpoint changed since the decision.",
+            )?,
+            placement: make.histogram(
+                "aya_placement_seconds",
+                "Time of one decision.",
+                vec![1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 1e-2],
+            )?,
+            tokens_in: tokens.with_label_values(&["prompt"]),
+            tokens_out: tokens.with_label_values(&["completion"]),
+            connections: make.gauge("aya_client_connections", "Open client connections.")?,
+            reports: make.counter("aya_telemetry_reports_total", "Reports of agents applied.")?,
+            reports_refused: make
+                .counter("aya_telemetry_reports_refused_total", "Reports that were impossible.")?,
+            records: make.counter("aya_decision_records_total", "Decision records kept.")?,
+            records_dropped: make
+                .counter("aya_decision_records_dropped_total", "Decision records lost to a full queue.")?,
+            record_write_errors: make.counter(
+                "aya_decision_record_write_errors_total",
+                "Records that could not be written to disk.",
+            )?,
+            registry: make.registry,
+        })
+    }
+
+    /// Handles for a model; `None` and models beyond the limit share `other`.
+    pub(crate) fn model(&self, model: Option<&ModelId>) -> Arc<ModelMetrics> {
+        let label = self.labels.get(model.map_or("other", ModelId::as_str));
+        let outcome = |status: OutcomeStatus| self.requests.with_label_values(&[&*label, status.as_str()]);
+        Arc::new(ModelMetrics {
+            outcomes: OutcomeStatus::ALL.map(outcome),
+            duration: self.duration.with_label_values(&[&*label]),
+            ttft: self.ttft.with_label_values(&[&*label]),
+            queue: self.queue.with_label_values(&[&*label]),
+        })
+    }
+
+    /// Handles for an endpoint of the fleet.
+    pub(crate) fn endpoint(&self, id: &str) -> Arc<EndpointMetrics> {
+        Arc::new(EndpointMetrics {
+            placements: self.endpoint_placements.with_label_values(&[id]),
+            failures: self.endpoint_failures.with_label_values(&[id]),
+        })
+    }
+
+    /// The endpoint left the fleet: its series go too, so that their number stays bounded.
+    pub(crate) fn forget_endpoint(&self, id: &str) {
+        // An error only says that the series never existed.
+        let _ = self.endpoint_placements.remove_label_values(&[id]);
+        let _ = self.endpoint_failures.remove_label_values(&[id]);
+    }
+
+    /// Counts why endpoints of the model's pool did not take the request; not for the way of a request.
+    pub(crate) fn rejected(&self, record: &Record) {
+        let candidates = record.decision.iter().flat_map(|decision| &decision.candidates);
+        for candidate in candidates {
+            match candidate.verdict {
+                Verdict::Scored { .. } | Verdict::Rejected(Rejection::ModelNotServed) => {}
+                Verdict::Rejected(rejection) => {
+                    self.rejections.with_label_values(&[rejection.as_str()]).inc();
+                }
+            }
+        }
+    }
+
+    pub(crate) fn opened(&self) {
+        self.accepted.inc();
+        self.open_requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn closed(&self) {
+        self.open_requests.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The exposition text, with the state of the farm as it is now.
+    pub(crate) fn render(
+        &self,
+        view: &FarmView,
+        room: &WaitingRoom,
+        now: MonoTime,
+    ) -> Result<String, prometheus::Error> {
+        self.mirror_state(view, room, now);
+        let mut text = Vec::with_capacity(16 * 1024);
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    fn mirror_state(&self, view: &FarmView, room: &WaitingRoom, now: MonoTime) {
+        self.in_flight.set(self.open_requests.load(Ordering::Relaxed));
+        self.endpoints.set(i64::try_from(view.snapshot.endpoints.len()).unwrap_or(i64::MAX));
+        self.endpoint_in_flight.reset();
+        self.endpoint_ready.reset();
+        for (endpoint, companion) in view.snapshot.endpoints.iter().zip(&view.companions) {
+            let id = endpoint.info.id.as_str();
+            self.endpoint_in_flight.with_label_values(&[id]).set(i64::from(companion.cell.in_flight()));
+            self.endpoint_ready.with_label_values(&[id]).set(i64::from(crate::admin::is_ready(endpoint)));
+        }
+        self.sample_age.reset();
+        for node in &view.snapshot.nodes {
+            let age = now.since(node.last_report_at).as_secs_f64();
+            self.sample_age.with_label_values(&[node.id.as_str()]).set(age);
+        }
+        self.queue_depth.reset();
+        for (model, depth) in room.depths() {
+            let label = self.labels.get(model.as_str());
+            self.queue_depth.with_label_values(&[&*label]).set(i64::try_from(depth).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+/// Makes and registers series.
+struct Maker {
+    registry: Registry,
+}
+
+impl Maker {
+    fn keep<T: prometheus::core::Collector + Clone + 'static>(
+        &self,
+        series: T,
+    ) -> Result<T, prometheus::Error> {
+        self.registry.register(Box::new(series.clone()))?;
+        Ok(series)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+        self.keep(IntCounter::new(name, help)?)
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+        self.keep(IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+        self.keep(IntGauge::new(name, help)?)
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+        self.keep(IntGaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn float_gauges(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<prometheus::GaugeVec, prometheus::Error> {
+        self.keep(prometheus::GaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: Vec<f64>) -> Result<Histogram, prometheus::Error> {
+        self.keep(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))?)
+    }
+
+    fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec, prometheus::Error> {
+        let options = HistogramOpts::new(name, help).buckets(TIME_BUCKETS_S.to_vec());
+        self.keep(HistogramVec::new(options, labels)?)
+    }
+}

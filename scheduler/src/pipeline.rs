@@ -1,0 +1,264 @@
+//! The way of one inference request: scan, classify, place, relay, account.
+
+mod account;
+pub(crate) mod place;
+mod relay;
+mod resolve;
+mod stream;
+mod whole;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aya_domain::{IdError, ModelId, MonoTime, Request, RequestId, RequestKind, Tokens};
+use aya_estimate::TokenRatio;
+use aya_placement::Policy;
+use aya_proxy::{ApiError, BodyView, ScanLimits, scan};
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+
+pub(crate) use account::Account;
+pub(crate) use stream::StreamBody;
+
+use self::place::{NotPlaced, Unplaced};
+use self::relay::{AttemptEnd, Upstream};
+use crate::http::body::ClientBody;
+use crate::http::conn::ConnState;
+use crate::http::respond;
+use crate::models::ModelState;
+use crate::shared::Shared;
+
+/// A request as it came in.
+#[derive(Debug)]
+pub(crate) struct Ask {
+    pub(crate) kind: RequestKind,
+    pub(crate) body: Bytes,
+    pub(crate) hints: Hints,
+}
+
+/// What headers ask for.
+#[derive(Debug, Default)]
+pub(crate) struct Hints {
+    pub(crate) policy: Option<Policy>,
+    /// From arrival; nothing is dispatched later.
+    deadline: Option<Duration>,
+    traceparent: Option<http::HeaderValue>,
+    authorization: Option<http::HeaderValue>,
+}
+
+impl Hints {
+    pub(crate) fn read(headers: &HeaderMap, shared: &Shared) -> Result<Self, ApiError> {
+        let bad = |name: &'static str, message: String| ApiError::invalid_request(message).param(name);
+        let text = |name: &'static str| match headers.get(name).map(http::HeaderValue::to_str) {
+            None => Ok(None),
+            Some(Ok(text)) => Ok(Some(text.trim())),
+            Some(Err(_)) => Err(bad(name, format!("{name} is not plain text"))),
+        };
+        let policy = match text("x-aya-policy")? {
+            Some(name) if shared.config.placement.allow_policy_header => {
+                let found = shared.policies.get(name).cloned();
+                let known: Vec<_> = shared.policies.keys().map(ToString::to_string).collect();
+                let message = || bad("x-aya-policy", format!("unknown policy; known: {}", known.join(", ")));
+                Some(found.ok_or_else(message)?)
+            }
+            Some(_) | None => None,
+        };
+        let deadline = match text("x-aya-deadline-ms")? {
+            Some(ms) => Some(Duration::from_millis(ms.parse().map_err(|_| {
+                bad("x-aya-deadline-ms", "x-aya-deadline-ms is not a whole number of milliseconds".to_owned())
+            })?)),
+            None => None,
+        };
+        let forward = shared.config.upstream.forward_authorization;
+        Ok(Self {
+            policy,
+            deadline,
+            traceparent: headers.get("traceparent").cloned(),
+            authorization: headers.get(http::header::AUTHORIZATION).filter(|_| forward).cloned(),
+        })
+    }
+}
+
+/// A new time-ordered id of our own making.
+pub(crate) fn fresh_id<T>(parse: impl Fn(&str) -> Result<T, IdError>) -> T {
+    let mut buffer = uuid::Uuid::encode_buffer();
+    loop {
+        // A UUID is always a valid id, so the loop ends in its first round.
+        if let Ok(id) = parse(uuid::Uuid::now_v7().hyphenated().encode_lower(&mut buffer)) {
+            return id;
+        }
+    }
+}
+
+/// A request that passed every check that needs no endpoint.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) request: Request,
+    /// What was learned about its model.
+    pub(crate) state: Arc<ModelState>,
+    pub(crate) scanned: BodyView,
+    pub(crate) body: Bytes,
+    /// The name to write into the body, if the client used an alias.
+    pub(crate) renamed: Option<ModelId>,
+    pub(crate) traceparent: Option<http::HeaderValue>,
+    pub(crate) authorization: Option<http::HeaderValue>,
+}
+
+impl Prepared {
+    /// Answers asked for; each needs its own finish reason.
+    fn choices(&self) -> u32 {
+        let prompts = match self.request.kind {
+            RequestKind::Completion => self.scanned.prompts.unwrap_or(1).max(1),
+            RequestKind::Chat | RequestKind::Embedding => 1,
+        };
+        self.scanned.n.unwrap_or(1).max(1).saturating_mul(prompts)
+    }
+}
+
+/// Relays one request and accounts for it, whatever happens.
+pub(crate) async fn run(
+    shared: &Arc<Shared>,
+    conn: &Arc<ConnState>,
+    mut account: Account,
+    ask: Ask,
+) -> Response<ClientBody> {
+    let policy = ask.hints.policy.clone();
+    let deadline = ask.hints.deadline;
+    let mut prepared = match prepare(shared, account.request_id(), account.arrived_at(), ask) {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            account.refuse(&error);
+            return respond::error(&error, conn);
+        }
+    };
+    account.classified(&prepared);
+    let policy = policy.as_ref().unwrap_or(&shared.default_policy);
+    let wait = deadline.map_or(shared.config.queue.wait_max, |d| d.min(shared.config.queue.wait_max));
+    let wait_until = prepared.request.arrived_at.after(wait);
+    attempts(shared, conn, account, &mut prepared, policy, wait_until).await
+}
+
+/// Attempt after attempt, until something can be told to the client.
+async fn attempts(
+    shared: &Arc<Shared>,
+    conn: &Arc<ConnState>,
+    mut account: Account,
+    prepared: &mut Prepared,
+    policy: &Policy,
+    wait_until: MonoTime,
+) -> Response<ClientBody> {
+    let mut made = 0;
+    loop {
+        let placed =
+            place::place(shared, &prepared.request, policy, wait_until, |now| account.queued(now)).await;
+        let placed = match placed {
+            Ok(placed) => placed,
+            Err(unplaced) => return not_placed(shared, conn, account, prepared, unplaced),
+        };
+        let endpoint = placed.endpoint.id.clone();
+        made += 1;
+        let last = made >= shared.config.retry.attempts_max;
+        let upstream = Upstream { shared, conn, prepared, last };
+        match relay::attempt(upstream, account, placed).await {
+            AttemptEnd::Answered(response) => return response,
+            AttemptEnd::Retry(returned) => {
+                account = *returned;
+                shared.metrics.retries.inc();
+                exclude(shared, &mut prepared.request, endpoint);
+            }
+        }
+    }
+}
+
+/// The next attempt goes elsewhere, unless there is nowhere else: then the failed endpoint's pause decides when.
+fn exclude(shared: &Shared, request: &mut Request, endpoint: aya_domain::EndpointId) {
+    request.tried.push(endpoint);
+    let pool = shared.view.load().snapshot.models.get(&request.model).map_or(0, |pool| pool.members.len());
+    if request.tried.len() >= pool {
+        request.tried.clear();
+    }
+}
+
+fn not_placed(
+    shared: &Shared,
+    conn: &Arc<ConnState>,
+    mut account: Account,
+    prepared: &Prepared,
+    unplaced: Unplaced,
+) -> Response<ClientBody> {
+    let view = shared.view.load();
+    let known: Vec<String> =
+        crate::http::known_models(&view, shared).iter().map(ToString::to_string).collect();
+    let waiting = shared.room.depth(&prepared.request.model);
+    let retry_after = u32::try_from(aya_admission::retry_after_s(waiting, None)).unwrap_or(u32::MAX);
+    let model = crate::http::printable(prepared.request.model.as_str());
+    let error = respond::not_placed(&unplaced.reason, &model, &known, retry_after);
+    if let Some(decision) = unplaced.decision {
+        account.undecided(decision);
+    }
+    match unplaced.reason {
+        NotPlaced::Refused(_) => account.refuse(&error),
+        NotPlaced::WaitedOut(_) | NotPlaced::QueueFull { .. } => account.fail(&error),
+    }
+    let mut response = respond::error(&error, conn);
+    account.head(response.headers_mut());
+    response
+}
+
+/// Reads and classifies a request; also what a dry run does.
+pub(crate) fn prepare(
+    shared: &Shared,
+    id: &RequestId,
+    arrived_at: MonoTime,
+    ask: Ask,
+) -> Result<Prepared, ApiError> {
+    let scanned = scan(&ask.body, ScanLimits::DEFAULT)?;
+    let required = match ask.kind {
+        RequestKind::Chat => ("messages", scanned.messages.is_some()),
+        RequestKind::Completion => ("prompt", scanned.prompts.is_some()),
+        RequestKind::Embedding => ("input", scanned.prompts.is_some()),
+    };
+    if !required.1 {
+        return Err(ApiError::invalid_request(format!("`{}` is required", required.0)).param(required.0));
+    }
+    let name = scanned.model(&ask.body).ok_or_else(|| {
+        ApiError::invalid_request("`model` is required; see GET /v1/models")
+            .param("model")
+            .code("model_required")
+    })?;
+    let asked = ModelId::parse(&name).map_err(|error| {
+        ApiError::invalid_request(format!("`model` is not a model name: {error}")).param("model")
+    })?;
+    let renamed = shared.aliases.get(&asked).cloned();
+    let model = renamed.clone().unwrap_or(asked);
+    let state =
+        shared.view.load().models.get(&model).map_or_else(|| Arc::clone(&shared.unknown_model), Arc::clone);
+    let messages = scanned.messages.unwrap_or(0);
+    let prompt_bytes = scanned.prompt_bytes.saturating_add(scanned.tools_bytes);
+    let ids = Tokens(scanned.prompt_token_ids);
+    let max_tokens = scanned.output_limit().map(|limit| Tokens(u64::from(limit)));
+    let (expected, residual) = state.output();
+    let choices = f64::from(scanned.n.unwrap_or(1).max(1));
+    let request = Request {
+        id: id.clone(),
+        sequence: shared.next_sequence(),
+        model,
+        kind: ask.kind,
+        stream: scanned.wants_stream(),
+        prompt_bytes,
+        prompt_tokens: state.prompt_tokens(prompt_bytes, messages).plus(ids),
+        prompt_tokens_min: TokenRatio::lower_bound(prompt_bytes).plus(ids),
+        max_tokens,
+        expected_output: match ask.kind {
+            RequestKind::Embedding => 1.0,
+            RequestKind::Chat | RequestKind::Completion => {
+                max_tokens.map_or(expected, |max| expected.min(max.as_f64())) * choices
+            }
+        },
+        expected_residual: residual,
+        arrived_at,
+        tried: Vec::new(),
+    };
+    let Hints { traceparent, authorization, .. } = ask.hints;
+    Ok(Prepared { request, state, scanned, body: ask.body, renamed, traceparent, authorization })
+}

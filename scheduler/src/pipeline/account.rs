@@ -1,0 +1,289 @@
+//! One request's account: opened when its head is read, closed exactly once, on every path.
+//!
+//! Closing counts the outcome, writes the decision record and teaches the estimators. An account that is
+//! dropped open belongs to a client that has gone: hyper drops a request's future and body then.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aya_domain::{Decision, DecisionId, EndpointId, MonoTime, Request, RequestId, RequestKind, Tokens};
+use aya_proxy::{ApiError, StreamFacts};
+use aya_trace::{Attempt, AttemptResult, OutcomeStatus, Record, RequestOutcome};
+use http::HeaderMap;
+
+use super::Prepared;
+use crate::http::respond;
+use crate::models::{Lesson, ModelState};
+use crate::shared::Shared;
+
+/// What is known of a request so far.
+#[derive(Debug)]
+pub(crate) struct Account {
+    shared: Arc<Shared>,
+    /// `None` once closed.
+    open: Option<Box<Open>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    request_id: RequestId,
+    decision_id: DecisionId,
+    kind: RequestKind,
+    arrived_at: MonoTime,
+    request: Option<Request>,
+    model: Arc<ModelState>,
+    messages: u32,
+    queued_at: Option<MonoTime>,
+    queue: Duration,
+    decision: Option<Decision>,
+    attempts: Vec<Attempt>,
+    first_token_at: Option<MonoTime>,
+    last_token_at: Option<MonoTime>,
+    tokens_seen: u64,
+    prompt_tokens: Option<u64>,
+    completion_tokens: Option<u64>,
+    finish_reason: Option<String>,
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct End<'a> {
+    pub(crate) status: OutcomeStatus,
+    /// What the client was sent; `None`: nothing.
+    pub(crate) http_status: Option<u16>,
+    pub(crate) error: Option<&'a str>,
+}
+
+impl Account {
+    pub(crate) fn open(shared: &Arc<Shared>, request_id: &RequestId, kind: RequestKind) -> Self {
+        shared.metrics.opened();
+        let open = Open {
+            request_id: request_id.clone(),
+            decision_id: super::fresh_id(DecisionId::parse),
+            kind,
+            arrived_at: shared.clock.now(),
+            request: None,
+            model: Arc::clone(&shared.unknown_model),
+            messages: 0,
+            queued_at: None,
+            queue: Duration::ZERO,
+            decision: None,
+            attempts: Vec::new(),
+            first_token_at: None,
+            last_token_at: None,
+            tokens_seen: 0,
+            prompt_tokens: None,
+            completion_tokens: None,
+            finish_reason: None,
+        };
+        Self { shared: Arc::clone(shared), open: Some(Box::new(open)) }
+    }
+
+    pub(crate) fn request_id(&self) -> &RequestId {
+        static NONE: std::sync::LazyLock<RequestId> =
+            std::sync::LazyLock::new(|| super::fresh_id(RequestId::parse));
+        self.open.as_ref().map_or_else(|| &*NONE, |open| &open.request_id)
+    }
+
+    pub(crate) fn arrived_at(&self) -> MonoTime {
+        self.open.as_ref().map_or(MonoTime::ZERO, |open| open.arrived_at)
+    }
+
+    pub(crate) fn classified(&mut self, prepared: &Prepared) {
+        if let Some(open) = &mut self.open {
+            open.request = Some(prepared.request.clone());
+            open.model = Arc::clone(&prepared.state);
+            open.messages = prepared.scanned.messages.unwrap_or(0);
+        }
+    }
+
+    /// The request began to wait for room.
+    pub(crate) fn queued(&mut self, now: MonoTime) {
+        if let Some(open) = &mut self.open {
+            open.queued_at = Some(now);
+        }
+    }
+
+    /// A decision that placed nothing.
+    pub(crate) fn undecided(&mut self, decision: Decision) {
+        self.end_wait();
+        if let Some(open) = &mut self.open {
+            open.decision = Some(decision);
+        }
+    }
+
+    /// An attempt begins.
+    pub(crate) fn dispatched(&mut self, decision: Decision, endpoint: &EndpointId) {
+        self.end_wait();
+        let now = self.shared.clock.now();
+        if let Some(open) = &mut self.open {
+            open.attempts.push(Attempt {
+                endpoint: endpoint.clone(),
+                started: now.since(open.arrived_at),
+                result: AttemptResult::Open,
+            });
+            open.decision = Some(decision);
+        }
+    }
+
+    fn end_wait(&mut self) {
+        let now = self.shared.clock.now();
+        if let Some(open) = &mut self.open
+            && let Some(since) = open.queued_at.take()
+        {
+            open.queue = open.queue.saturating_add(now.since(since));
+            open.model.metrics.queued(open.queue.as_secs_f64());
+        }
+    }
+
+    /// The current attempt failed before the client had seen anything of it.
+    pub(crate) fn attempt_failed(&mut self, reason: &str) {
+        if let Some(attempt) = self.open.as_mut().and_then(|open| open.attempts.last_mut()) {
+            attempt.result = AttemptResult::Failed { reason: reason.to_owned() };
+        }
+        if let Some(open) = &mut self.open {
+            open.first_token_at = None;
+            open.last_token_at = None;
+            open.tokens_seen = 0;
+        }
+    }
+
+    /// This many tokens have come in all.
+    pub(crate) fn tokens(&mut self, seen: u64, now: MonoTime) {
+        let Some(open) = &mut self.open else { return };
+        if seen == 0 || seen == open.tokens_seen {
+            return;
+        }
+        if open.first_token_at.is_none() {
+            open.first_token_at = Some(now);
+            open.model.metrics.first_token(now.since(open.arrived_at).as_secs_f64());
+        }
+        open.last_token_at = Some(now);
+        open.tokens_seen = seen;
+    }
+
+    pub(crate) fn facts(&mut self, facts: &StreamFacts) {
+        let prompt = facts.usage.and_then(|usage| usage.prompt_tokens);
+        let timed = facts.timings.and_then(|t| Some(t.prompt_n? + t.cache_n.unwrap_or(0)));
+        let finish = facts.finish.map(|finish| finish.as_str().to_owned());
+        self.usage(prompt.or(timed), facts.completion_tokens(), finish);
+    }
+
+    pub(crate) fn usage(&mut self, prompt: Option<u64>, completion: Option<u64>, finish: Option<String>) {
+        if let Some(open) = &mut self.open {
+            open.prompt_tokens = prompt.or(open.prompt_tokens);
+            open.completion_tokens = completion.or(open.completion_tokens);
+            open.finish_reason = finish.or(open.finish_reason.take());
+        }
+    }
+
+    /// The headers that tell a client where its request went.
+    pub(crate) fn head(&self, headers: &mut HeaderMap) {
+        let Some(open) = &self.open else { return };
+        open.head(headers);
+    }
+
+    /// The client is at fault; nothing was sent to an engine, or the engine said so.
+    pub(crate) fn refuse(&mut self, error: &ApiError) {
+        self.close(End {
+            status: OutcomeStatus::ClientError,
+            http_status: Some(error.status),
+            error: error.code.or(Some(error.kind)),
+        });
+    }
+
+    /// The farm is at fault.
+    pub(crate) fn fail(&mut self, error: &ApiError) {
+        self.close(End {
+            status: OutcomeStatus::UpstreamError,
+            http_status: Some(error.status),
+            error: error.code.or(Some(error.kind)),
+        });
+    }
+
+    /// Ends the account; later calls change nothing.
+    pub(crate) fn close(&mut self, end: End<'_>) {
+        self.end_wait();
+        let Some(mut open) = self.open.take() else { return };
+        let now = self.shared.clock.now();
+        let e2e = now.since(open.arrived_at);
+        if let Some(attempt) = open.attempts.last_mut().filter(|a| a.result == AttemptResult::Open) {
+            attempt.result = match end.status {
+                OutcomeStatus::UpstreamError | OutcomeStatus::Truncated => {
+                    AttemptResult::Failed { reason: end.error.unwrap_or("upstream_error").to_owned() }
+                }
+                OutcomeStatus::Completed | OutcomeStatus::ClientError => AttemptResult::Answered,
+                OutcomeStatus::ClientCancelled => AttemptResult::Cancelled,
+            };
+        }
+        open.model.metrics.ended(end.status, e2e.as_secs_f64());
+        self.shared.metrics.tokens_in.inc_by(open.prompt_tokens.unwrap_or(0));
+        self.shared.metrics.tokens_out.inc_by(open.completion_tokens.unwrap_or(open.tokens_seen));
+        if end.status == OutcomeStatus::Completed {
+            open.teach();
+        }
+        self.shared.journal.keep(&self.shared.metrics, open.into_record(&self.shared, end, e2e));
+        self.shared.metrics.closed();
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        if self.open.is_some() {
+            self.close(End { status: OutcomeStatus::ClientCancelled, http_status: None, error: None });
+        }
+    }
+}
+
+impl Open {
+    fn head(&self, headers: &mut HeaderMap) {
+        respond::set(headers, respond::X_DECISION_ID, self.decision_id.as_str());
+        if let Some(attempt) = self.attempts.last() {
+            respond::set(headers, respond::X_ENDPOINT, attempt.endpoint.as_str());
+        }
+        let waiting = u64::try_from(self.queue.as_millis()).unwrap_or(u64::MAX);
+        headers.insert(respond::X_QUEUE_MS, http::HeaderValue::from(waiting));
+    }
+
+    fn teach(&self) {
+        let Some(request) = &self.request else { return };
+        self.model.learn(Lesson {
+            prompt_bytes: request.prompt_bytes,
+            messages: self.messages,
+            prompt_tokens: self.prompt_tokens,
+            completion_tokens: self.completion_tokens.filter(|_| request.kind != RequestKind::Embedding),
+        });
+    }
+
+    fn into_record(self, shared: &Shared, end: End<'_>, e2e: Duration) -> Record {
+        let ttft = self.first_token_at.map(|at| at.since(self.arrived_at));
+        let completion = self.completion_tokens.or((self.tokens_seen > 0).then_some(self.tokens_seen));
+        Record {
+            decision_id: self.decision_id,
+            request_id: self.request_id,
+            time: shared.clock.wall(self.arrived_at),
+            kind: self.kind,
+            request: self.request,
+            decision: self.decision,
+            attempts: self.attempts,
+            queue: self.queue,
+            outcome: RequestOutcome {
+                status: end.status,
+                http_status: end.http_status,
+                ttft,
+                itl_mean: mean_gap(self.first_token_at, self.last_token_at, completion),
+                e2e,
+                prompt_tokens: self.prompt_tokens.map(Tokens),
+                completion_tokens: completion.map(Tokens),
+                finish_reason: self.finish_reason,
+                error: end.error.map(str::to_owned),
+            },
+        }
+    }
+}
+
+/// Mean time between two tokens; `None` below two tokens.
+fn mean_gap(first: Option<MonoTime>, last: Option<MonoTime>, tokens: Option<u64>) -> Option<Duration> {
+    let gaps = u32::try_from(tokens?.checked_sub(1)?).ok().filter(|gaps| *gaps > 0)?;
+    Some(last?.since(first?) / gaps)
+}

@@ -1,0 +1,186 @@
+//! From a classified request to a lease: decide, claim, or wait for room.
+//!
+//! Placement binds late: while nothing fits, the request holds a ticket and no endpoint. The head of a queue
+//! decides anew whenever a lease ends, a prefill ends or a view is published, and at the latest every
+//! [`RECHECK`], because a cooling pause ends without anybody's doing.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aya_domain::{
+    Decision, EndpointInfo, HoldReason, MonoTime, Outcome, OwnLoad, RefusalReason, Request, splitmix64,
+};
+use aya_placement::{Policy, decide};
+
+use crate::ledger::Lease;
+use crate::metrics::EndpointMetrics;
+use crate::room::Ticket;
+use crate::shared::Shared;
+use crate::view::FarmView;
+
+/// How often a claim may lose its race before the request queues instead.
+const CLAIMS_MAX: usize = 16;
+/// The head of a queue decides anew at least this often.
+const RECHECK: Duration = Duration::from_millis(50);
+/// After the start a model may be unknown only because its agent has not called yet.
+const STARTUP_GRACE: Duration = Duration::from_secs(5);
+
+thread_local! {
+    /// The ledger as the decision reads it, reused by every request of this core.
+    static LOADS: RefCell<Vec<OwnLoad>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A claimed place.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    pub(crate) decision: Decision,
+    pub(crate) endpoint: Arc<EndpointInfo>,
+    pub(crate) metrics: Arc<EndpointMetrics>,
+    pub(crate) lease: Lease,
+    /// The prediction that the choice rests on, in seconds.
+    pub(crate) predicted_ttft_s: f64,
+}
+
+/// Why there is no place.
+#[derive(Debug)]
+pub(crate) enum NotPlaced {
+    Refused(RefusalReason),
+    /// The longest configured wait, or the client's deadline, is over.
+    WaitedOut(HoldReason),
+    /// The queue is at its limit.
+    QueueFull {
+        limit: usize,
+    },
+}
+
+/// A failed placement with the last decision behind it.
+#[derive(Debug)]
+pub(crate) struct Unplaced {
+    pub(crate) reason: NotPlaced,
+    pub(crate) decision: Option<Decision>,
+}
+
+/// Places a request, waiting until `deadline` at the longest. `queued` hears when the wait begins.
+pub(crate) async fn place(
+    shared: &Shared,
+    request: &Request,
+    policy: &Policy,
+    deadline: MonoTime,
+    mut queued: impl FnMut(MonoTime),
+) -> Result<Placed, Unplaced> {
+    let mut ticket: Option<Ticket> = None;
+    let mut last: Option<(HoldReason, Decision)> = None;
+    loop {
+        let may_try = match &ticket {
+            Some(ticket) => ticket.is_head(),
+            None => !shared.room.is_waited_for(&request.model),
+        };
+        if may_try {
+            match attempt(shared, request, policy) {
+                Ok(placed) => return Ok(placed),
+                Err(Attempt::Refused(reason, decision)) => {
+                    return Err(Unplaced { reason: NotPlaced::Refused(reason), decision: Some(decision) });
+                }
+                Err(Attempt::Hold(reason, decision)) => last = Some((reason, decision)),
+            }
+        }
+        let now = shared.clock.now();
+        if now >= deadline {
+            let (reason, decision) = last.map_or((HoldReason::AllFull, None), |(r, d)| (r, Some(d)));
+            return Err(Unplaced { reason: NotPlaced::WaitedOut(reason), decision });
+        }
+        let waiting = match ticket.take() {
+            Some(waiting) => waiting,
+            None => match shared.room.enter(&request.model, now, deadline) {
+                Ok(waiting) => {
+                    queued(now);
+                    waiting
+                }
+                Err(full) => {
+                    let reason = NotPlaced::QueueFull { limit: full.limit };
+                    return Err(Unplaced { reason, decision: last.map(|(_, d)| d) });
+                }
+            },
+        };
+        let patience = deadline.since(now);
+        let patience = if waiting.is_head() { patience.min(RECHECK) } else { patience };
+        // Woken or not, the loop looks again; the two differ in nothing else.
+        let _ = tokio::time::timeout(patience, waiting.woken()).await;
+        ticket = Some(waiting);
+    }
+}
+
+/// A decision that claimed nothing.
+#[derive(Debug)]
+enum Attempt {
+    Refused(RefusalReason, Decision),
+    Hold(HoldReason, Decision),
+}
+
+#[expect(clippy::result_large_err, reason = "both sides carry the decision, which is the point")]
+fn attempt(shared: &Shared, request: &Request, policy: &Policy) -> Result<Placed, Attempt> {
+    let view = shared.view.load();
+    let mut claims = 0;
+    loop {
+        let now = shared.clock.now();
+        let decision = decide_on(&view, request, policy, now, shared.config.placement.seed);
+        shared.metrics.placement.observe(shared.clock.now().since(now).as_secs_f64());
+        match decision.outcome {
+            Outcome::Refused(RefusalReason::UnknownModel) if may_still_join(&view, now) => {
+                return Err(Attempt::Hold(HoldReason::NoneReady, decision));
+            }
+            Outcome::Refused(reason) => return Err(Attempt::Refused(reason, decision)),
+            Outcome::Hold(reason) => return Err(Attempt::Hold(reason, decision)),
+            Outcome::Placed(_) => {}
+        }
+        match claim(&view, decision, request, now) {
+            Ok(placed) => return Ok(placed),
+            Err(decision) if claims == CLAIMS_MAX => {
+                return Err(Attempt::Hold(HoldReason::AllFull, decision));
+            }
+            Err(_) => claims += 1,
+        }
+        shared.metrics.lost_races.inc();
+    }
+}
+
+/// One decision on a view; also what a dry run does.
+pub(crate) fn decide_on(
+    view: &FarmView,
+    request: &Request,
+    policy: &Policy,
+    now: MonoTime,
+    seed: u64,
+) -> Decision {
+    LOADS.with_borrow_mut(|loads| {
+        view.read_loads(now, loads);
+        decide(&view.snapshot, loads, request, policy, now, splitmix64(seed ^ request.sequence))
+    })
+}
+
+fn claim(view: &FarmView, decision: Decision, request: &Request, now: MonoTime) -> Result<Placed, Decision> {
+    let Some(chosen) = decision.chosen().copied() else { return Err(decision) };
+    let (Some(endpoint), Some(companion), Some(candidate)) = (
+        view.snapshot.endpoint(chosen.endpoint),
+        view.companion(chosen.endpoint),
+        decision.candidates.iter().find(|c| c.endpoint == chosen.endpoint),
+    ) else {
+        debug_assert!(false, "a decision chose an endpoint outside its snapshot");
+        return Err(decision);
+    };
+    let predicted_ttft_s = match candidate.verdict {
+        aya_domain::Verdict::Scored { terms, .. } => terms.predicted_ttft_s,
+        aya_domain::Verdict::Rejected(_) => 0.0,
+    };
+    let Ok(lease) = companion.cell.claim(candidate.own_in_flight, request.prompt_tokens.get(), now) else {
+        return Err(decision);
+    };
+    let (endpoint, metrics) = (Arc::clone(&endpoint.info), Arc::clone(&companion.metrics));
+    Ok(Placed { decision, endpoint, metrics, lease, predicted_ttft_s })
+}
+
+/// Whether an unknown model may only be one whose agent has not called yet.
+fn may_still_join(view: &FarmView, now: MonoTime) -> bool {
+    view.snapshot.endpoints.is_empty() || now.since(MonoTime::ZERO) < STARTUP_GRACE
+}

@@ -1,0 +1,181 @@
+//! A stream on its way to the client, polled by the client's own task: no channel, no second task.
+//!
+//! Chunks pass byte for byte while a scanner looks at them. The stream is complete only if every choice has a
+//! finish reason; any other end is told to the client as an error event, and never followed by `[DONE]`.
+//! Dropping the body drops the upstream connection with it, which is what makes the engine stop.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use aya_proxy::{ApiError, ResponseBody, SseScanner, UpstreamError};
+use aya_trace::OutcomeStatus;
+use bytes::Bytes;
+use memchr::memmem;
+use tokio::time::Sleep;
+
+use super::account::{Account, End};
+use crate::ledger::Lease;
+use crate::metrics::EndpointMetrics;
+use crate::shared::Shared;
+
+/// What ends an event stream in OpenAI's manner.
+const DONE: &[u8] = b"data: [DONE]";
+
+/// The upstream stream with its lease and its account.
+#[derive(Debug)]
+pub(crate) struct StreamBody {
+    shared: Arc<Shared>,
+    upstream: ResponseBody,
+    scanner: SseScanner,
+    account: Account,
+    /// Dropped as soon as the stream has ended, not when the client has read it.
+    lease: Option<Lease>,
+    endpoint: Arc<EndpointMetrics>,
+    choices: u32,
+    /// Chunks that were read before the client's response began.
+    held: std::collections::VecDeque<Bytes>,
+    state: State,
+    /// The request's last instant. The silence between two events is the upstream body's own deadline.
+    total: Pin<Box<Sleep>>,
+}
+
+#[derive(Debug)]
+enum State {
+    Flowing,
+    /// The last piece is out.
+    Ended,
+}
+
+/// What a stream is made of when its first event has been seen.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    pub(crate) upstream: ResponseBody,
+    pub(crate) scanner: SseScanner,
+    pub(crate) held: Vec<Bytes>,
+    pub(crate) lease: Lease,
+    pub(crate) endpoint: Arc<EndpointMetrics>,
+    pub(crate) choices: u32,
+    pub(crate) total: Pin<Box<Sleep>>,
+}
+
+impl StreamBody {
+    pub(crate) fn new(shared: Arc<Shared>, account: Account, begun: Begun) -> Self {
+        let Begun { upstream, scanner, held, lease, endpoint, choices, total } = begun;
+        let (lease, state) = (Some(lease), State::Flowing);
+        Self { shared, upstream, scanner, account, lease, endpoint, choices, held: held.into(), state, total }
+    }
+
+    /// The next piece for the client; `None` ends the response.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if let Some(chunk) = self.held.pop_front() {
+            return Poll::Ready(Some(self.looked_at(chunk)));
+        }
+        if matches!(self.state, State::Ended) {
+            return Poll::Ready(None);
+        }
+        match self.upstream.poll_chunk(cx) {
+            Poll::Ready(Some(Ok(chunk))) => {
+                let seen_before = self.scanner.facts().content_events;
+                if self.scanner.feed(&chunk).is_err() {
+                    return Poll::Ready(Some(self.cut("an event of the engine's stream is too long")));
+                }
+                self.heard(seen_before);
+                Poll::Ready(Some(self.looked_at(chunk)))
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(self.broken(&error)),
+            Poll::Ready(None) => Poll::Ready(self.ended()),
+            Poll::Pending => match self.total.as_mut().poll(cx) {
+                Poll::Ready(()) => Poll::Ready(Some(self.cut("the request's total time is over"))),
+                Poll::Pending => Poll::Pending,
+            },
+        }
+    }
+
+    fn heard(&mut self, seen_before: u64) {
+        let now = self.shared.clock.now();
+        let seen = self.scanner.facts().content_events;
+        if seen > seen_before {
+            self.account.tokens(seen, now);
+            if let Some(lease) = &mut self.lease {
+                lease.tokens(seen - seen_before);
+            }
+        }
+    }
+
+    /// Passes a scanned chunk on, or its part up to a `[DONE]` that would claim success falsely.
+    fn looked_at(&mut self, chunk: Bytes) -> Bytes {
+        let facts = self.scanner.facts();
+        let failed = facts.error.is_some() || (facts.done && !facts.is_success(self.choices));
+        if !failed || !self.held.is_empty() {
+            return chunk;
+        }
+        let told = facts.error.is_some();
+        let end = memmem::find(&chunk, DONE).unwrap_or(chunk.len());
+        let passed = chunk.slice(..end);
+        self.close(OutcomeStatus::Truncated, Some("upstream_error"));
+        if told { passed } else { [&passed[..], &broken_off().to_sse_frame()].concat().into() }
+    }
+
+    /// The upstream's body is over: success only if every choice is finished.
+    fn ended(&mut self) -> Option<Bytes> {
+        if self.scanner.facts().is_success(self.choices) {
+            self.close(OutcomeStatus::Completed, None);
+            return None;
+        }
+        Some(self.cut("the engine ended the stream before the answer was complete"))
+    }
+
+    fn broken(&mut self, error: &UpstreamError) -> Option<Bytes> {
+        if self.scanner.facts().is_success(self.choices) {
+            // The answer is whole; what broke was only the goodbye.
+            self.close(OutcomeStatus::Completed, None);
+            return None;
+        }
+        tracing::warn!(request = %self.account.request_id(), %error, "stream broke");
+        let silent = matches!(error, UpstreamError::Timeout { .. });
+        Some(self.cut(if silent {
+            "the engine stopped sending tokens"
+        } else {
+            "the connection to the engine broke in the middle of the answer"
+        }))
+    }
+
+    fn cut(&mut self, message: &str) -> Bytes {
+        self.close(OutcomeStatus::Truncated, Some("stream_truncated"));
+        truncated(message).to_sse_frame().into()
+    }
+
+    fn close(&mut self, status: OutcomeStatus, error: Option<&str>) {
+        self.state = State::Ended;
+        if status == OutcomeStatus::Truncated {
+            self.endpoint.failures.inc();
+        }
+        self.account.facts(self.scanner.facts());
+        self.account.close(End { status, http_status: Some(200), error });
+        self.lease = None;
+    }
+}
+
+impl Drop for StreamBody {
+    /// The client has gone: what it got so far still belongs into the record.
+    fn drop(&mut self) {
+        if matches!(self.state, State::Flowing) {
+            let facts = self.scanner.facts();
+            self.account.facts(facts);
+            if facts.done && facts.is_success(self.choices) {
+                // It had everything and did not wait for our goodbye.
+                self.close(OutcomeStatus::Completed, None);
+            }
+        }
+    }
+}
+
+fn truncated(message: &str) -> ApiError {
+    ApiError::new(502, "upstream_error", message).code("stream_truncated").should_retry(false)
+}
+
+fn broken_off() -> ApiError {
+    truncated("the engine ended the stream before the answer was complete")
+}

@@ -1,0 +1,148 @@
+//! Answers in one piece, for clients that do not stream.
+//!
+//! The answer is collected before the client sees a byte of it, so a crash in its middle is still only a failed
+//! attempt. Engines that notice a disconnect only while they stream are asked to stream, and their events are
+//! put together here.
+
+use std::time::Duration;
+
+use aya_domain::RequestKind;
+use aya_proxy::assemble::{AnswerKind, AssembleError, Assembler};
+use aya_proxy::{ApiError, StreamFacts};
+use aya_trace::OutcomeStatus;
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use tokio::time::timeout;
+
+use super::account::{Account, End};
+use super::relay::{Failure, Mode, Sent, Upstream, told_in_stream, total_until};
+use crate::http::body::ClientBody;
+use crate::ledger::Lease;
+
+/// Predictions of the first token are trusted no further than this, in seconds, lest a wrong one holds others back.
+const ASSUMED_TTFT_MAX_S: f64 = 30.0;
+
+/// Asks the engine and collects its answer.
+pub(super) async fn answer(
+    sent: &Sent<'_>,
+    account: &mut Account,
+    lease: &mut Lease,
+    predicted_ttft_s: f64,
+) -> Result<Bytes, Failure> {
+    let Upstream { shared, prepared, .. } = sent.up;
+    let left = total_until(shared, prepared).since(shared.clock.now());
+    let work = async {
+        match sent.mode {
+            Mode::Assemble => assembled(sent, account, lease).await,
+            Mode::Whole | Mode::Stream => whole(sent, account, lease, left, predicted_ttft_s).await,
+        }
+    };
+    match timeout(left, work).await {
+        Ok(result) => result,
+        Err(_) => Err(Failure::late("total_timeout")),
+    }
+}
+
+/// One answer through. The engine is silent until it is done, so the end of the prefill is assumed when it was
+/// predicted: a lease that looked like prefill for the whole generation would hold others back.
+async fn whole(
+    sent: &Sent<'_>,
+    account: &mut Account,
+    lease: &mut Lease,
+    left: Duration,
+    predicted_ttft_s: f64,
+) -> Result<Bytes, Failure> {
+    let Upstream { shared, prepared, .. } = sent.up;
+    let limit = shared.config.limits.response_max;
+    let assumed = Duration::from_secs_f64(predicted_ttft_s.clamp(0.0, ASSUMED_TTFT_MAX_S));
+    let work = async {
+        let response = sent.exchange(left).await?;
+        if !response.head.content_type.as_ref().is_some_and(aya_proxy::headers::is_json) {
+            return Err(Failure::broken("the answer is no JSON"));
+        }
+        response.body.collect(limit).await?.ok_or_else(|| too_large(limit))
+    };
+    let mut work = std::pin::pin!(work);
+    let body = match timeout(assumed, work.as_mut()).await {
+        Ok(result) => result?,
+        Err(_) => {
+            lease.first_token();
+            work.await?
+        }
+    };
+    let facts = StreamFacts::of_answer(&body);
+    if let Some(error) = &facts.error {
+        return Err(told_in_stream(error));
+    }
+    if prepared.request.kind != RequestKind::Embedding && facts.finished == 0 {
+        return Err(Failure::broken("the answer has no finish reason"));
+    }
+    account.facts(&facts);
+    Ok(body)
+}
+
+/// A stream put together to one answer.
+async fn assembled(sent: &Sent<'_>, account: &mut Account, lease: &mut Lease) -> Result<Bytes, Failure> {
+    let Upstream { shared, prepared, .. } = sent.up;
+    let timeouts = &shared.config.timeouts;
+    let mut response = sent.exchange(timeouts.ttft).await?;
+    if !response.head.is_event_stream() {
+        return Err(Failure::broken("the answer is no event stream"));
+    }
+    let kind = match prepared.request.kind {
+        RequestKind::Completion => AnswerKind::Completion,
+        RequestKind::Chat | RequestKind::Embedding => AnswerKind::Chat,
+    };
+    let limit = shared.config.limits.response_max;
+    let mut assembler = Assembler::new(kind, limit);
+    let mut seen = 0;
+    while let Some(chunk) = response.body.chunk().await? {
+        let facts = assembler.feed(&chunk).map_err(|error| failure(error, limit))?;
+        if facts.content_events > seen {
+            if seen == 0 {
+                response.body.set_idle_timeout(timeouts.inter_token);
+            }
+            lease.tokens(facts.content_events - seen);
+            seen = facts.content_events;
+            account.tokens(seen, shared.clock.now());
+        }
+    }
+    let facts = assembler.facts().clone();
+    let body = assembler.finish(prepared.choices()).map_err(|error| failure(error, limit))?;
+    account.facts(&facts);
+    Ok(body.into())
+}
+
+fn failure(error: AssembleError, limit: usize) -> Failure {
+    match error {
+        AssembleError::Engine(error) => told_in_stream(&error),
+        AssembleError::TooLarge { .. } => too_large(limit),
+        AssembleError::Truncated | AssembleError::BadEvent | AssembleError::Stream(_) => {
+            Failure::broken(error.to_string())
+        }
+    }
+}
+
+/// Another endpoint would answer as much: told to the client at once.
+fn too_large(limit: usize) -> Failure {
+    let message = format!("the answer is larger than {limit} bytes; ask with `stream: true`");
+    let body =
+        ApiError::new(502, "upstream_error", message).code("answer_too_large").should_retry(false).to_json();
+    Failure::Refused { status: StatusCode::BAD_GATEWAY, body: body.into() }
+}
+
+/// The client's response; ends the account and the lease.
+pub(super) fn respond(
+    up: Upstream<'_>,
+    mut account: Account,
+    lease: Lease,
+    body: Bytes,
+) -> Response<ClientBody> {
+    let mut response = Response::new(ClientBody::whole(body, up.conn));
+    let headers = response.headers_mut();
+    headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    account.head(headers);
+    account.close(End { status: OutcomeStatus::Completed, http_status: Some(200), error: None });
+    drop(lease);
+    response
+}

@@ -1,0 +1,48 @@
+//! What every part of the scheduler shares: configuration, clock, the published view, ledger room, metrics.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use aya_config::SchedulerConfig;
+use aya_domain::{ModelId, PolicyName};
+use aya_observe::Clock;
+use aya_placement::Policy;
+
+use crate::journal::JournalSender;
+use crate::metrics::Metrics;
+use crate::models::ModelState;
+use crate::room::WaitingRoom;
+use crate::view::FarmView;
+
+/// One per scheduler, behind an `Arc` in every task.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: SchedulerConfig,
+    pub(crate) clock: Clock,
+    pub(crate) view: ArcSwap<FarmView>,
+    pub(crate) room: Arc<WaitingRoom>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) journal: JournalSender,
+    pub(crate) policies: BTreeMap<PolicyName, Policy>,
+    pub(crate) default_policy: Policy,
+    /// Client-facing model name -> the model that is asked for instead.
+    pub(crate) aliases: BTreeMap<ModelId, ModelId>,
+    /// Sent to every engine as `Authorization: Bearer`, if configured.
+    pub(crate) upstream_authorization: Option<http::HeaderValue>,
+    pub(crate) draining: AtomicBool,
+    pub(crate) sequence: AtomicU64,
+    /// What requests of models outside the fleet are counted under.
+    pub(crate) unknown_model: Arc<ModelState>,
+}
+
+impl Shared {
+    pub(crate) fn next_sequence(&self) -> u64 {
+        self.sequence.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+}

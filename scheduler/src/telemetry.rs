@@ -1,0 +1,7 @@
+//! Telemetry: the agents' streams in, one fleet writer, snapshots out.
+
+mod grpc;
+mod writer;
+
+pub(crate) use grpc::AgentStreams;
+pub(crate) use writer::{FleetHandle, FleetWriter};

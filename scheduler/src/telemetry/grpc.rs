@@ -1,0 +1,152 @@
+//! The agents' listener: one bidirectional stream per agent.
+//!
+//! A message that is impossible ends the stream with the field named; the agent's last good state stays, and
+//! requests go on. An agent that is silent for [`SILENCE_MAX`] is disconnected: its socket is half open.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aya_domain::NodeId;
+use aya_proto::{Limits, SchedulerMessage, Welcome, report_of_message, wire};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{info, warn};
+
+use super::writer::FleetHandle;
+use crate::shared::Shared;
+
+/// Answers that wait for an agent which does not read; at the limit its stream ends.
+const ANSWERS_MAX: usize = 16;
+/// Longer than any reporting period that the configuration allows.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// The service behind the agents' port. Owns a task per stream.
+#[derive(Debug, Clone)]
+pub(crate) struct AgentStreams {
+    shared: Arc<Shared>,
+    fleet: FleetHandle,
+    streams: Arc<Mutex<JoinSet<()>>>,
+    shutdown: CancellationToken,
+}
+
+impl AgentStreams {
+    pub(crate) fn new(shared: Arc<Shared>, fleet: FleetHandle, shutdown: CancellationToken) -> Self {
+        Self { shared, fleet, streams: Arc::new(Mutex::new(JoinSet::new())), shutdown }
+    }
+
+    /// Waits for the streams' tasks after `shutdown`.
+    pub(crate) async fn join(&self) {
+        let mut streams = std::mem::take(&mut *self.streams.lock());
+        while streams.join_next().await.is_some() {}
+    }
+}
+
+type Answers = mpsc::Sender<Result<wire::SchedulerMessage, Status>>;
+
+#[tonic::async_trait]
+impl aya_proto::AgentService for AgentStreams {
+    type StreamStream = Pin<Box<dyn Stream<Item = Result<wire::SchedulerMessage, Status>> + Send>>;
+
+    async fn stream(
+        &self,
+        request: Request<Streaming<wire::AgentMessage>>,
+    ) -> Result<Response<Self::StreamStream>, Status> {
+        let (answers, outgoing) = mpsc::channel(ANSWERS_MAX);
+        let reader = StreamReader {
+            shared: Arc::clone(&self.shared),
+            fleet: self.fleet.clone(),
+            limits: Limits::default(),
+            answers,
+            node: None,
+        };
+        let (incoming, shutdown) = (request.into_inner(), self.shutdown.clone());
+        let mut streams = self.streams.lock();
+        while streams.try_join_next().is_some() {}
+        streams.spawn(reader.run(incoming, shutdown));
+        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+    }
+}
+
+/// One agent's stream.
+#[derive(Debug)]
+struct StreamReader {
+    shared: Arc<Shared>,
+    fleet: FleetHandle,
+    limits: Limits,
+    answers: Answers,
+    /// Fixed by the first report: a stream speaks for one node.
+    node: Option<NodeId>,
+}
+
+impl StreamReader {
+    async fn run(mut self, incoming: Streaming<wire::AgentMessage>, shutdown: CancellationToken) {
+        let result = tokio::select! {
+            () = shutdown.cancelled() => Err(Status::unavailable("the scheduler is shutting down")),
+            result = self.read(incoming) => result,
+        };
+        if let Err(status) = result {
+            warn!(
+                node = self.node.as_ref().map(NodeId::as_str),
+                reason = status.message(),
+                "agent stream ended"
+            );
+            // An agent that no longer reads will notice the closed stream instead.
+            let _ = self.answers.try_send(Err(status));
+        } else {
+            info!(node = self.node.as_ref().map(NodeId::as_str), "agent closed its stream");
+        }
+        if let Some(node) = self.node {
+            // The writer is gone only while the scheduler shuts down.
+            let _ = self.fleet.disconnected(node).await;
+        }
+    }
+
+    async fn read(&mut self, mut incoming: Streaming<wire::AgentMessage>) -> Result<(), Status> {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        self.answer(&SchedulerMessage::Welcome(Welcome { version, limits: self.limits }))?;
+        loop {
+            let message = tokio::time::timeout(SILENCE_MAX, incoming.message())
+                .await
+                .map_err(|_| Status::deadline_exceeded("no report for 60 s"))??;
+            let Some(message) = message else { return Ok(()) };
+            self.take(message).await?;
+        }
+    }
+
+    async fn take(&mut self, message: wire::AgentMessage) -> Result<(), Status> {
+        let received_at = self.shared.clock.now();
+        let report = report_of_message(message, &self.limits).map_err(|error| {
+            self.shared.metrics.reports_refused.inc();
+            Status::invalid_argument(error.to_string())
+        })?;
+        match &self.node {
+            None => {
+                info!(node = report.node.as_str(), agent = report.agent.version, "agent connected");
+                self.node = Some(report.node.clone());
+            }
+            Some(node) if *node != report.node => {
+                return Err(Status::invalid_argument("one stream speaks for one node"));
+            }
+            Some(_) => {}
+        }
+        let sequence = report.sequence;
+        let resend = self
+            .fleet
+            .report(Box::new(report), received_at)
+            .await
+            .map_err(|error| Status::unavailable(error.to_string()))?;
+        self.answer(&if resend { SchedulerMessage::ResendFull } else { SchedulerMessage::Ack { sequence } })
+    }
+
+    fn answer(&self, message: &SchedulerMessage) -> Result<(), Status> {
+        self.answers
+            .try_send(Ok(message.into()))
+            .map_err(|_| Status::resource_exhausted("the agent does not read its answers"))
+    }
+}

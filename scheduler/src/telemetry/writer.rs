@@ -1,0 +1,223 @@
+//! The one writer of the fleet: events in, an immutable view out.
+//!
+//! Reports, operators' commands and the ledger's own counts all pass one bounded channel, so the fleet needs no
+//! lock and its order of events is the truth. Views are published at most every [`PUBLISH_EVERY`], whatever
+//! the number of reports; a change is visible that much later at the most.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aya_domain::{EndpointId, ModelId, MonoTime, NodeId, Report, Snapshot};
+use aya_fleet::{Effects, Event, Fleet, OwnInFlight, Target};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::ledger::LedgerCell;
+use crate::models::ModelState;
+use crate::shared::Shared;
+use crate::view::{Companion, FarmView};
+
+/// Reports and commands that wait for the writer; at the limit an agent's stream is not read further.
+const EVENTS_MAX: usize = 1024;
+/// The shortest time between two published views.
+const PUBLISH_EVERY: Duration = Duration::from_millis(20);
+/// How often the ledger's own counts are noted, so that a report can be compared with what was ours when
+/// it was sampled; also the tick of staleness.
+const NOTE_LEDGER_EVERY: Duration = Duration::from_millis(50);
+/// Events applied before the view is considered again.
+const BATCH_MAX: usize = 256;
+
+/// What can be asked of the writer.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Report { report: Box<Report>, received_at: MonoTime, resend: oneshot::Sender<bool> },
+    Disconnected { node: NodeId },
+    Drain { target: Target, done: oneshot::Sender<bool> },
+    Undrain { target: Target, done: oneshot::Sender<bool> },
+}
+
+/// The writer has stopped: the scheduler is shutting down.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the scheduler is shutting down")]
+pub(crate) struct CommandError;
+
+/// How the rest of the scheduler reaches the writer.
+#[derive(Debug, Clone)]
+pub(crate) struct FleetHandle(mpsc::Sender<Command>);
+
+impl FleetHandle {
+    /// Applies a report; true if the agent shall send everything anew.
+    pub(crate) async fn report(
+        &self,
+        report: Box<Report>,
+        received_at: MonoTime,
+    ) -> Result<bool, CommandError> {
+        let (resend, answer) = oneshot::channel();
+        self.ask(Command::Report { report, received_at, resend }, answer).await
+    }
+
+    pub(crate) async fn disconnected(&self, node: NodeId) -> Result<(), CommandError> {
+        self.0.send(Command::Disconnected { node }).await.map_err(|_| CommandError)
+    }
+
+    /// Drains or undrains; false if the fleet does not know the target.
+    pub(crate) async fn drain(&self, target: Target, on: bool) -> Result<bool, CommandError> {
+        let (done, answer) = oneshot::channel();
+        let command = if on { Command::Drain { target, done } } else { Command::Undrain { target, done } };
+        self.ask(command, answer).await
+    }
+
+    async fn ask(&self, command: Command, answer: oneshot::Receiver<bool>) -> Result<bool, CommandError> {
+        self.0.send(command).await.map_err(|_| CommandError)?;
+        answer.await.map_err(|_| CommandError)
+    }
+}
+
+/// The writer with everything it owns.
+#[derive(Debug)]
+pub(crate) struct FleetWriter {
+    shared: Arc<Shared>,
+    fleet: Fleet,
+    commands: mpsc::Receiver<Command>,
+    companions: BTreeMap<EndpointId, Companion>,
+    models: BTreeMap<ModelId, Arc<ModelState>>,
+}
+
+impl FleetWriter {
+    pub(crate) fn new(shared: Arc<Shared>, fleet: Fleet) -> (Self, FleetHandle) {
+        let (sender, commands) = mpsc::channel(EVENTS_MAX);
+        let writer = Self { shared, fleet, commands, companions: BTreeMap::new(), models: BTreeMap::new() };
+        (writer, FleetHandle(sender))
+    }
+
+    /// Runs until `shutdown`.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        let mut note = tokio::time::interval(NOTE_LEDGER_EVERY);
+        note.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut publish = tokio::time::interval(PUBLISH_EVERY);
+        publish.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        let mut dirty = true;
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                received = self.commands.recv_many(&mut batch, BATCH_MAX) => {
+                    if received == 0 {
+                        return;
+                    }
+                    for command in batch.drain(..) {
+                        dirty |= self.apply(command);
+                    }
+                }
+                _ = note.tick() => dirty |= self.note_ledger(),
+                _ = publish.tick(), if dirty => {
+                    self.publish();
+                    dirty = false;
+                }
+            }
+        }
+    }
+
+    /// Whether the view changed.
+    fn apply(&mut self, command: Command) -> bool {
+        let now = self.shared.clock.now();
+        match command {
+            Command::Report { report, received_at, resend } => {
+                // What was sent since the last note must not look foreign in this report.
+                self.note_endpoints(report.engines.iter().map(|engine| &engine.id), now);
+                let effects = self.fleet.apply(Event::Report { report, received_at }, now);
+                self.shared.metrics.reports.inc();
+                // A dropped receiver is a stream that ended meanwhile: nobody needs the answer.
+                let _ = resend.send(effects.resend_full);
+                tell(&effects)
+            }
+            Command::Disconnected { node } => {
+                tell(&self.fleet.apply(Event::Disconnected { node, at: now }, now))
+            }
+            Command::Drain { target, done } => self.apply_drain(Event::Drain(target), done, now),
+            Command::Undrain { target, done } => self.apply_drain(Event::Undrain(target), done, now),
+        }
+    }
+
+    fn apply_drain(&mut self, event: Event, done: oneshot::Sender<bool>, now: MonoTime) -> bool {
+        let effects = self.fleet.apply(event, now);
+        let changed = tell(&effects);
+        // The operator's answer must describe what the next request will see.
+        self.publish();
+        let _ = done.send(!effects.unknown_target);
+        changed
+    }
+
+    fn note_ledger(&mut self) -> bool {
+        let now = self.shared.clock.now();
+        let loads = self.companions.iter().map(|(id, companion)| (id.clone(), own(companion, now))).collect();
+        let noted = tell(&self.fleet.apply(Event::OwnLoad { at: now, loads }, now));
+        tell(&self.fleet.apply(Event::Tick, now)) || noted
+    }
+
+    fn note_endpoints<'a>(&mut self, ids: impl Iterator<Item = &'a EndpointId>, now: MonoTime) {
+        let known = ids.filter_map(|id| self.companions.get_key_value(id));
+        let loads = known.map(|(id, companion)| (id.clone(), own(companion, now))).collect();
+        // Notes change no view and give no notice.
+        let _ = self.fleet.apply(Event::OwnLoad { at: now, loads }, now);
+    }
+
+    fn publish(&mut self) {
+        let snapshot = self.fleet.snapshot(self.shared.clock.now());
+        self.forget_gone(&snapshot);
+        let companions = snapshot.endpoints.iter().map(|e| self.companion(&e.info.id)).collect();
+        for model in snapshot.models.keys() {
+            if !self.models.contains_key(model) {
+                let state = Arc::new(ModelState::new(self.shared.metrics.model(Some(model))));
+                self.models.insert(model.clone(), state);
+            }
+        }
+        self.models.retain(|model, _| snapshot.models.contains_key(model));
+        let view = FarmView { snapshot, companions, models: self.models.clone() };
+        self.shared.view.store(Arc::new(view));
+        self.shared.room.wake_heads();
+    }
+
+    fn companion(&mut self, id: &EndpointId) -> Companion {
+        if let Some(companion) = self.companions.get(id) {
+            return companion.clone();
+        }
+        let companion = Companion {
+            cell: Arc::new(LedgerCell::new(Arc::clone(&self.shared.room))),
+            metrics: self.shared.metrics.endpoint(id.as_str()),
+        };
+        self.companions.insert(id.clone(), companion.clone());
+        companion
+    }
+
+    /// An endpoint that left keeps its cell while requests run on it, so that its return finds them counted.
+    fn forget_gone(&mut self, snapshot: &Snapshot) {
+        let metrics = &self.shared.metrics;
+        self.companions.retain(|id, companion| {
+            let keep = snapshot.index_of(id).is_some() || companion.cell.in_flight() > 0;
+            if !keep {
+                metrics.forget_endpoint(id.as_str());
+            }
+            keep
+        });
+    }
+}
+
+fn own(companion: &Companion, now: MonoTime) -> OwnInFlight {
+    let own = companion.cell.read(now);
+    OwnInFlight { in_flight: own.in_flight, decoding: own.decoding, kv_tokens: own.decode_kv_tokens }
+}
+
+/// Logs what an operator should know; whether the view changed.
+fn tell(effects: &Effects) -> bool {
+    for notice in &effects.notices {
+        if notice.is_warning() {
+            warn!("{notice}");
+        } else {
+            info!("{notice}");
+        }
+    }
+    effects.changed
+}

@@ -1,0 +1,45 @@
+//! What a request sees of the farm: the published snapshot and, parallel to it, the ledger's cells.
+//!
+//! The fleet writer swaps the view; readers take it without a lock. A view is immutable, the cells in it are not.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use aya_domain::{EndpointIndex, ModelId, MonoTime, OwnLoad, Snapshot};
+
+use crate::ledger::LedgerCell;
+use crate::metrics::EndpointMetrics;
+use crate::models::ModelState;
+
+/// One endpoint's mutable companions.
+#[derive(Debug, Clone)]
+pub(crate) struct Companion {
+    pub(crate) cell: Arc<LedgerCell>,
+    pub(crate) metrics: Arc<EndpointMetrics>,
+}
+
+/// One published state of the farm.
+#[derive(Debug)]
+pub(crate) struct FarmView {
+    pub(crate) snapshot: Snapshot,
+    /// Parallel to `snapshot.endpoints`.
+    pub(crate) companions: Vec<Companion>,
+    /// What was learned about each model of the snapshot.
+    pub(crate) models: BTreeMap<ModelId, Arc<ModelState>>,
+}
+
+impl FarmView {
+    pub(crate) fn empty() -> Self {
+        Self { snapshot: Snapshot::empty(), companions: Vec::new(), models: BTreeMap::new() }
+    }
+
+    pub(crate) fn companion(&self, index: EndpointIndex) -> Option<&Companion> {
+        self.companions.get(index.get())
+    }
+
+    /// Reads the ledger into `loads`, parallel to the snapshot's endpoints.
+    pub(crate) fn read_loads(&self, now: MonoTime, loads: &mut Vec<OwnLoad>) {
+        loads.clear();
+        loads.extend(self.companions.iter().map(|companion| companion.cell.read(now)));
+    }
+}
