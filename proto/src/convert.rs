@@ -10,6 +10,8 @@ mod field;
 mod gpu;
 mod message;
 mod report;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

@@ -5,6 +5,8 @@
 //! converted: a missing or impossible value is a typed error that names the field, never a default. It
 //! holds no connections: agent and scheduler own those.
 
+#[cfg(test)]
+mod contract;
 pub mod convert;
 pub mod wire;
 
