@@ -52,7 +52,8 @@ pub struct Assembler {
 }
 
 impl Assembler {
-    /// Assembles a stream of at most `response_max` bytes.
+    /// Assembles a stream of at most `response_max` bytes. Text takes about as much memory as it has bytes; lists of
+    /// numbers (log probabilities, token ids) up to 16 times as much.
     #[must_use]
     pub fn new(kind: AnswerKind, response_max: usize) -> Self {
         Self {

@@ -8,6 +8,7 @@
 
 use std::borrow::Cow;
 
+mod fields;
 mod text;
 mod walk;
 
@@ -184,8 +185,8 @@ impl ScanError {
 /// # Errors
 /// [`ScanError`]: the body is not a JSON object that every engine reads alike, or a key asks for the impossible.
 pub fn scan(body: &[u8], limits: ScanLimits) -> Result<BodyView, ScanError> {
-    let prose = text::survey(body)?;
-    walk::Walk::new(body, prose, limits).run()
+    let survey = text::survey(body)?;
+    walk::Walk::new(body, survey, limits).run()
 }
 
 #[cfg(test)]

@@ -43,27 +43,64 @@ pub(super) struct Passed {
 }
 
 /// Passes over a string from the byte after its opening quote.
+#[inline]
 pub(super) fn pass_string(body: &[u8], start: usize, has_controls: bool) -> Result<Passed, ScanError> {
     let mut at = start;
     let mut shrink = 0;
     loop {
-        let rest = body.get(at..).unwrap_or_default();
-        let Some(offset) = memchr2(b'"', b'\\', rest) else {
-            return Err(ScanError::InvalidJson { at: body.len() });
-        };
-        let run = rest.get(..offset).unwrap_or_default();
-        if has_controls && run.iter().fold(u8::MAX, |low, b| low.min(*b)) < 0x20 {
-            let control = run.iter().position(|b| *b < 0x20).unwrap_or(0);
-            return Err(ScanError::InvalidJson { at: at + control });
+        at = next_special(body, at, has_controls);
+        match body.get(at) {
+            Some(b'"') => return Ok(Passed { next: at + 1, shrink }),
+            Some(b'\\') => {
+                let (length, decoded) = escape(body, at)?;
+                at += length;
+                shrink += length - decoded;
+            }
+            // A control character, or the end of the body.
+            _ => return Err(ScanError::InvalidJson { at }),
         }
-        at += offset;
-        if body.get(at) == Some(&b'"') {
-            return Ok(Passed { next: at + 1, shrink });
-        }
-        let (length, decoded) = escape(body, at)?;
-        at += length;
-        shrink += length - decoded;
     }
+}
+
+/// Where the next quote, backslash or control character is, or the end of the body.
+///
+/// Most strings of a request are short or full of escapes, where a call of `memchr` costs more than it saves: the first
+/// bytes are looked at eight at a time.
+#[inline]
+fn next_special(body: &[u8], start: usize, has_controls: bool) -> usize {
+    const BY_WORDS: usize = 64;
+    let mut at = start;
+    while at < start + BY_WORDS {
+        let Some(word) = body.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()) else { break };
+        let special = specials(u64::from_le_bytes(word));
+        if special != 0 {
+            return at + (special.trailing_zeros() / 8) as usize;
+        }
+        at += 8;
+    }
+    let rest = body.get(at..).unwrap_or_default();
+    let run = memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
+    if has_controls {
+        let run = rest.get(..run).unwrap_or_default();
+        if run.iter().fold(u8::MAX, |low, b| low.min(*b)) < 0x20 {
+            return at + run.iter().position(|b| *b < 0x20).unwrap_or(0);
+        }
+    }
+    at + run
+}
+
+/// The high bit of every byte that is a quote, a backslash or below 0x20, exact up to the lowest one: the
+/// subtractions borrow only out of bytes that are flagged themselves.
+#[inline]
+const fn specials(word: u64) -> u64 {
+    const ONES: u64 = u64::MAX / 255;
+    const HIGHS: u64 = ONES << 7;
+    let quotes = word ^ (ONES * b'"' as u64);
+    let backslashes = word ^ (ONES * b'\\' as u64);
+    let controls = word.wrapping_sub(ONES * 0x20) & !word;
+    let found =
+        (quotes.wrapping_sub(ONES) & !quotes) | (backslashes.wrapping_sub(ONES) & !backslashes) | controls;
+    found & HIGHS
 }
 
 /// Length of the escape at this backslash, as written and as UTF-8.

@@ -136,7 +136,8 @@ impl<'b> Outgoing<'b> {
         self.written == self.total
     }
 
-    /// Writes what the socket takes. A failure only ends the writing: the engine may have answered before it closed,
+    /// Writes what the socket takes. A head that comes before the end of the writing ends it: the rest is never sent.
+    /// A failure only ends the writing: the engine may have answered before it closed,
     /// and if not, the read says so.
     fn poll_send(&mut self, stream: &mut TcpStream, cx: &mut Context<'_>) {
         while !self.is_sent() && !self.failed {
@@ -146,6 +147,8 @@ impl<'b> Outgoing<'b> {
                 Poll::Pending => return,
             }
         }
+        // The wait for the first token can be long: it holds no copy of the request.
+        self.front = Vec::new();
     }
 
     fn poll_write(&self, stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {

@@ -23,14 +23,14 @@ impl PhaseTimer {
     /// A timer whose first phase begins now.
     #[must_use]
     pub fn new(phase: Phase, limit: Duration) -> Self {
-        let deadline = Instant::now() + limit;
+        let deadline = after(limit);
         Self { sleep: Box::pin(sleep_until(deadline)), deadline, phase }
     }
 
     /// Begins a phase, or the same one anew.
     pub fn start(&mut self, phase: Phase, limit: Duration) {
         self.phase = phase;
-        self.deadline = Instant::now() + limit;
+        self.deadline = after(limit);
         if self.deadline < self.sleep.deadline() {
             self.sleep.as_mut().reset(self.deadline);
         }
@@ -48,6 +48,12 @@ impl PhaseTimer {
             self.sleep.as_mut().reset(self.deadline);
         }
     }
+}
+
+/// An unlimited wait is a year: the clock cannot count to the longest duration.
+fn after(limit: Duration) -> Instant {
+    const LONGEST: Duration = Duration::from_secs(365 * 86_400);
+    Instant::now() + limit.min(LONGEST)
 }
 
 #[cfg(test)]

@@ -27,3 +27,10 @@ async fn a_phase_that_begins_anew_moves_its_deadline() {
     assert_eq!(poll_fn(|cx| timer.poll(cx)).await, Phase::Body);
     assert_eq!(begin.elapsed().as_secs(), 13);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_longest_duration_is_a_limit_like_any_other() {
+    let mut timer = PhaseTimer::new(Phase::Head, Duration::MAX);
+    let silent = tokio::time::timeout(1000 * SECOND, poll_fn(|cx| timer.poll(cx))).await;
+    assert!(silent.is_err());
+}
