@@ -1,6 +1,6 @@
 //! The HTTP toolbox of the relay: request bodies, event streams, and our own pooled HTTP/1.1 client for engines.
 //!
-//! - [`scan`] reads a request body once, [`splice`](mod@splice) changes a few keys of it without re-serialising;
+//! - [`scan`](mod@scan) reads a request body once, [`splice`](mod@splice) changes a few keys of it without re-serialising;
 //! - [`upstream`] sends it to an engine over a pooled socket that the request's own task polls;
 //! - [`sse`] watches the answer's event stream as it passes, [`assemble`] makes one JSON answer of it;
 //! - [`headers`] and [`openai_error`] hold what may cross between the two sides.
