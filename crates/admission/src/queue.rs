@@ -1,8 +1,9 @@
 //! First come, first served, with a limit, a deadline per ticket, and cheap departure from the middle.
 //!
-//! A client that gives up leaves from wherever it stands, so tickets are keys of an ordered map and not positions: entering and
-//! leaving cost O(log n). The queue keeps its own promises ([`PoolQueue::broken_invariant`]) but trusts its caller to leave
-//! exactly once per ticket, which a guard with `Drop` does; leaving twice is answered with `None`.
+//! A client that gives up leaves from wherever it stands, so tickets are keys of an ordered map and not
+//! positions: entering and leaving cost O(log n). The queue keeps its own promises
+//! ([`PoolQueue::broken_invariant`]) but trusts its caller to leave exactly once per ticket, which a guard
+//! with `Drop` does; leaving twice is answered with `None`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -82,7 +83,8 @@ impl PoolQueue {
         self.waiting.first_key_value().map(|(ticket, _)| *ticket)
     }
 
-    /// Gives up a place, for whatever reason: placed, expired or cancelled. `None` if the ticket no longer waits.
+    /// Gives up a place, for whatever reason: placed, expired or cancelled. `None` if the ticket no longer
+    /// waits.
     pub fn leave(&mut self, ticket: TicketId) -> Option<Left> {
         let was_head = self.head() == Some(ticket);
         let left = self.waiting.remove(&ticket)?;

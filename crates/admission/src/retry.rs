@@ -8,15 +8,16 @@ pub const RETRY_AFTER_MAX_S: u64 = 120;
 /// Said when nothing is known about the rate at which the queue drains.
 const UNKNOWN_DRAIN_S: f64 = 5.0;
 
-/// Seconds until a queue of this length has drained at `drain_per_s` requests per second; `None`: no rate known.
-/// From 1 to [`RETRY_AFTER_MAX_S`].
+/// Seconds until a queue of this length has drained at `drain_per_s` requests per second; `None`: no rate
+/// known. From 1 to [`RETRY_AFTER_MAX_S`].
 #[must_use]
 pub fn retry_after_s(queue_len: usize, drain_per_s: Option<f64>) -> u64 {
     let len = f64::from(u32::try_from(queue_len).unwrap_or(u32::MAX));
     retry_after_wait_s(drain_per_s.map(|rate| len / rate))
 }
 
-/// A predicted wait in seconds as whole seconds from 1 to [`RETRY_AFTER_MAX_S`]; `None`: nothing was predicted.
+/// A predicted wait in seconds as whole seconds from 1 to [`RETRY_AFTER_MAX_S`]; `None`: nothing was
+/// predicted.
 #[must_use]
 pub fn retry_after_wait_s(wait_s: Option<f64>) -> u64 {
     let wait = wait_s.unwrap_or(UNKNOWN_DRAIN_S);

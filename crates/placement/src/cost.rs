@@ -1,7 +1,9 @@
-//! What it would cost to place a request on an endpoint, in seconds (placement.md section 4, steps 2 to 4 and 6).
+//! What it would cost to place a request on an endpoint, in seconds: its time to the first token and to
+//! decode, the slowdown of those already there, and a penalty near the TTFT objective.
 //!
-//! Not here yet: the prefix index (every prompt token counts as uncached), the expected-miss term of step 5, and learned corrections
-//! of the coefficients. More load never makes an endpoint cheaper; a property test holds that.
+//! Not here yet: the prefix index (every prompt token counts as uncached), a term for expected misses of
+//! the objectives, and learned corrections of the coefficients. More load never makes an endpoint cheaper;
+//! a property test holds that.
 
 use std::time::Duration;
 
@@ -153,8 +155,8 @@ impl<'a> Site<'a> {
     }
 }
 
-/// Seconds until enough KV is released: the deficit over the rate at which running answers end. Nobody can wait for
-/// more than is held.
+/// Seconds until enough KV is released: the deficit over the rate at which running answers end. Nobody can
+/// wait for more than is held.
 fn kv_wait_s(pool: f64, load: &Load, new: &Newcomer, decode_step_s: f64) -> f64 {
     let pinned = load.pinned();
     let deficit = (new.uncached + BLOCK_ROUNDING - (POOL_HEADROOM * pool - pinned)).min(pinned);

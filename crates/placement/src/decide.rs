@@ -1,7 +1,8 @@
 //! The decision: every endpoint of the snapshot judged once, then one chosen, or the reason why none was.
 //!
-//! The way through is one pass in endpoint order with the model's pool merged in, and one allocation: the candidates of the
-//! record. Only when nothing can take the request does it look again: was it the size, and was that certain?
+//! The way through is one pass in endpoint order with the model's pool merged in, and one allocation: the
+//! candidates of the record. Only when nothing can take the request does it look again: was it the size,
+//! and was that certain?
 
 use aya_domain::{
     Candidate, Chosen, Decision, Endpoint, EndpointIndex, HoldReason, KvAllocation, MonoTime, Outcome,
@@ -14,8 +15,9 @@ use crate::invariants;
 use crate::pick;
 use crate::policy::{Policy, Scorer};
 
-/// Decides where a request goes. `loads` is parallel to `snapshot.endpoints`; an endpoint without an entry has nothing of
-/// ours in flight. Every endpoint of the snapshot appears in the decision, in order, with its reason or its terms.
+/// Decides where a request goes. `loads` is parallel to `snapshot.endpoints`; an endpoint without an entry
+/// has nothing of ours in flight. Every endpoint of the snapshot appears in the decision, in order, with
+/// its reason or its terms.
 #[must_use]
 pub fn decide(
     snapshot: &Snapshot,
@@ -101,7 +103,8 @@ impl Farm<'_> {
         }
     }
 
-    /// The terms are filled for every scorer, so that a baseline's choice can be compared with the prediction.
+    /// The terms are filled for every scorer, so that a baseline's choice can be compared with the
+    /// prediction.
     fn score(&self, ask: &Ask<'_>, on: &Subject<'_>, index: EndpointIndex, doubt_s: f64) -> Verdict {
         let terms = on.site.terms(&ask.newcomer, self.policy, doubt_s);
         let total = match self.policy.scorer {

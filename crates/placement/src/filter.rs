@@ -1,8 +1,9 @@
 //! Which endpoints can take a request at all, one function per reason.
 //!
-//! [`rejection`] asks them in a fixed order and reports the first reason, facts about the endpoint before facts about room, so that the
-//! explanation names what an operator would fix first. Missing readings never reject: the filter that would need them passes. Size is
-//! judged twice: by the estimate here, and by the lower bound where nothing else would be left (`decide`).
+//! [`rejection`] asks them in a fixed order and reports the first reason, facts about the endpoint before
+//! facts about room, so that the explanation names what an operator would fix first. Missing readings never
+//! reject: the filter that would need them passes. Size is judged twice: by the estimate here, and by the
+//! lower bound where nothing else would be left (`decide`).
 
 use aya_domain::{
     Bytes, Endpoint, EngineKind, Freshness, Health, KvAllocation, MonoTime, OwnLoad, Phase, Rejection,
@@ -124,8 +125,8 @@ pub(crate) fn told_kv_capacity(endpoint: &Endpoint) -> Option<Tokens> {
     info.kv_capacity.or_else(|| profile_is_fact().then_some(info.profile.kv_capacity))
 }
 
-/// Requests against sequences per batch or slots. Beyond them a request would only wait inside the engine, whose queue
-/// cannot be reordered or taken back (and llama.cpp stops answering its health endpoint).
+/// Requests against sequences per batch or slots. Beyond them a request would only wait inside the engine,
+/// whose queue cannot be reordered or taken back (and llama.cpp stops answering its health endpoint).
 fn slots(on: &Subject<'_>) -> Option<Rejection> {
     let info = &on.endpoint.info;
     let beyond = info.kind.capabilities().in_flight_beyond_slots.unwrap_or(0);
@@ -134,7 +135,8 @@ fn slots(on: &Subject<'_>) -> Option<Rejection> {
     (in_flight >= limit).then_some(Rejection::SlotsFull { in_flight, limit })
 }
 
-/// KV cache against free VRAM, for engines that allocate as they go. A reading of a silent node proves nothing.
+/// KV cache against free VRAM, for engines that allocate as they go. A reading of a silent node proves
+/// nothing.
 fn vram(ask: &Ask<'_>, on: &Subject<'_>) -> Option<Rejection> {
     let info = &on.endpoint.info;
     if info.kind.capabilities().kv != KvAllocation::OnDemand || on.endpoint.freshness == Freshness::Suspect {
@@ -145,8 +147,8 @@ fn vram(ask: &Ask<'_>, on: &Subject<'_>) -> Option<Rejection> {
     (need > free).then_some(Rejection::VramShort { need, free })
 }
 
-/// Late binding: what would wait inside the engine waits at the scheduler, where it can still go elsewhere. An idle
-/// endpoint is never too busy, whatever its coefficients predict.
+/// Late binding: what would wait inside the engine waits at the scheduler, where it can still go elsewhere.
+/// An idle endpoint is never too busy, whatever its coefficients predict.
 fn backlog(ask: &Ask<'_>, on: &Subject<'_>) -> Option<Rejection> {
     if on.site.load.requests == 0 {
         return None;

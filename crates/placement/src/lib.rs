@@ -1,9 +1,9 @@
 //! Where does this request go: [`decide`], a pure function from what is known to an explained decision.
 //!
-//! Filters say which endpoints can take the request (`filter`), a scorer prices them in seconds (`cost`), the seed breaks ties
-//! (`pick`). The live scheduler, the replay and the simulator call the same function, so it reads no clock, draws no random
-//! number, and the same inputs give the same bytes. It never mutates the ledger: the caller claims the lease, and decides again
-//! if it lost the race.
+//! Filters say which endpoints can take the request (`filter`), a scorer prices them in seconds (`cost`),
+//! the seed breaks ties (`pick`). The live scheduler, the replay and the simulator call the same function,
+//! so it reads no clock, draws no random number, and the same inputs give the same bytes. It never mutates
+//! the ledger: the caller claims the lease, and decides again if it lost the race.
 
 mod cost;
 mod decide;

@@ -1,7 +1,8 @@
 //! Named policies: which scorer, with which weights, and when a request is held back.
 //!
-//! All policies share the filters, so a baseline never places where the recommended policy could not. The constants of `aya` were tuned
-//! on published traces (placement.md sections 4 and 7); they are fields, so that configuration may change them, never globals.
+//! All policies share the filters, so a baseline never places where the recommended policy could not. The
+//! constants of `aya` were tuned on published traces of conversations; they are fields, so
+//! that configuration may change them, never globals.
 
 use std::fmt;
 
@@ -12,8 +13,8 @@ use aya_domain::PolicyName;
 pub enum Scorer {
     /// Predicted seconds: to the first token, to decode, and those it costs the requests already there.
     Cost,
-    /// The request's sequence number modulo the endpoints that can take it; the total is the rank from there. Exact while one
-    /// model is served; interleaved models share the count.
+    /// The request's sequence number modulo the endpoints that can take it; the total is the rank from
+    /// there. Exact while one model is served; interleaved models share the count.
     RoundRobin,
     /// Requests in flight, foreign ones included.
     LeastRequests,
@@ -24,7 +25,8 @@ pub enum Scorer {
 /// When an endpoint is too busy to be sent more, so that the request waits at the scheduler instead.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct HoldRules {
-    /// Predicted seconds of prefill and KV wait ahead of the request. An endpoint without requests is never too busy.
+    /// Predicted seconds of prefill and KV wait ahead of the request. An endpoint without requests is never
+    /// too busy.
     pub max_backlog_s: f64,
 }
 

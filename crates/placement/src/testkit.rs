@@ -1,8 +1,9 @@
 //! Fleets in a line of text, for tests: `a: h100 nd=3 P=800 | b: l4 stale`.
 //!
 //! Words: a profile (`l4 a10g a100 h100 h100x4`), a kind (`vllm llama ollama simulated`; vLLM unless said),
-//! `told` (the engine itself tells its profile), `other` (serves another model), phases, health and freshness by name, and numbers: own load `n np P nd K rho`, foreign load
-//! `fw fr fk`, facts `ctx kv seqs kvb`, `vram` in MiB, `age` and `cool` in milliseconds.
+//! `told` (the engine itself tells its profile), `other` (serves another model), phases, health and
+//! freshness by name, and numbers: own load `n np P nd K rho`, foreign load `fw fr fk`, facts `ctx kv seqs
+//! kvb`, `vram` in MiB, `age` and `cool` in milliseconds.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The integers of the reference table (placement.md section 3), and a real engine's log.
+//! The integers of the reference table of the study, and a real engine's log.
 
 use super::*;
 
