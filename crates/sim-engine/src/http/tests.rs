@@ -510,7 +510,7 @@ async fn time_passes_as_the_cost_model_says() {
     let took = clock.now().since(begin).as_secs_f64() * 2.0;
     assert_eq!(usage["prompt_tokens"], 1000);
     // Never faster than the model but for the last timer tick; slower only as the test machine is.
-    assert!((0.315..0.6).contains(&took), "{took} modelled seconds");
+    assert!((0.315..1.5).contains(&took), "{took} modelled seconds");
     sim.stop().await;
 }
 
