@@ -41,7 +41,7 @@ pub(crate) fn sim_engine(args: SimEngineArgs) -> Result<(), Failure> {
     let config: SimEngineConfig = load(args.config.as_deref(), &args)?;
     start_log(&config.log)?;
     let mut faults = Faults::default();
-    args.fault.iter().for_each(|fault| fault.apply(&mut faults));
+    args.fault.iter().for_each(|fault| faults.add(*fault));
     single()?.block_on(async {
         let engine = SimEngine::bind(sim_config(&config, faults)).await?;
         out::say(&format!("http://{}", engine.addr()));
