@@ -53,6 +53,12 @@ const PRODUCTS: [Product; 7] = [
 ];
 
 impl Product {
+    /// A product that the table does not have: the figures of an H100 under another name.
+    #[must_use]
+    pub const fn unknown(name: &'static str) -> Self {
+        product(name, sheet(81_559, 700, 70, (1980, 2619)))
+    }
+
     /// Every product that can be simulated.
     #[must_use]
     pub const fn all() -> &'static [Self] {

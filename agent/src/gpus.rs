@@ -1,0 +1,235 @@
+//! Reads the GPUs at their own pace, and says so when the driver does not answer.
+//!
+//! The driver lives on a thread of its own. Here one question is open at a time; when its answer is late, the
+//! reports say since when, and go on. Readings that could not be repeated stay and grow old.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aya_config::{AgentConfig, GpuChoice as Configured};
+use aya_domain::{EngineKind, GpuSourceKind, GpuUuid, MonoTime, NodeId};
+use aya_gpu::{Answer, Ask, GpuChoice, GpuThread, Product, SimulatedGpu, open};
+use aya_observe::Clock;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::gpus_of::loads;
+use crate::metrics::Metrics;
+use crate::view::{GpuSourceView, Update, View};
+
+/// A driver that has not answered for this long has stalled; a slow one takes some 100 ms.
+const STALLED_AFTER: Duration = Duration::from_secs(2);
+/// How often the list of devices is read again: a changed list is a lost or a new GPU.
+const DISCOVER_PERIOD: Duration = Duration::from_secs(30);
+/// How often a failed discovery is repeated.
+const DISCOVER_RETRY: Duration = Duration::from_secs(5);
+/// Answers that may wait here: one question is open at a time, and the first answer comes unasked.
+const ANSWERS_MAX: usize = 4;
+
+/// What the GPU task works with.
+pub(crate) struct GpuTask {
+    pub(crate) choice: GpuChoice,
+    pub(crate) period: Duration,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) updates: mpsc::Sender<Update>,
+    pub(crate) views: watch::Receiver<Arc<View>>,
+}
+
+/// The configuration's choice with its simulated devices made out.
+pub(crate) fn choice(config: &AgentConfig) -> GpuChoice {
+    let simulated = || simulated_gpus(config);
+    match config.gpu.source {
+        Configured::Auto => GpuChoice::Auto { nvml_lib: config.gpu.nvml_lib.clone(), simulated: simulated() },
+        Configured::Nvml => GpuChoice::Nvml { lib: config.gpu.nvml_lib.clone() },
+        Configured::Simulated => GpuChoice::Simulated(simulated()),
+        Configured::None => GpuChoice::None,
+    }
+}
+
+/// The configured devices; else those that the profiles of simulated engines run on.
+fn simulated_gpus(config: &AgentConfig) -> Vec<SimulatedGpu> {
+    let configured = config.gpu.simulated.iter().map(|gpus| (gpus.count, gpus.profile));
+    let of_engines = config
+        .engines
+        .iter()
+        .filter(|engine| engine.kind == EngineKind::Simulated)
+        .filter_map(|engine| engine.profile.map(|profile| (profile.gpus_per_engine, profile)));
+    let kinds: Vec<_> =
+        if config.gpu.simulated.is_empty() { of_engines.collect() } else { configured.collect() };
+    let products = kinds.into_iter().flat_map(|(count, profile)| {
+        let product = Product {
+            vram_total: profile.vram_total_per_gpu,
+            power_limit: profile.power_limit,
+            power_idle: profile.idle_power,
+            ..Product::named(profile.gpu_name).unwrap_or(Product::unknown(profile.gpu_name))
+        };
+        (0..count).map(move |_| product)
+    });
+    let gpu =
+        |(index, product)| Some(SimulatedGpu { uuid: simulated_uuid(&config.node_id, index)?, product });
+    products.enumerate().filter_map(gpu).collect()
+}
+
+/// Unique in the farm, as NVML's are in the world.
+fn simulated_uuid(node: &NodeId, index: usize) -> Option<GpuUuid> {
+    GpuUuid::parse(&format!("GPU-sim-{node}-{index}")).ok()
+}
+
+/// The open question.
+struct Open {
+    since: MonoTime,
+    /// The stall has been reported.
+    stalled: bool,
+}
+
+/// What is known about the source itself.
+struct Source {
+    view: GpuSourceView,
+    open: Option<Open>,
+    discovered_at: Option<MonoTime>,
+    discover_after: MonoTime,
+}
+
+impl GpuTask {
+    /// Reads until `shutdown`.
+    pub(crate) async fn run(self, epoch: Instant, shutdown: CancellationToken) {
+        let (tell, mut answers) = mpsc::channel(ANSWERS_MAX);
+        let choice = self.choice.clone();
+        let thread = match GpuThread::start(move || open(choice), move |answer| tell.try_send(answer).is_ok())
+        {
+            Ok(thread) => thread,
+            Err(error) => {
+                let error = Some(format!("no thread for the gpu driver: {error}"));
+                let kind = GpuSourceKind::None;
+                self.tell(Update::Source(GpuSourceView { kind, driver_version: None, error })).await;
+                return;
+            }
+        };
+        let mut source = Source {
+            view: GpuSourceView { kind: GpuSourceKind::None, driver_version: None, error: None },
+            open: Some(Open { since: self.clock.now(), stalled: false }),
+            discovered_at: None,
+            discover_after: MonoTime::ZERO,
+        };
+        let mut ticks = interval_at(epoch, self.period.min(STALLED_AFTER));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                answer = answers.recv() => match answer {
+                    Some(answer) => self.take(&thread, &mut source, answer).await,
+                    None => {
+                        source.view.error = Some("the gpu thread has ended".to_owned());
+                        self.tell(Update::Source(source.view.clone())).await;
+                        shutdown.cancelled().await;
+                        break;
+                    }
+                },
+                _ = ticks.tick() => self.tick(&thread, &mut source).await,
+            }
+        }
+        // Waits a moment for the driver's library to be closed; off this runtime, for a hanging driver's sake.
+        let _ = tokio::task::spawn_blocking(move || drop(thread)).await;
+    }
+
+    async fn tell(&self, update: Update) {
+        // Fails only when the writer has gone, at shutdown.
+        let _ = self.updates.send(update).await;
+    }
+
+    /// Asks the next question, or finds the last one late.
+    async fn tick(&self, thread: &GpuThread, source: &mut Source) {
+        let now = self.clock.now();
+        if let Some(open) = &mut source.open {
+            let waited = now.since(open.since);
+            if waited >= STALLED_AFTER {
+                if !open.stalled {
+                    warn!(waited_s = waited.as_secs(), "the gpu driver does not answer");
+                }
+                open.stalled = true;
+                self.metrics.gpu_stall(waited.as_secs_f64());
+                source.view.error = Some(format!("{} stalled for {} s", source.view.kind, waited.as_secs()));
+                self.tell(Update::Source(source.view.clone())).await;
+            }
+            return;
+        }
+        if source.view.kind == GpuSourceKind::None && source.discovered_at.is_some() {
+            return;
+        }
+        let ask = if now >= source.discover_after {
+            Ask::Discover
+        } else if source.discovered_at.is_some() {
+            Ask::Sample { now, loads: loads(&self.views.borrow()) }
+        } else {
+            return;
+        };
+        self.ask(thread, source, ask, now);
+    }
+
+    fn ask(&self, thread: &GpuThread, source: &mut Source, ask: Ask, now: MonoTime) {
+        match thread.ask(ask) {
+            Ok(()) => source.open = Some(Open { since: now, stalled: false }),
+            Err(error) => warn!(%error, "the gpu driver could not be asked"),
+        }
+    }
+
+    async fn take(&self, thread: &GpuThread, source: &mut Source, answer: Answer) {
+        let now = self.clock.now();
+        if source.open.take().is_some_and(|open| open.stalled) {
+            info!("the gpu driver answers again");
+        }
+        self.metrics.gpu_stall(0.0);
+        match answer {
+            Answer::Opened(kind) => {
+                source.view.kind = kind;
+                self.ask(thread, source, Ask::Discover, now);
+            }
+            Answer::Discovered { gpus, driver_version } => {
+                source.view.driver_version = driver_version.or(source.view.driver_version.take());
+                match gpus {
+                    Ok(found) => {
+                        source.discovered_at = Some(now);
+                        source.discover_after = now.after(DISCOVER_PERIOD);
+                        Self::error(source, found.trouble);
+                        self.tell(Update::Gpus(found.items)).await;
+                        let loads = loads(&self.views.borrow());
+                        self.ask(thread, source, Ask::Sample { now, loads }, now);
+                    }
+                    Err(error) => {
+                        source.discover_after = now.after(DISCOVER_RETRY);
+                        Self::error(source, Some(error.to_string()));
+                    }
+                }
+                self.tell(Update::Source(source.view.clone())).await;
+            }
+            Answer::Sampled { at, samples } => {
+                self.metrics.gpus_read(samples.is_err());
+                match samples {
+                    Ok(samples) => {
+                        Self::error(source, samples.trouble);
+                        self.tell(Update::Samples { at, samples: samples.items }).await;
+                    }
+                    Err(error) => {
+                        source.discover_after = source.discover_after.min(now.after(DISCOVER_RETRY));
+                        Self::error(source, Some(error.to_string()));
+                    }
+                }
+                self.tell(Update::Source(source.view.clone())).await;
+            }
+        }
+    }
+
+    /// Takes the present trouble over, and logs it once.
+    fn error(source: &mut Source, trouble: Option<String>) {
+        if source.view.error != trouble {
+            match &trouble {
+                Some(error) => warn!(error, "gpus cannot be read"),
+                None => info!("gpus can be read"),
+            }
+        }
+        source.view.error = trouble;
+    }
+}

@@ -1,0 +1,254 @@
+//! One scheduler's stream: FULL on connect and every so often, else DELTA, reconnecting for ever.
+//!
+//! Each uplink remembers for itself what its scheduler has been told. A stream that is slower than the
+//! reports loses none of the truth: the report that finds no room is left out, and the next says all that
+//! has changed since the last one that left.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use aya_domain::{EndpointUrl, ReportKind};
+use aya_observe::Clock;
+use aya_proto::convert::agent_message;
+use aya_proto::{AgentServiceClient, MESSAGE_BYTES_MAX, SchedulerMessage, wire};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Endpoint;
+use tracing::{debug, info, warn};
+
+use crate::advertise::Route;
+use crate::backoff::Backoff;
+use crate::metrics::UplinkMetrics;
+use crate::report::{Identity, Wanted, report};
+use crate::view::View;
+
+/// Reports in the hands of the transport.
+const OUTBOX_MAX: usize = 1;
+/// Reports go out this long after the probes began, so that they carry this round's answers.
+const GATHER: Duration = Duration::from_millis(50);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A scheduler that opens a stream has to answer it in this time.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
+/// A silent peer is asked, and given up, after this.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// What all uplinks share.
+pub(crate) struct Shared {
+    pub(crate) identity: Identity,
+    pub(crate) full_period: Duration,
+    pub(crate) advertise_host: Option<String>,
+    pub(crate) clock: Clock,
+    pub(crate) epoch: Instant,
+    /// The number of the last report, over all streams.
+    pub(crate) sequence: AtomicU64,
+    pub(crate) views: watch::Receiver<Arc<View>>,
+}
+
+/// The stream to one scheduler.
+pub(crate) struct Uplink {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) scheduler: EndpointUrl,
+    pub(crate) metrics: UplinkMetrics,
+    pub(crate) seed: u64,
+}
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("cannot connect: {0}")]
+    Connect(String),
+    #[error("no answer to the stream within {WELCOME_TIMEOUT:?}")]
+    NoAnswer,
+    #[error("refused: {0}")]
+    Refused(String),
+    #[error("closed by the scheduler")]
+    Closed,
+    #[error("shutting down")]
+    Shutdown,
+}
+
+/// What this scheduler has been told on this stream.
+struct Told {
+    revision: u64,
+    full_at: Option<Instant>,
+}
+
+impl Uplink {
+    /// Reports until `shutdown`.
+    pub(crate) async fn run(self, shutdown: CancellationToken) {
+        let mut backoff = Backoff::new(self.seed);
+        let mut views = self.shared.views.clone();
+        let mut complained = false;
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            // Bounded by the probes' time-out and the driver's.
+            ready = views.wait_for(|view| view.ready()) => if ready.is_err() { return },
+        }
+        loop {
+            self.metrics.connects.inc();
+            let mut welcomed = false;
+            let ended = tokio::select! {
+                () = shutdown.cancelled() => Ended::Shutdown,
+                ended = self.session(&mut welcomed) => ended,
+            };
+            self.metrics.connected.set(0);
+            if matches!(ended, Ended::Shutdown) {
+                return;
+            }
+            if welcomed {
+                backoff.reset();
+                complained = false;
+            }
+            if complained {
+                debug!(scheduler = %self.scheduler, %ended, "still without the scheduler");
+            } else {
+                warn!(scheduler = %self.scheduler, %ended, "lost the scheduler, trying again");
+            }
+            complained = true;
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(backoff.next_wait()) => {}
+            }
+        }
+    }
+
+    async fn session(&self, welcomed: &mut bool) -> Ended {
+        match self.open().await {
+            Ok((outbox, inbound, told, urls)) => self.talk(outbox, inbound, told, &urls, welcomed).await,
+            Err(ended) => ended,
+        }
+    }
+
+    /// Connects with a FULL report as the first message.
+    async fn open(&self) -> Result<(Outbox, Inbound, Told, Vec<EndpointUrl>), Ended> {
+        let connect = |e: tonic::transport::Error| Ended::Connect(causes(&e));
+        let channel = Endpoint::from_shared(self.scheduler.as_str().to_owned())
+            .map_err(connect)?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .keep_alive_while_idle(true)
+            .connect()
+            .await
+            .map_err(connect)?;
+        let route = Route::to(&self.scheduler).await;
+        let host = self.shared.advertise_host.as_deref();
+        let engines = &self.shared.views.borrow().engines.clone();
+        let urls = engines.iter().map(|engine| route.advertise(&engine.url, host)).collect::<Vec<_>>();
+        let (outbox, messages) = mpsc::channel(OUTBOX_MAX);
+        let mut told = Told { revision: 0, full_at: None };
+        self.send(&outbox, &mut told, &urls);
+        let mut client = AgentServiceClient::new(channel)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let opened = timeout(WELCOME_TIMEOUT, client.stream(ReceiverStream::new(messages))).await;
+        let inbound = opened.map_err(|_| Ended::NoAnswer)?.map_err(|s| refused(&s))?.into_inner();
+        Ok((outbox, inbound, told, urls))
+    }
+
+    async fn talk(
+        &self,
+        outbox: Outbox,
+        mut inbound: Inbound,
+        mut told: Told,
+        urls: &[EndpointUrl],
+        welcomed: &mut bool,
+    ) -> Ended {
+        let mut views = self.shared.views.clone();
+        let mut urgent = views.borrow_and_update().urgent;
+        let mut ticks = self.ticks();
+        loop {
+            tokio::select! {
+                message = inbound.message() => {
+                    let message = match message {
+                        Ok(Some(message)) => message,
+                        Ok(None) => return Ended::Closed,
+                        Err(status) => return refused(&status),
+                    };
+                    self.hear(message, &mut told, welcomed);
+                }
+                _ = ticks.tick() => self.send(&outbox, &mut told, urls),
+                changed = views.changed() => {
+                    if changed.is_err() {
+                        return Ended::Shutdown;
+                    }
+                    let now_urgent = views.borrow_and_update().urgent;
+                    if now_urgent > urgent {
+                        urgent = now_urgent;
+                        self.send(&outbox, &mut told, urls);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ticks at the same phase as the probes, a little later.
+    fn ticks(&self) -> Interval {
+        let period = self.shared.identity.period;
+        let first = self.shared.epoch + GATHER;
+        let passed = Instant::now().saturating_duration_since(first);
+        let periods = passed.as_nanos() / period.as_nanos().max(1) + 1;
+        let next = first + period.saturating_mul(u32::try_from(periods).unwrap_or(u32::MAX));
+        let mut ticks = interval_at(next, period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        ticks
+    }
+
+    fn hear(&self, message: wire::SchedulerMessage, told: &mut Told, welcomed: &mut bool) {
+        match SchedulerMessage::try_from(message) {
+            Ok(SchedulerMessage::Welcome(welcome)) => {
+                *welcomed = true;
+                self.metrics.connected.set(1);
+                info!(scheduler = %self.scheduler, version = %welcome.version, "reporting to the scheduler");
+            }
+            Ok(SchedulerMessage::Ack { .. }) => {}
+            Ok(SchedulerMessage::ResendFull) => told.full_at = None,
+            Err(error) => warn!(scheduler = %self.scheduler, %error, "the scheduler said something unknown"),
+        }
+    }
+
+    /// Sends what is new, or everything when it is time for that.
+    fn send(&self, outbox: &Outbox, told: &mut Told, urls: &[EndpointUrl]) {
+        let Ok(room) = outbox.try_reserve() else {
+            self.metrics.skipped.inc();
+            return;
+        };
+        let view = Arc::clone(&self.shared.views.borrow());
+        let now = Instant::now();
+        let full = told.full_at.is_none_or(|at| now.duration_since(at) >= self.shared.full_period)
+            || view.membership > told.revision;
+        let kind = if full { ReportKind::Full } else { ReportKind::Delta };
+        // Relaxed: only the number counts; each stream sends its own in order.
+        let sequence = self.shared.sequence.fetch_add(1, Ordering::Relaxed) + 1;
+        let wanted = Wanted { kind, sequence, since: told.revision, urls };
+        let report = report(&self.shared.identity, &view, wanted, self.shared.clock.now());
+        room.send(agent_message(&report));
+        self.metrics.sent(kind);
+        told.revision = view.revision;
+        if full {
+            told.full_at = Some(now);
+        }
+    }
+}
+
+type Outbox = mpsc::Sender<wire::AgentMessage>;
+type Inbound = tonic::Streaming<wire::SchedulerMessage>;
+
+fn refused(status: &tonic::Status) -> Ended {
+    Ended::Refused(format!("{:?}: {}", status.code(), status.message()))
+}
+
+/// An error with what lies behind it: the transport's own text says no more than "transport error".
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,167 @@
+//! What the agent knows of its node: one writer, immutable views for everybody else.
+//!
+//! Everything that changes carries the revision of its last change, so that each uplink can say what is new
+//! since it last spoke, independently of the others. Nothing is forgotten here because it is old: a reading
+//! that could not be repeated stays, and its age tells.
+
+use std::sync::Arc;
+
+use aya_config::{EngineConfig, GpuRef};
+use aya_domain::{
+    EndpointId, EndpointUrl, EngineHealth, EngineKind, EngineProfile, GpuInfo, GpuSample, GpuSourceKind,
+    GpuUuid, MonoTime, Reading, Tokens,
+};
+use aya_engine::{EngineReadings, plan};
+use tokio::sync::{mpsc, watch};
+
+/// One engine as configured, and what is known of it.
+#[derive(Debug, Clone)]
+pub(crate) struct EngineView {
+    pub(crate) id: EndpointId,
+    pub(crate) kind: EngineKind,
+    pub(crate) url: EndpointUrl,
+    pub(crate) profile: Option<EngineProfile>,
+    pub(crate) context_length: Option<Tokens>,
+    pub(crate) gpus: Vec<GpuRef>,
+    /// GPUs of one engine of the configured profile.
+    pub(crate) gpus_per_engine: Option<u32>,
+    /// `None` before the first probe has ended.
+    pub(crate) health: Option<Reading<EngineHealth>>,
+    pub(crate) readings: Arc<EngineReadings>,
+    pub(crate) revision: u64,
+}
+
+impl EngineView {
+    pub(crate) fn new(id: EndpointId, config: &EngineConfig) -> Self {
+        Self {
+            id,
+            kind: config.kind,
+            url: config.url.clone(),
+            profile: config.profile.map(|named| named.profile),
+            context_length: config.context_length,
+            gpus: config.gpus.clone(),
+            gpus_per_engine: config.profile.map(|named| named.gpus_per_engine),
+            health: None,
+            readings: Arc::new(EngineReadings::new(plan(config.kind).reads_load())),
+            revision: 0,
+        }
+    }
+}
+
+/// One GPU and its last reading.
+#[derive(Debug, Clone)]
+pub(crate) struct GpuView {
+    pub(crate) info: GpuInfo,
+    pub(crate) sample: Option<Reading<GpuSample>>,
+    pub(crate) revision: u64,
+}
+
+/// How GPUs are read, and why not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GpuSourceView {
+    pub(crate) kind: GpuSourceKind,
+    pub(crate) driver_version: Option<String>,
+    pub(crate) error: Option<String>,
+}
+
+/// The node at one instant.
+#[derive(Debug, Clone)]
+pub(crate) struct View {
+    /// Counts the views.
+    pub(crate) revision: u64,
+    /// The last revision that changed what a FULL report names.
+    pub(crate) membership: u64,
+    /// The last revision that cannot wait for the next report: an engine or a GPU source came or went.
+    pub(crate) urgent: u64,
+    pub(crate) engines: Vec<Arc<EngineView>>,
+    pub(crate) gpus: Vec<Arc<GpuView>>,
+    /// `None` until the GPUs were found or could not be.
+    pub(crate) source: Option<GpuSourceView>,
+}
+
+impl View {
+    pub(crate) fn new(engines: Vec<EngineView>) -> Self {
+        let engines = engines.into_iter().map(Arc::new).collect();
+        Self { revision: 0, membership: 0, urgent: 0, engines, gpus: Vec::new(), source: None }
+    }
+
+    /// Whether everything has been looked at once: before that, a FULL report would say less than is true.
+    pub(crate) fn ready(&self) -> bool {
+        self.source.is_some() && self.engines.iter().all(|engine| engine.health.is_some())
+    }
+
+    /// Takes one update in.
+    pub(crate) fn apply(&mut self, update: Update) {
+        self.revision += 1;
+        match update {
+            Update::Engine { at, health, readings } => self.apply_engine(at, health, readings),
+            Update::Source(source) => {
+                if self.source.as_ref() != Some(&source) {
+                    self.urgent = self.revision;
+                }
+                self.source = Some(source);
+            }
+            Update::Gpus(infos) => self.apply_gpus(infos),
+            Update::Samples { at, samples } => {
+                for (uuid, sample) in samples {
+                    if let Some(gpu) = self.gpus.iter_mut().find(|gpu| gpu.info.uuid == uuid) {
+                        let sample = Some(Reading::new(sample, at));
+                        *gpu = Arc::new(GpuView { info: gpu.info.clone(), sample, revision: self.revision });
+                    }
+                }
+            }
+        }
+    }
+
+    fn apply_engine(&mut self, at: usize, health: Reading<EngineHealth>, readings: Arc<EngineReadings>) {
+        let Some(engine) = self.engines.get_mut(at) else { return };
+        if engine.health.as_ref().map(|h| &h.value) != Some(&health.value) {
+            self.urgent = self.revision;
+        }
+        let engine = Arc::make_mut(engine);
+        engine.health = Some(health);
+        engine.readings = readings;
+        engine.revision = self.revision;
+    }
+
+    fn apply_gpus(&mut self, infos: Vec<GpuInfo>) {
+        let same = self.gpus.len() == infos.len()
+            && self.gpus.iter().zip(&infos).all(|(gpu, info)| gpu.info == *info);
+        if same {
+            return;
+        }
+        self.membership = self.revision;
+        self.urgent = self.revision;
+        let known = std::mem::take(&mut self.gpus);
+        let sample_of = |uuid: &GpuUuid| known.iter().find(|g| g.info.uuid == *uuid).and_then(|g| g.sample);
+        let views = infos.into_iter().map(|info| {
+            let sample = sample_of(&info.uuid);
+            Arc::new(GpuView { info, sample, revision: self.revision })
+        });
+        self.gpus = views.collect();
+    }
+}
+
+/// What the samplers tell the writer.
+#[derive(Debug)]
+pub(crate) enum Update {
+    Engine { at: usize, health: Reading<EngineHealth>, readings: Arc<EngineReadings> },
+    Source(GpuSourceView),
+    Gpus(Vec<GpuInfo>),
+    Samples { at: MonoTime, samples: Vec<(GpuUuid, GpuSample)> },
+}
+
+/// Updates that may wait for the writer; a sampler that finds it full waits too.
+pub(crate) const UPDATES_MAX: usize = 64;
+
+/// The writer: takes updates in until all samplers are gone, and publishes a view whenever it has caught up.
+pub(crate) async fn write(mut updates: mpsc::Receiver<Update>, views: watch::Sender<Arc<View>>) {
+    let mut view = View::clone(&views.borrow());
+    while let Some(update) = updates.recv().await {
+        view.apply(update);
+        while let Ok(update) = updates.try_recv() {
+            view.apply(update);
+        }
+        views.send_replace(Arc::new(view.clone()));
+    }
+}
