@@ -1,3 +1,5 @@
+//! The contract of the JSON: its names, what is left out, and what older readers make of newer writers.
+
 use std::sync::Arc;
 
 use aya_domain::{Chosen, EndpointId, Freshness, ModelId, MonoTime, PolicyName, Tokens};

@@ -1,3 +1,5 @@
+//! Segments on a real directory, and on a disk that is full.
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
