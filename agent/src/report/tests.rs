@@ -1,3 +1,5 @@
+//! What reports hold, and when they are sent.
+
 use std::sync::Arc;
 
 use aya_config::AgentConfig;

@@ -1,3 +1,5 @@
+//! Every parser on the answers of real engines.
+
 use aya_domain::{EngineKind, ModelId, MonoTime, Ratio, ServedModel, Tokens};
 use proptest::prelude::*;
 
