@@ -1,5 +1,6 @@
 //! Assembled answers beside the engines' own non-streaming ones.
 
+use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
@@ -211,4 +212,51 @@ fn what_comes_after_done_is_ignored() {
         b"data: {\"id\":\"other\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"more\"}}]}\n\n",
     );
     assert_eq!(assemble(AnswerKind::Chat, &stream, 1).unwrap(), whole);
+}
+
+/// Chunks that are JSON, with our keys at every place and of every type.
+fn hostile_event() -> impl Strategy<Value = Value> {
+    let key = prop::sample::select(vec![
+        "choices",
+        "index",
+        "delta",
+        "content",
+        "tool_calls",
+        "function",
+        "function_call",
+        "logprobs",
+        "text",
+        "finish_reason",
+        "role",
+        "name",
+        "arguments",
+    ]);
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<i8>().prop_map(Value::from),
+        Just(json!("stop")),
+        Just(json!(true))
+    ];
+    let inner = leaf.prop_recursive(6, 40, 4, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::vec((key.clone(), inner), 0..5).prop_map(|fields| Value::Object(
+                fields.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
+            )),
+        ]
+    });
+    inner.prop_map(|choice| json!({ "choices": [choice] }))
+}
+
+proptest! {
+    #[test]
+    fn hostile_chunks_give_an_answer_or_an_error_and_never_a_panic(
+        hostile in prop::collection::vec(hostile_event(), 0..5),
+        chat in any::<bool>(),
+    ) {
+        let kind = if chat { AnswerKind::Chat } else { AnswerKind::Completion };
+        if let Ok(answer) = assemble(kind, &events(&hostile), 1) {
+            prop_assert!(answer["choices"].as_array().unwrap().iter().all(|c| c["finish_reason"].is_string()));
+        }
+    }
 }

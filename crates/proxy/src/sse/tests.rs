@@ -180,6 +180,19 @@ fn impossible_counts_are_unknown() {
     assert_eq!(facts_of_data(r#"{"usage":null}"#).usage, None);
 }
 
+#[test]
+fn a_whole_answer_is_read_with_the_same_eyes() {
+    let answer = StreamFacts::of_answer(&recorded!("llama.cpp/chat.http"));
+    assert!(answer.is_success(1));
+    assert_eq!(answer.usage.unwrap().prompt_tokens, Some(25));
+    assert_eq!((answer.completion_tokens(), answer.timings.unwrap().cache_n), (Some(8), Some(0)));
+    let busy = StreamFacts::of_answer(&recorded!("vllm/err_overload_503.http")).error.unwrap();
+    assert!(busy.is_overload() && busy.is_retryable());
+    let too_long = StreamFacts::of_answer(&recorded!("llama.cpp/err_too_long_stream.http")).error.unwrap();
+    assert_eq!((too_long.code, too_long.kind.as_deref()), (Some(400), Some("exceed_context_size_error")));
+    assert!(!too_long.is_retryable());
+}
+
 // === Splitting ===
 
 /// Items as text, fed in pieces of the given lengths (the last one repeats).
@@ -277,5 +290,24 @@ proptest! {
             }
             prop_assert_eq!(scanner.facts(), &whole);
         }
+    }
+
+    #[test]
+    fn hostile_events_are_looked_at_without_harm(
+        pieces in prop::collection::vec(
+            prop_oneof![
+                prop::sample::select(vec![
+                    "\"finish_reason\"", "\"usage\"", "\"prompt_tokens\"", "\"timings\"", "\"error\"", "\"content\"",
+                    ":", "{", "}", "[", "\"", "-", "1e999", "18446744073709551616", "[DONE]", "\\", " ",
+                ]).prop_map(|s| s.as_bytes().to_vec()),
+                prop::collection::vec(any::<u8>(), 0..4),
+            ],
+            0..12,
+        ),
+    ) {
+        let facts = StreamFacts::of_answer(&pieces.concat());
+        prop_assert_eq!(facts.events, 1);
+        let known = facts.timings.and_then(|t| t.prompt_ms);
+        prop_assert!(known.is_none_or(f64::is_finite));
     }
 }

@@ -1,5 +1,7 @@
 //! How an answer is taken in, without a socket: every split must give the same.
 
+use proptest::prelude::*;
+
 use super::*;
 
 /// Status, body so far, and whether there was more than the answer; fed in two pieces, then the rest whole.
@@ -82,4 +84,39 @@ fn an_exchange_can_move_between_threads_before_it_runs() {
     };
     let (body, config) = (SplicedBody::empty(), UpstreamConfig::default());
     is_send(&exchange(([127, 0, 0, 1], 1).into(), &head, &body, &config, Socket::Fresh));
+}
+
+proptest! {
+    #[test]
+    fn hostile_answers_never_give_more_than_was_sent(
+        pieces in prop::collection::vec(
+            prop_oneof![
+                prop::sample::select(vec![
+                    "HTTP/1.1 200 OK\r\n", "HTTP/1.1 100 C\r\n", "\r\n", "Content-Length: 3\r\n", "Content-Length: ",
+                    "Transfer-Encoding: chunked\r\n", "Connection: close\r\n", "3\r\nabc\r\n", "0\r\n\r\n", ":", "\n",
+                ]).prop_map(|s| s.as_bytes().to_vec()),
+                prop::collection::vec(any::<u8>(), 0..4),
+            ],
+            0..12,
+        ),
+        size in 1usize..40,
+    ) {
+        let answer = pieces.concat();
+        let cuts: Vec<usize> = (size..answer.len()).step_by(size).collect();
+        let mut incoming = Incoming::default();
+        let mut start = 0;
+        for end in cuts.into_iter().chain([answer.len()]) {
+            match incoming.take(&answer[start..end]) {
+                Ok(None) => start = end,
+                Ok(Some((parsed, body))) => {
+                    prop_assert!(parsed.length + body.len() <= end);
+                    break;
+                }
+                Err(error) => {
+                    prop_assert!(error.retryable_before_first_byte());
+                    break;
+                }
+            }
+        }
+    }
 }
