@@ -64,7 +64,7 @@ impl LedgerCell {
             prefill_tokens: self.prefill_tokens.load(Ordering::Relaxed),
             decoding: self.decoding.load(Ordering::Relaxed),
             decode_kv_tokens: self.decode_kv_tokens.load(Ordering::Relaxed),
-            prefill_rate: unpack_rate(self.rate.load(Ordering::Relaxed)).read(now),
+            prefill_rate: unpack_rate(self.rate.load(Ordering::Relaxed), now).read(now),
             cooling_until: (cooling > now).then_some(cooling),
         }
     }
@@ -86,7 +86,7 @@ impl LedgerCell {
         self.prefilling.fetch_add(1, Ordering::Relaxed);
         self.prefill_tokens.fetch_add(prompt_tokens, Ordering::Relaxed);
         let add = |packed| {
-            let mut rate = unpack_rate(packed);
+            let mut rate = unpack_rate(packed, now);
             rate.add(now, Tokens(prompt_tokens));
             Some(pack_rate(rate))
         };
@@ -178,12 +178,14 @@ impl Drop for Lease {
     }
 }
 
-fn unpack_rate(packed: u64) -> DecayedRate {
+/// Milliseconds are kept modulo 2^32 and completed from the present, so a rate may be up to 49 days old.
+fn unpack_rate(packed: u64, now: MonoTime) -> DecayedRate {
     let rate = f32::from_bits(u32::try_from(packed >> 32).unwrap_or(0));
-    DecayedRate::from_parts(f64::from(rate), MonoTime::from_millis(packed & u64::from(u32::MAX)))
+    let now_ms = now.as_nanos() / 1_000_000;
+    let age_ms = now_ms.wrapping_sub(packed) & u64::from(u32::MAX);
+    DecayedRate::from_parts(f64::from(rate), MonoTime::from_millis(now_ms.saturating_sub(age_ms)))
 }
 
-/// The time wraps after 49 days; then one rate reads as fresh for one decision, which is harmless.
 #[expect(clippy::cast_possible_truncation, reason = "a rate needs no more than f32 holds")]
 fn pack_rate(rate: DecayedRate) -> u64 {
     let (per_second, at) = rate.parts();
@@ -241,6 +243,17 @@ mod tests {
         assert_eq!(cell.read(NOW).cooling_until, Some(NOW.after(COOLING_MAX)));
         cell.succeeded();
         assert_eq!(cell.read(NOW).cooling_until, None);
+    }
+
+    #[test]
+    fn a_rate_decays_the_same_however_long_the_scheduler_has_run() {
+        for start_ms in [10_000, u64::from(u32::MAX) - 1_000, 3 * u64::from(u32::MAX) + 17] {
+            let (start, later) = (MonoTime::from_millis(start_ms), MonoTime::from_millis(start_ms + 4_000));
+            let cell = cell();
+            let _lease = cell.claim(0, 4_000, start).unwrap();
+            let read = cell.read(later).prefill_rate;
+            assert!((read - 1_000.0 / std::f64::consts::E).abs() < 1.0, "{read} after {start_ms} ms");
+        }
     }
 
     #[test]

@@ -17,6 +17,8 @@ use crate::metrics::ModelMetrics;
 pub(crate) struct ModelState {
     pub(crate) metrics: Arc<ModelMetrics>,
     learned: Mutex<Learned>,
+    /// Requests so far: the position of a round robin, and part of the seed.
+    sequence: AtomicU64,
     expected_output: AtomicU64,
     expected_residual: AtomicU64,
     bytes_per_token: AtomicU64,
@@ -42,12 +44,17 @@ impl ModelState {
         let state = Self {
             metrics,
             learned: Mutex::new(Learned::default()),
+            sequence: AtomicU64::new(0),
             expected_output: AtomicU64::new(0),
             expected_residual: AtomicU64::new(0),
             bytes_per_token: AtomicU64::new(0),
         };
         state.publish(&state.learned.lock());
         state
+    }
+
+    pub(crate) fn next_sequence(&self) -> u64 {
+        self.sequence.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Mean output in tokens, and the mean remaining output of a running request.

@@ -241,7 +241,7 @@ pub(crate) fn prepare(
     let choices = f64::from(scanned.n.unwrap_or(1).max(1));
     let request = Request {
         id: id.clone(),
-        sequence: shared.next_sequence(),
+        sequence: state.next_sequence(),
         model,
         kind: ask.kind,
         stream: scanned.wants_stream(),

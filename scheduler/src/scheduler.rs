@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
@@ -111,7 +111,6 @@ impl Scheduler {
                 Some(value)
             }),
             draining: AtomicBool::new(false),
-            sequence: AtomicU64::new(0),
             config,
             clock,
         };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use aya_config::SchedulerConfig;
@@ -32,16 +32,11 @@ pub(crate) struct Shared {
     /// Sent to every engine as `Authorization: Bearer`, if configured.
     pub(crate) upstream_authorization: Option<http::HeaderValue>,
     pub(crate) draining: AtomicBool,
-    pub(crate) sequence: AtomicU64,
     /// What requests of models outside the fleet are counted under.
     pub(crate) unknown_model: Arc<ModelState>,
 }
 
 impl Shared {
-    pub(crate) fn next_sequence(&self) -> u64 {
-        self.sequence.fetch_add(1, Ordering::Relaxed)
-    }
-
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }

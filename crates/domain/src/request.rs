@@ -26,7 +26,7 @@ impl RequestKind {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
     pub id: RequestId,
-    /// Counts the scheduler's requests: the round-robin position, and part of the seed.
+    /// Counts the model's requests: the round-robin position, and part of the seed.
     pub sequence: u64,
     pub model: ModelId,
     pub kind: RequestKind,
