@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use aya_config::{AgentConfig, GpuChoice as Configured};
 use aya_domain::{EngineKind, GpuSourceKind, GpuUuid, MonoTime, NodeId};
-use aya_gpu::{Answer, Ask, GpuChoice, GpuThread, Product, SimulatedGpu, open};
+use aya_gpu::{Answer, Ask, GpuChoice, GpuSource, GpuThread, Product, SimulatedGpu, open};
 use aya_observe::Clock;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
@@ -28,9 +28,11 @@ const DISCOVER_RETRY: Duration = Duration::from_secs(5);
 /// Answers that may wait here: one question is open at a time, and the first answer comes unasked.
 const ANSWERS_MAX: usize = 4;
 
+/// Makes the source, on the thread that will own it.
+pub(crate) type Opener = Box<dyn FnOnce() -> Box<dyn GpuSource> + Send>;
+
 /// What the GPU task works with.
 pub(crate) struct GpuTask {
-    pub(crate) choice: GpuChoice,
     pub(crate) period: Duration,
     pub(crate) clock: Clock,
     pub(crate) metrics: Arc<Metrics>,
@@ -38,8 +40,14 @@ pub(crate) struct GpuTask {
     pub(crate) views: watch::Receiver<Arc<View>>,
 }
 
+/// Makes the source that is configured.
+pub(crate) fn opener(config: &AgentConfig) -> Opener {
+    let choice = choice(config);
+    Box::new(move || open(choice))
+}
+
 /// The configuration's choice with its simulated devices made out.
-pub(crate) fn choice(config: &AgentConfig) -> GpuChoice {
+fn choice(config: &AgentConfig) -> GpuChoice {
     let simulated = || simulated_gpus(config);
     match config.gpu.source {
         Configured::Auto => GpuChoice::Auto { nvml_lib: config.gpu.nvml_lib.clone(), simulated: simulated() },
@@ -95,11 +103,9 @@ struct Source {
 
 impl GpuTask {
     /// Reads until `shutdown`.
-    pub(crate) async fn run(self, epoch: Instant, shutdown: CancellationToken) {
+    pub(crate) async fn run(self, open: Opener, epoch: Instant, shutdown: CancellationToken) {
         let (tell, mut answers) = mpsc::channel(ANSWERS_MAX);
-        let choice = self.choice.clone();
-        let thread = match GpuThread::start(move || open(choice), move |answer| tell.try_send(answer).is_ok())
-        {
+        let thread = match GpuThread::start(open, move |answer| tell.try_send(answer).is_ok()) {
             Ok(thread) => thread,
             Err(error) => {
                 let error = Some(format!("no thread for the gpu driver: {error}"));
@@ -231,5 +237,74 @@ impl GpuTask {
             }
         }
         source.view.error = trouble;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc as std_mpsc;
+
+    use aya_domain::{GpuInfo, GpuSample};
+    use aya_gpu::{Collected, GpuError};
+
+    use super::*;
+
+    /// A driver that describes its GPU and hangs when it is read, until it is let go.
+    #[derive(Debug)]
+    struct Hanging(std_mpsc::Receiver<()>);
+
+    impl GpuSource for Hanging {
+        fn kind(&self) -> GpuSourceKind {
+            GpuSourceKind::Nvml
+        }
+        fn driver_version(&self) -> Option<String> {
+            Some("590.48".to_owned())
+        }
+        fn discover(&mut self) -> Result<Collected<GpuInfo>, GpuError> {
+            let uuid = GpuUuid::parse("GPU-1").unwrap();
+            let name = "NVIDIA H100".to_owned();
+            let info = GpuInfo { uuid, name, vram_total: None, power_limit: None, sm_clock_max_mhz: None };
+            Ok(Collected::all(vec![info]))
+        }
+        fn sample(&mut self, _now: MonoTime) -> Result<Collected<(GpuUuid, GpuSample)>, GpuError> {
+            let _ = self.0.recv();
+            Ok(Collected::all(Vec::new()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_driver_that_hangs_is_reported_while_it_hangs_and_no_longer() {
+        let (let_go, hanging) = std_mpsc::channel();
+        let (updates, mut told) = mpsc::channel(64);
+        let (_publish, views) = watch::channel(Arc::new(View::new(Vec::new())));
+        let task = GpuTask {
+            period: Duration::from_millis(20),
+            clock: Clock::start(),
+            metrics: Arc::new(Metrics::new("n1").unwrap()),
+            updates,
+            views,
+        };
+        let shutdown = CancellationToken::new();
+        let mut tasks = tokio::task::JoinSet::new();
+        let open = || -> Box<dyn GpuSource> { Box::new(Hanging(hanging)) };
+        tasks.spawn(task.run(Box::new(open), Instant::now(), shutdown.clone()));
+        let mut error_is = async |wanted: Option<&str>| loop {
+            if let Update::Source(source) = told.recv().await.unwrap()
+                && source.error.as_deref() == wanted
+            {
+                assert_eq!(source.driver_version.as_deref(), Some("590.48"));
+                break;
+            }
+        };
+        let story = async {
+            error_is(None).await;
+            error_is(Some("nvml stalled for 2 s")).await;
+            error_is(Some("nvml stalled for 3 s")).await;
+            drop(let_go);
+            error_is(None).await;
+        };
+        tokio::time::timeout(Duration::from_secs(60), story).await.unwrap();
+        shutdown.cancel();
+        tasks.join_next().await.unwrap().unwrap();
     }
 }

@@ -136,14 +136,13 @@ impl Agent {
             tasks.spawn(sampler.run(epoch, updates.clone(), shutdown.clone()));
         }
         let gpus = GpuTask {
-            choice: gpus::choice(config),
             period: config.gpu.period,
             clock: self.clock.clone(),
             metrics: Arc::clone(metrics),
             updates,
             views: views.clone(),
         };
-        tasks.spawn(gpus.run(epoch, shutdown.clone()));
+        tasks.spawn(gpus.run(gpus::opener(config), epoch, shutdown.clone()));
         let boot = boot_id();
         let shared = Arc::new(Shared {
             identity: Identity { node: config.node_id.clone(), boot, period: report_period(config) },

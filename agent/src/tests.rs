@@ -92,7 +92,6 @@ impl Running {
     }
 }
 
-
 fn health(report: &Report) -> Option<&EngineHealth> {
     report.engines.first().map(|engine| &engine.health.value)
 }

@@ -85,7 +85,7 @@ pub type Finding<T> = Option<Result<T, Absent>>;
 pub struct Activity {
     /// Share of the time with an iteration running.
     pub busy: Ratio,
-    /// Share of the work that is prefill.
+    /// Share of the time spent on prompts, at most `busy`.
     pub prefill: Ratio,
     /// Weights and KV cache on all of its GPUs together.
     pub vram_used: Bytes,

@@ -57,7 +57,7 @@ struct Device {
 struct Load {
     vram_used: Bytes,
     busy: f64,
-    /// Prefill work as a share of the time, not of the work.
+    /// Share of the time spent on prompts.
     prefill: f64,
 }
 
@@ -108,7 +108,7 @@ impl GpuSource for SimulatedSource {
             load.vram_used = load.vram_used.plus(told.vram_used);
             // Engines that share a GPU do not take turns: the chance that nobody is busy multiplies.
             load.busy = 1.0 - (1.0 - load.busy) * (1.0 - busy);
-            load.prefill = (load.prefill + busy * told.prefill.get()).min(load.busy);
+            load.prefill = (load.prefill + told.prefill.get()).min(load.busy);
         }
     }
 }

@@ -30,7 +30,7 @@ pub struct GpuLoad {
     pub vram_used: Bytes,
     /// Share of the time with work running.
     pub busy: Ratio,
-    /// Share of the work that is prefill.
+    /// Share of the time spent on prompts, at most `busy`.
     pub prefill: Ratio,
 }
 
