@@ -26,6 +26,10 @@ enum Line<'a> {
 #[derive(Debug)]
 pub(crate) struct Splitter {
     limit: usize,
+    /// Bytes of the current event's lines that have ended.
+    event: usize,
+    /// All bytes since the last empty line, as they came: no whole event ends in them.
+    pending: usize,
     /// The beginning of a line that a chunk cut.
     line: Vec<u8>,
     /// Data lines of the current event that could not be looked at in place.
@@ -40,6 +44,8 @@ impl Splitter {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             limit,
+            event: 0,
+            pending: 0,
             line: Vec::new(),
             data: Vec::new(),
             has_data: false,
@@ -55,28 +61,47 @@ impl Splitter {
             self.skip_line_feed = false;
             rest = rest.strip_prefix(b"\n").unwrap_or(rest);
         }
+        self.pending += rest.len();
         // Data of the current event that lies in this chunk.
         let mut held: Option<&[u8]> = None;
         while let Some(end) = memchr2(b'\n', b'\r', rest) {
             let (piece, tail) = rest.split_at(end);
             rest = self.after_line_end(tail);
-            self.check(self.line.len() + piece.len())?;
+            let line_bytes = self.line.len() + piece.len();
+            self.count_line(line_bytes, rest.len())?;
             if self.line.is_empty() {
                 let line = self.classify(piece);
-                self.take_in_place(&line, &mut held, &mut sink)?;
+                self.take_in_place(&line, &mut held, &mut sink);
             } else {
                 let mut whole = std::mem::take(&mut self.line);
                 whole.extend_from_slice(piece);
                 let line = self.classify(&whole);
                 self.keep(held.take());
-                self.take_cut(&line, &mut sink)?;
+                self.take_cut(&line, &mut sink);
                 whole.clear();
                 self.line = whole;
             }
         }
-        self.check(self.line.len() + rest.len())?;
+        self.check(self.event + self.line.len() + rest.len())?;
         self.line.extend_from_slice(rest);
         self.keep(held);
+        Ok(())
+    }
+
+    /// Bytes at the end of what was fed that belong to an event that is not whole yet.
+    pub(crate) const fn pending(&self) -> usize {
+        self.pending
+    }
+
+    /// Bounds an event by all of its lines, those that are ignored too, so that nobody has to hold more of it.
+    fn count_line(&mut self, line_bytes: usize, rest: usize) -> Result<(), SseError> {
+        if line_bytes == 0 {
+            self.event = 0;
+            self.pending = rest;
+            return Ok(());
+        }
+        self.check(self.event + line_bytes)?;
+        self.event += line_bytes + 1;
         Ok(())
     }
 
@@ -119,34 +144,27 @@ impl Splitter {
         line: &Line<'c>,
         held: &mut Option<&'c [u8]>,
         sink: &mut impl FnMut(Item<'_>),
-    ) -> Result<(), SseError> {
+    ) {
         match (line, *held) {
-            (Line::Data(value), None) if !self.has_data => {
-                *held = Some(value);
-                Ok(())
-            }
+            (Line::Data(value), None) if !self.has_data => *held = Some(value),
             (Line::Blank, Some(data)) => {
                 *held = None;
                 if !data.is_empty() {
                     sink(Item::Data(data));
                 }
-                Ok(())
             }
             (Line::Data(_), _) => {
                 self.keep(held.take());
-                self.take_cut(line, sink)
+                self.take_cut(line, sink);
             }
             (Line::Blank | Line::Comment | Line::Other, _) => self.take_cut(line, sink),
         }
     }
 
     /// Takes a line whose event has no data that is still in place.
-    fn take_cut(&mut self, line: &Line<'_>, sink: &mut impl FnMut(Item<'_>)) -> Result<(), SseError> {
+    fn take_cut(&mut self, line: &Line<'_>, sink: &mut impl FnMut(Item<'_>)) {
         match line {
-            Line::Data(value) => {
-                self.check(self.data.len() + value.len())?;
-                self.keep(Some(value));
-            }
+            Line::Data(value) => self.keep(Some(value)),
             Line::Comment => sink(Item::Comment),
             Line::Blank => {
                 if !self.data.is_empty() {
@@ -157,7 +175,6 @@ impl Splitter {
             }
             Line::Other => {}
         }
-        Ok(())
     }
 
     fn keep(&mut self, value: Option<&[u8]>) {

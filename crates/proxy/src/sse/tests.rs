@@ -262,6 +262,60 @@ fn an_endless_line_or_event_is_cut_at_the_limit() {
     assert_eq!(error, Some(SseError::EventTooLong { limit: EVENT_MAX }));
 }
 
+/// What goes on after each piece, fed in pieces of one size; and what is left.
+fn relayed(stream: &str, size: usize) -> (Vec<String>, String) {
+    let mut scanner = SseScanner::default();
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let passed = stream
+        .as_bytes()
+        .chunks(size)
+        .map(|piece| text(&scanner.feed_whole(&Bytes::copy_from_slice(piece)).unwrap()))
+        .filter(|passed| !passed.is_empty())
+        .collect();
+    (passed, text(&scanner.take_held()))
+}
+
+#[test]
+fn only_whole_events_go_on_and_none_of_their_bytes_is_lost() {
+    for (stream, left) in [
+        ("data: a\n\ndata: b\n\n", ""),
+        ("data: a\n\ndata: b", "data: b"),
+        (": hi\n\ndata: a\ndata: b\n\nid: 1\n", "id: 1\n"),
+        ("data: a\r\n\r\ndata: b\r\n", "data: b\r\n"),
+        ("data", "data"),
+        ("\n\ndata: a\r\r", ""),
+    ] {
+        for size in 1..=stream.len() {
+            let (passed, held) = relayed(stream, size);
+            assert_eq!(passed.concat() + &held, stream, "{stream:?} in pieces of {size}");
+            // A line feed behind a carriage return may come one chunk late: it ends nothing.
+            assert_eq!(held.trim_start_matches('\n'), left, "{stream:?} in pieces of {size}");
+            for piece in &passed {
+                let ends = piece.ends_with("\n\n") || piece.ends_with("\r\r") || piece.ends_with("\r\n\r");
+                let ends = ends || piece.ends_with("\r\n\r\n") || piece.chars().all(|c| c == '\n');
+                assert!(ends, "{piece:?} of {stream:?} in pieces of {size}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_chunk_of_whole_events_goes_on_uncopied() {
+    let chunk = Bytes::from_static(b"data: a\n\ndata: b\n\n");
+    let passed = SseScanner::default().feed_whole(&chunk).unwrap();
+    assert_eq!((passed.as_ptr(), passed.len()), (chunk.as_ptr(), chunk.len()));
+}
+
+#[test]
+fn an_event_of_ignored_lines_is_bounded_too() {
+    let ids = "id: 1\n".repeat(100);
+    for size in [1, 7, 1_000] {
+        assert_eq!(items(ids.as_bytes(), &[size], 64), ["too long"], "in pieces of {size}");
+    }
+    let comments = ":\n\n".repeat(100);
+    assert_eq!(items(comments.as_bytes(), &[3], 64).len(), 100);
+}
+
 proptest! {
     #[test]
     fn any_split_gives_the_same_items(
