@@ -21,6 +21,90 @@ pub(crate) enum Command {
     Agent(AgentArgs),
     /// Serve a simulated inference engine.
     SimEngine(SimEngineArgs),
+    /// Show the farm: nodes, endpoints, what needs attention.
+    Status(StatusArgs),
+    /// List the newest decisions.
+    Decisions(DecisionsArgs),
+    /// Say why a request went where it went.
+    Explain(ExplainArgs),
+    /// Check a configuration file and show what is in force.
+    CheckConfig(CheckConfigArgs),
+    /// Print completions for a shell, to be sourced or installed.
+    Completions { shell: clap_complete::Shell },
+}
+
+/// Which scheduler is asked, and how its answer is shown.
+#[derive(Debug, clap::Args)]
+pub(crate) struct AdminArgs {
+    /// The scheduler's admin listener.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8081")]
+    pub(crate) admin: aya_domain::EndpointUrl,
+    /// How to show it; json is the API's own answer.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+}
+
+/// For a person or for a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Output {
+    Table,
+    Json,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+    /// Show every GPU, not only a line per node.
+    #[arg(long)]
+    pub(crate) gpus: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DecisionsArgs {
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+    /// How many, newest first.
+    #[arg(short = 'n', long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) limit: u16,
+    /// Only requests for this model.
+    #[arg(long)]
+    pub(crate) model: Option<String>,
+    /// Only requests that this endpoint answered or failed last.
+    #[arg(long)]
+    pub(crate) endpoint: Option<String>,
+    /// Only requests that ended so: completed, client_error, upstream_error, truncated or client_cancelled.
+    #[arg(long, value_name = "STATUS")]
+    pub(crate) outcome: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ExplainArgs {
+    /// A decision id or a request id, as in the headers x-aya-decision-id and x-request-id.
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct CheckConfigArgs {
+    /// TOML file; variables AYA__SECTION__KEY are read too.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Whose configuration it is [default: the program whose keys it has].
+    #[arg(long, value_enum)]
+    pub(crate) program: Option<Program>,
+    /// How to show what is in force.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+}
+
+/// A program with a configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Program {
+    Scheduler,
+    Agent,
+    SimEngine,
 }
 
 /// Flags as configuration keys.
@@ -151,6 +235,9 @@ pub(crate) struct SimEngineArgs {
     /// Prompt and answer together, in tokens [default: the profile's own].
     #[arg(long, value_name = "TOKENS")]
     context_length: Option<String>,
+    /// Mean length of an answer, in tokens [default: 200].
+    #[arg(long, value_name = "TOKENS")]
+    mean_output_tokens: Option<String>,
     /// Where texts and lengths begin [default: 1].
     #[arg(long, value_name = "N")]
     seed: Option<String>,
@@ -171,6 +258,7 @@ impl Overlay for SimEngineArgs {
             time_scale => "time_scale" "--time-scale",
             max_sequences => "max_sequences" "--max-sequences",
             context_length => "context_length" "--context-length",
+            mean_output_tokens => "mean_output_tokens" "--mean-output-tokens",
             seed => "seed" "--seed",
             log => "log.filter" "--log",
         )

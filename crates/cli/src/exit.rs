@@ -11,13 +11,19 @@ pub(crate) enum Failure {
     Failed(anyhow::Error),
     /// 2: it was asked for something impossible; all problems, one per line.
     Usage(String),
+    /// 3: nobody answers there.
+    Unreachable(String),
+    /// 4: what was asked for does not exist.
+    NotFound(String),
 }
 
 impl Failure {
-    fn code(&self) -> u8 {
+    pub(crate) const fn code(&self) -> u8 {
         match self {
             Self::Failed(_) => 1,
             Self::Usage(_) => 2,
+            Self::Unreachable(_) => 3,
+            Self::NotFound(_) => 4,
         }
     }
 }
@@ -33,6 +39,7 @@ pub(crate) fn report(failure: &Failure) -> ExitCode {
     match failure {
         Failure::Failed(error) => out::complain(&format!("error: {error:#}")),
         Failure::Usage(problems) => out::complain(problems),
+        Failure::Unreachable(text) | Failure::NotFound(text) => out::complain(&format!("error: {text}")),
     }
     ExitCode::from(failure.code())
 }

@@ -4,13 +4,21 @@
 //! admin API's JSON. Data goes to stdout through [`out`], logs to stderr.
 
 mod args;
+mod ask;
+mod check;
+mod decisions;
 mod exit;
+mod explain;
+mod fleet;
 mod out;
 mod serve;
+mod status;
+mod table;
+mod text;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use args::{Args, Command};
 use exit::Failure;
@@ -31,8 +39,18 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Scheduler(args) => serve::scheduler(args),
-        Command::Agent(args) => serve::agent(args),
-        Command::SimEngine(args) => serve::sim_engine(args),
+        Command::Scheduler(args) => serve::scheduler(&args),
+        Command::Agent(args) => serve::agent(&args),
+        Command::SimEngine(args) => serve::sim_engine(&args),
+        Command::Status(args) => ask::status(&args),
+        Command::Decisions(args) => ask::decisions(&args),
+        Command::Explain(args) => ask::explain(&args),
+        Command::CheckConfig(args) => check::config(&args),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "aya", &mut script);
+            out::say(String::from_utf8_lossy(&script).trim_end());
+            Ok(())
+        }
     }
 }

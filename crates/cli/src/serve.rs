@@ -1,7 +1,6 @@
 //! The commands that run until they are told to stop.
 
 use std::future::Future;
-use std::io::IsTerminal;
 
 use aya_config::{AgentConfig, Config, LogConfig, LogFormat, SchedulerConfig, SimEngineConfig, process_env};
 use aya_observe::{Clock, logging};
@@ -16,8 +15,8 @@ use crate::out;
 /// Exit status of a process that a second signal ends at once.
 const INTERRUPTED: i32 = 130;
 
-pub(crate) fn scheduler(args: SchedulerArgs) -> Result<(), Failure> {
-    let config: SchedulerConfig = load(args.config.as_deref(), &args)?;
+pub(crate) fn scheduler(args: &SchedulerArgs) -> Result<(), Failure> {
+    let config: SchedulerConfig = load(args.config.as_deref(), args)?;
     start_log(&config.log)?;
     let clock = Clock::start();
     // Two workers are enough beside the cores: telemetry, admin, agents' streams.
@@ -27,8 +26,8 @@ pub(crate) fn scheduler(args: SchedulerArgs) -> Result<(), Failure> {
     })
 }
 
-pub(crate) fn agent(args: AgentArgs) -> Result<(), Failure> {
-    let config: AgentConfig = load(args.config.as_deref(), &args)?;
+pub(crate) fn agent(args: &AgentArgs) -> Result<(), Failure> {
+    let config: AgentConfig = load(args.config.as_deref(), args)?;
     start_log(&config.log)?;
     let clock = Clock::start();
     single()?.block_on(async {
@@ -37,8 +36,8 @@ pub(crate) fn agent(args: AgentArgs) -> Result<(), Failure> {
     })
 }
 
-pub(crate) fn sim_engine(args: SimEngineArgs) -> Result<(), Failure> {
-    let config: SimEngineConfig = load(args.config.as_deref(), &args)?;
+pub(crate) fn sim_engine(args: &SimEngineArgs) -> Result<(), Failure> {
+    let config: SimEngineConfig = load(args.config.as_deref(), args)?;
     start_log(&config.log)?;
     let mut faults = Faults::default();
     args.fault.iter().for_each(|fault| faults.add(*fault));
@@ -56,6 +55,8 @@ fn sim_config(config: &SimEngineConfig, faults: Faults) -> SimConfig {
         context_length: config.context_length.map(aya_domain::Tokens::get),
         time_scale: config.time_scale,
         seed: config.seed,
+        mean_output_tokens: config.mean_output_tokens,
+        waiting_max: u32::try_from(config.waiting_max).unwrap_or(u32::MAX),
         max_sequences: config.max_sequences.and_then(|n| u32::try_from(n).ok()),
         may_abort_process: true,
         faults,
@@ -70,7 +71,7 @@ fn load<C: Config>(file: Option<&std::path::Path>, args: &impl Overlay) -> Resul
 
 /// Logs go to stderr, coloured only for a person.
 fn start_log(config: &LogConfig) -> Result<(), Failure> {
-    let colour = std::io::stderr().is_terminal() && !process_env().iter().any(|(name, _)| name == "NO_COLOR");
+    let colour = out::colour_of_log();
     let format = match config.format {
         LogFormat::Text => logging::Format::Text,
         LogFormat::Json => logging::Format::Json,

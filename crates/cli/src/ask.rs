@@ -1,0 +1,137 @@
+//! Questions to a scheduler's admin listener: status, decisions, explain.
+
+use std::time::Duration;
+
+use aya_domain::EndpointUrl;
+use aya_trace::RecordJson;
+use bytes::Bytes;
+use http::{Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use crate::args::{AdminArgs, DecisionsArgs, ExplainArgs, Output, StatusArgs};
+use crate::exit::Failure;
+use crate::fleet::FleetJson;
+use crate::text::Style;
+use crate::{decisions, explain, out, status};
+
+/// A scheduler that has not taken the connection by then is not reachable.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// A farm of thousands of endpoints is answered well within it.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// The largest answer that is read: 1,000 records of 1,000 candidates each stay below it.
+const ANSWER_BYTES_MAX: usize = 512 * 1024 * 1024;
+
+pub(crate) fn status(args: &StatusArgs) -> Result<(), Failure> {
+    show(&args.admin, "/api/v1/fleet", |fleet: &FleetJson, style| status::render(fleet, args.gpus, style))
+}
+
+pub(crate) fn decisions(args: &DecisionsArgs) -> Result<(), Failure> {
+    #[derive(Deserialize)]
+    struct List {
+        decisions: Vec<RecordJson>,
+    }
+    let mut path = format!("/api/v1/decisions?limit={}", args.limit);
+    for (key, value) in [("model", &args.model), ("endpoint", &args.endpoint), ("outcome", &args.outcome)] {
+        if let Some(value) = value {
+            path.push_str(&format!("&{key}={}", escaped(value)));
+        }
+    }
+    show(&args.admin, &path, |list: &List, style| decisions::render(&list.decisions, style))
+}
+
+pub(crate) fn explain(args: &ExplainArgs) -> Result<(), Failure> {
+    let path = format!("/api/v1/decisions/{}", escaped(&args.id));
+    show(&args.admin, &path, |record: &RecordJson, style| explain::render(record, style))
+}
+
+/// Asks, and shows the answer as the API gave it or as a table.
+fn show<T: DeserializeOwned>(
+    args: &AdminArgs,
+    path: &str,
+    render: impl FnOnce(&T, Style) -> String,
+) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let answer = runtime.block_on(get(&args.admin, path))?;
+    match args.output {
+        Output::Json => {
+            let json: serde_json::Value = parse(&answer)?;
+            out::say(&serde_json::to_string_pretty(&json)?);
+        }
+        Output::Table => out::say(&render(&parse(&answer)?, Style { colour: out::colour() })),
+    }
+    Ok(())
+}
+
+fn parse<T: DeserializeOwned>(answer: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(answer).map_err(|error| {
+        let hint = "is this the admin listener of an aya scheduler of this version?";
+        Failure::Failed(anyhow::anyhow!("the answer was not understood: {error}; {hint}"))
+    })
+}
+
+async fn get(admin: &EndpointUrl, path: &str) -> Result<Bytes, Failure> {
+    let (status, body) = match tokio::time::timeout(ANSWER_TIMEOUT, exchange(admin, path)).await {
+        Ok(answered) => answered?,
+        Err(_) => return Err(Failure::Unreachable(format!("{admin} does not answer"))),
+    };
+    if status == StatusCode::OK {
+        return Ok(body);
+    }
+    let message = message_of(&body).unwrap_or_else(|| format!("{admin} answered {status} to {path}"));
+    Err(match status {
+        StatusCode::NOT_FOUND => Failure::NotFound(message),
+        StatusCode::BAD_REQUEST => Failure::Usage(format!("error: {message}")),
+        _ => Failure::Failed(anyhow::anyhow!(message)),
+    })
+}
+
+/// What an error says, in the shape that all listeners share.
+fn message_of(body: &[u8]) -> Option<String> {
+    let json: serde_json::Value = serde_json::from_slice(body).ok()?;
+    json.get("error")?.get("message")?.as_str().map(crate::text::plain)
+}
+
+async fn exchange(admin: &EndpointUrl, path: &str) -> Result<(StatusCode, Bytes), Failure> {
+    let unreachable = |error: &dyn std::fmt::Display| {
+        Failure::Unreachable(format!(
+            "no scheduler answers at {admin} ({error}); is it running? try --admin URL"
+        ))
+    };
+    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(admin.authority()));
+    let socket = connecting.await.map_err(|e| unreachable(&e))?.map_err(|e| unreachable(&e))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.map_err(|e| unreachable(&e))?;
+    // Dropped with this function: the connection serves one question.
+    let mut connections = JoinSet::new();
+    connections.spawn(connection);
+    let request = Request::get(path)
+        .header(header::HOST, admin.authority())
+        .header(header::ACCEPT, "application/json")
+        .body(Empty::<Bytes>::new())?;
+    let answer = sender.send_request(request).await.map_err(|e| unreachable(&e))?;
+    let status = answer.status();
+    let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
+    let body = body.map_err(|error| Failure::Failed(anyhow::anyhow!("the answer broke off: {error}")))?;
+    Ok((status, body.to_bytes()))
+}
+
+/// A text as part of a path or query.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            escaped.push(char::from(byte));
+        } else {
+            escaped.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,126 @@
+//! `aya check-config`: every problem at once, or what is in force.
+
+use std::path::Path;
+
+use aya_config::{
+    AgentConfig, LogConfig, Problems, SchedulerConfig, Setting, SimEngineConfig, load, process_env,
+};
+use aya_observe::logging;
+use serde_json::json;
+
+use crate::args::{CheckConfigArgs, Output, Program};
+use crate::exit::Failure;
+use crate::out;
+use crate::table::{Side, Table};
+use crate::text::Style;
+
+pub(crate) fn config(args: &CheckConfigArgs) -> Result<(), Failure> {
+    let (program, checked) = match args.program {
+        Some(program) => (program, check(program, &args.file)),
+        None => guess(&args.file),
+    };
+    let settings = checked.map_err(|problems| Failure::Usage(problems.to_string()))?;
+    out::say(&match args.output {
+        Output::Table => table(&args.file, program, &settings, Style { colour: out::colour() }),
+        Output::Json => serde_json::to_string_pretty(&listed(program, &settings))?,
+    });
+    Ok(())
+}
+
+type Checked = Result<Vec<Setting>, Problems>;
+
+/// The file belongs to the program that has the least to object to; a scheduler's, if several are content.
+fn guess(file: &Path) -> (Program, Checked) {
+    let objections = |checked: &Checked| checked.as_ref().map_or_else(|problems| problems.0.len(), |_| 0);
+    let all = [Program::Agent, Program::SimEngine].map(|program| (program, check(program, file)));
+    let first = (Program::Scheduler, check(Program::Scheduler, file));
+    all.into_iter()
+        .fold(first, |best, next| if objections(&next.1) < objections(&best.1) { next } else { best })
+}
+
+fn check(program: Program, file: &Path) -> Checked {
+    match program {
+        Program::Scheduler => {
+            let config: SchedulerConfig = load(Some(file), process_env(), &[])?;
+            with_log(config.effective(), &config.log)
+        }
+        Program::Agent => {
+            let config: AgentConfig = load(Some(file), process_env(), &[])?;
+            with_log(config.effective(), &config.log)
+        }
+        Program::SimEngine => {
+            let config: SimEngineConfig = load(Some(file), process_env(), &[])?;
+            with_log(config.effective(), &config.log)
+        }
+    }
+}
+
+/// Only the log itself knows what a filter may be.
+fn with_log(settings: &[Setting], log: &LogConfig) -> Checked {
+    let Err(error) = logging::check_filter(&log.filter) else { return Ok(settings.to_vec()) };
+    let origin = settings.iter().find(|s| s.key == "log.filter").map(|s| s.origin.clone());
+    let origin = origin.unwrap_or(aya_config::Origin::Default);
+    Err(Problems(vec![aya_config::Problem {
+        origin,
+        key: "log.filter".to_owned(),
+        message: error.to_string(),
+    }]))
+}
+
+const fn name(program: Program) -> &'static str {
+    match program {
+        Program::Scheduler => "scheduler",
+        Program::Agent => "agent",
+        Program::SimEngine => "sim-engine",
+    }
+}
+
+fn table(file: &Path, program: Program, settings: &[Setting], style: Style) -> String {
+    let mut table = Table::new(&[("KEY", Side::Left), ("VALUE", Side::Left), ("FROM", Side::Left)]);
+    for setting in settings {
+        table.row(&[setting.key.clone(), setting.value.clone(), setting.origin.to_string()]);
+    }
+    let head = style.strong(&format!("{}: ok for aya {}", file.display(), name(program)));
+    format!("{head}\n\n{}", table.lines().join("\n"))
+}
+
+fn listed(program: Program, settings: &[Setting]) -> serde_json::Value {
+    let settings: Vec<_> = settings
+        .iter()
+        .map(|s| json!({"key": s.key, "value": s.value, "source": s.origin.to_string()}))
+        .collect();
+    json!({"program": name(program), "settings": settings})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_file(text: &str) -> (Program, Result<usize, String>) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.toml");
+        std::fs::write(&path, text).unwrap();
+        let (program, checked) = guess(&path);
+        let cut = |p: Problems| p.to_string().replace(&format!("{}/", dir.path().display()), "");
+        (program, checked.map(|settings| settings.len()).map_err(cut))
+    }
+
+    #[test]
+    fn the_keys_of_a_file_tell_whose_it_is() {
+        for (text, program) in [
+            ("", Program::Scheduler),
+            ("[queue]\ncapacity = 1", Program::Scheduler),
+            ("schedulers = [\"http://s:8082\"]", Program::Agent),
+            ("schedulers = [\"http://s:8082\"]\n[gpu]\nsuorce = 1", Program::Agent),
+            ("profile = \"l4-8b\"\ntime_scale = 2", Program::SimEngine),
+        ] {
+            assert_eq!(check_file(text).0, program, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_filter_that_the_log_refuses_is_a_problem_of_the_file() {
+        let problem = check_file("[log]\nfilter = \"aya=loud\"").1.unwrap_err();
+        assert!(problem.starts_with("c.toml:2: log.filter: bad log filter: "), "{problem}");
+    }
+}

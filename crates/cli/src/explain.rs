@@ -1,0 +1,184 @@
+//! Why a request went where it went: one sentence first, then everything it rests on.
+
+use aya_trace::{
+    CandidateJson, PlacementJson, RecordJson, VerdictKind, placement_sentence, rejection_sentence,
+};
+
+use crate::table::{Side, Table};
+use crate::text::{Style, ago, cost, counted, ms, or_absent, plain};
+
+pub(crate) fn render(record: &RecordJson, style: Style) -> String {
+    let mut blocks = vec![style.strong(&headline(record)), identity(record)];
+    let scored = scored(record);
+    if !scored.is_empty() {
+        blocks.push(section("scored (seconds; the smallest cost wins)", costs(record, &scored)));
+    }
+    let rejected: Vec<_> =
+        record.decision.candidates.iter().filter(|c| c.verdict == VerdictKind::Rejected).collect();
+    if !rejected.is_empty() {
+        blocks.push(section("rejected", rejections(&rejected)));
+    }
+    if !record.attempts.is_empty() {
+        blocks.push(section("attempts", attempts(record)));
+    }
+    blocks.push(outcome(record));
+    blocks.join("\n\n")
+}
+
+fn section(title: &str, lines: Vec<String>) -> String {
+    let lines = lines.into_iter().map(|line| format!("  {line}"));
+    std::iter::once(title.to_owned()).chain(lines).collect::<Vec<_>>().join("\n")
+}
+
+/// Scored candidates, the best first.
+fn scored(record: &RecordJson) -> Vec<&CandidateJson> {
+    let candidates = record.decision.candidates.iter();
+    let mut scored: Vec<_> = candidates.filter(|c| c.verdict == VerdictKind::Scored).collect();
+    let total = |c: &CandidateJson| c.total.unwrap_or(f64::INFINITY);
+    scored.sort_by(|a, b| total(a).total_cmp(&total(b)).then_with(|| a.endpoint.cmp(&b.endpoint)));
+    scored
+}
+
+fn headline(record: &RecordJson) -> String {
+    let decision = &record.decision;
+    let text = match (&decision.placement, &decision.chosen) {
+        (Some(PlacementJson::Placed), Some(chosen)) => format!("Went to {chosen}: {}.", reason(record)),
+        (Some(placement), _) => format!("{}.", capital(&placement_sentence(placement))),
+        (None, _) => match &record.outcome.error {
+            Some(error) => format!("Refused before any endpoint was considered: {error}."),
+            None => "Ended before any endpoint was considered.".to_owned(),
+        },
+    };
+    plain(&text)
+}
+
+/// What the choice came down to.
+fn reason(record: &RecordJson) -> String {
+    let decision = &record.decision;
+    let rejected = decision.candidates.iter().filter(|c| c.verdict == VerdictKind::Rejected).count();
+    let field = decision.candidates.len() - rejected;
+    let others = if rejected > 0 { format!(", {rejected} rejected") } else { String::new() };
+    match (&decision.runner_up, decision.margin_s, decision.ties) {
+        (_, _, Some(ties)) => {
+            format!(
+                "{} had the same lowest cost, the seed chose among them{others}",
+                counted(to_usize(ties), "endpoint")
+            )
+        }
+        (Some(second), Some(margin), None) => {
+            let of = counted(field, "endpoint");
+            format!("lowest cost of {of} that could take it, {} s ahead of {second}{others}", cost(margin))
+        }
+        _ => format!("the only endpoint that could take it{others}"),
+    }
+}
+
+fn to_usize(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
+}
+
+fn identity(record: &RecordJson) -> String {
+    let (decision, request) = (&record.decision, &record.decision.request);
+    let mut ask = vec![request.kind.clone()];
+    ask.extend(decision.model.as_ref().map(|model| format!("for {model}")));
+    ask.extend(request.stream.map(|stream| if stream { "streaming" } else { "not streaming" }.to_owned()));
+    ask.extend(request.prompt_tokens_estimate.map(|n| format!("about {n} prompt tokens")));
+    ask.extend(request.max_tokens.map(|n| format!("at most {n} new tokens")));
+    ask.extend(request.expected_output_tokens.map(|n| format!("{n:.0} expected")));
+    let mut ids =
+        vec![format!("decision {}", decision.decision_id), format!("request {}", decision.request_id)];
+    ids.extend(decision.policy.as_ref().map(|policy| format!("policy {policy}")));
+    ids.extend(decision.snapshot_generation.map(|generation| format!("snapshot {generation}")));
+    let lines = [ask.join(", "), ids.join(", "), format!("arrived {}", decision.time)];
+    lines.map(|line| plain(&line)).join("\n")
+}
+
+fn costs(record: &RecordJson, scored: &[&CandidateJson]) -> Vec<String> {
+    let mut table = Table::new(&[
+        (" ", Side::Left),
+        ("ENDPOINT", Side::Left),
+        ("COST", Side::Right),
+        ("= TTFT", Side::Right),
+        ("+ ANSWER", Side::Right),
+        ("+ HARM", Side::Right),
+        ("+ SLO", Side::Right),
+        ("+ STALE", Side::Right),
+        ("PREDICTED TTFT", Side::Right),
+        ("PER TOKEN", Side::Right),
+        ("IN FLIGHT", Side::Right),
+        ("DATA", Side::Left),
+    ]);
+    for candidate in scored {
+        let terms = candidate.terms.unwrap_or_default();
+        let seconds = |value: Option<f64>| or_absent(value, cost);
+        let chosen = record.decision.chosen.as_ref() == Some(&candidate.endpoint);
+        table.row(&[
+            if chosen { ">" } else { " " }.to_owned(),
+            candidate.endpoint.clone(),
+            seconds(candidate.total),
+            seconds(terms.ttft_s),
+            seconds(terms.decode_s),
+            seconds(terms.harm_s),
+            seconds(terms.slo_s),
+            seconds(terms.uncertainty_s),
+            or_absent(terms.predicted_ttft_s, |s| ms(s * 1e3)),
+            or_absent(terms.predicted_tpot_s, |s| ms(s * 1e3)),
+            candidate.in_flight.to_string(),
+            data_age(candidate),
+        ]);
+    }
+    table.lines()
+}
+
+fn data_age(candidate: &CandidateJson) -> String {
+    let age = candidate.age_ms.map_or_else(|| "never read".to_owned(), ago);
+    if candidate.freshness == "fresh" { age } else { format!("{age}, {}", candidate.freshness) }
+}
+
+fn rejections(rejected: &[&CandidateJson]) -> Vec<String> {
+    let mut table = Table::new(&[("ENDPOINT", Side::Left), ("BECAUSE IT", Side::Left), ("DATA", Side::Left)]);
+    for candidate in rejected {
+        let because = candidate.rejection.as_ref();
+        let because = because.map_or_else(|| "was rejected without a reason".to_owned(), rejection_sentence);
+        table.row(&[candidate.endpoint.clone(), because, data_age(candidate)]);
+    }
+    table.lines()
+}
+
+fn attempts(record: &RecordJson) -> Vec<String> {
+    let mut table =
+        Table::new(&[("ENDPOINT", Side::Left), ("SENT AFTER", Side::Right), ("RESULT", Side::Left)]);
+    for attempt in &record.attempts {
+        let result = match &attempt.reason {
+            Some(reason) => format!("{}: {reason}", attempt.result),
+            None => attempt.result.clone(),
+        };
+        table.row(&[attempt.endpoint.clone(), ms(attempt.started_ms), result]);
+    }
+    table.lines()
+}
+
+fn outcome(record: &RecordJson) -> String {
+    let outcome = &record.outcome;
+    let mut facts = vec![crate::decisions::words(outcome.status).to_owned()];
+    facts.extend(outcome.error.clone());
+    facts.extend(outcome.http_status.map(|status| format!("HTTP {status}")));
+    if record.queue_ms > 0.0 {
+        facts.push(format!("{} in the queue", ms(record.queue_ms)));
+    }
+    facts.extend(outcome.ttft_ms.map(|ttft| format!("first token after {}", ms(ttft))));
+    facts.extend(outcome.itl_mean_ms.map(|itl| format!("{} between tokens", ms(itl))));
+    facts.push(format!("{} in all", ms(outcome.e2e_ms)));
+    facts.extend(outcome.prompt_tokens.map(|n| format!("{n} prompt tokens")));
+    facts.extend(outcome.completion_tokens.map(|n| format!("{n} new tokens")));
+    facts.extend(outcome.finish_reason.as_ref().map(|reason| format!("finish: {reason}")));
+    format!("outcome\n  {}", plain(&facts.join(", ")))
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,122 @@
+//! What a tired operator reads, as golden texts.
+
+use serde_json::json;
+
+use super::*;
+
+/// Placed at the second try.
+pub(crate) fn sample() -> RecordJson {
+    let scored = |endpoint: &str, total: f64, ttft: f64| {
+        json!({"endpoint": endpoint, "verdict": "scored", "total": total, "age_ms": 250.0, "freshness": "fresh", "in_flight": 2,
+            "terms": {"predicted_ttft_s": ttft, "predicted_tpot_s": 0.0112, "ttft_s": ttft, "decode_s": total - ttft,
+                "harm_s": 0.0, "slo_s": 0.0, "uncertainty_s": 0.0}})
+    };
+    serde_json::from_value(json!({
+        "decision_id": "d1", "request_id": "r1", "time": "2026-11-21T04:24:34.125Z", "time_unix_s": 1_795_235_074.125,
+        "version": 1, "model": "llama", "policy": "aya", "snapshot_generation": 42, "seed": 7,
+        "request": {"kind": "chat", "stream": true, "prompt_bytes": 400, "prompt_tokens_estimate": 100,
+            "expected_output_tokens": 200.0},
+        "placement": {"result": "placed"}, "chosen": "gpu-3", "margin_s": 0.55, "runner_up": "gpu-2",
+        "candidates": [
+            {"endpoint": "gpu-1", "verdict": "rejected", "rejection": {"reason": "already_tried"}, "age_ms": 120.0,
+                "freshness": "fresh", "in_flight": 0},
+            scored("gpu-2", 2.63, 0.31),
+            scored("gpu-3", 2.08, 0.08),
+            {"endpoint": "gpu-4", "verdict": "rejected", "rejection": {"reason": "slots_full", "in_flight": 4, "limit": 4},
+                "age_ms": 9200.0, "freshness": "stale", "in_flight": 4},
+        ],
+        "attempts": [
+            {"endpoint": "gpu-1", "started_ms": 2.0, "result": "failed", "reason": "connection refused"},
+            {"endpoint": "gpu-3", "started_ms": 9.1, "result": "answered"},
+        ],
+        "queue_ms": 1.5,
+        "outcome": {"status": "completed", "http_status": 200, "ttft_ms": 81.2, "itl_mean_ms": 11.4, "e2e_ms": 900.0,
+            "prompt_tokens": 98, "completion_tokens": 40, "finish_reason": "stop"},
+    }))
+    .unwrap()
+}
+
+#[track_caller]
+fn check(record: &RecordJson, expect: &str) {
+    let shown = render(record, Style { colour: false });
+    assert!(shown == expect.trim_start_matches('\n'), "\n{shown}\n");
+}
+
+#[track_caller]
+fn headline_is(record: &RecordJson, expect: &str) {
+    assert_eq!(headline(record), expect);
+}
+
+#[test]
+fn a_placement_is_explained_from_the_reason_down_to_the_outcome() {
+    check(
+        &sample(),
+        "
+Went to gpu-3: lowest cost of 2 endpoints that could take it, 0.550 s ahead of gpu-2, 2 rejected.
+
+chat, for llama, streaming, about 100 prompt tokens, 200 expected
+decision d1, request r1, policy aya, snapshot 42
+arrived 2026-11-21T04:24:34.125Z
+
+scored (seconds; the smallest cost wins)
+     ENDPOINT   COST  = TTFT  + ANSWER  + HARM  + SLO  + STALE  PREDICTED TTFT  PER TOKEN  IN FLIGHT  DATA
+  >  gpu-3     2.080   0.080     2.000   0.000  0.000    0.000           80 ms      11 ms          2  250 ms ago
+     gpu-2     2.630   0.310     2.320   0.000  0.000    0.000          310 ms      11 ms          2  250 ms ago
+
+rejected
+  ENDPOINT  BECAUSE IT                       DATA
+  gpu-1     has already failed this request  120 ms ago
+  gpu-4     is full: 4 of 4 slots taken      9.20 s ago, stale
+
+attempts
+  ENDPOINT  SENT AFTER  RESULT
+  gpu-1         2.0 ms  failed: connection refused
+  gpu-3         9.1 ms  answered
+
+outcome
+  completed, HTTP 200, 1.5 ms in the queue, first token after 81 ms, 11 ms between tokens, 900 ms in all, 98 prompt tokens, 40 new tokens, finish: stop",
+    );
+}
+
+#[test]
+fn the_headline_says_what_the_choice_came_down_to() {
+    let mut record = sample();
+    record.decision.ties = Some(2);
+    headline_is(
+        &record,
+        "Went to gpu-3: 2 endpoints had the same lowest cost, the seed chose among them, 2 rejected.",
+    );
+    record = sample();
+    (record.decision.runner_up, record.decision.margin_s) = (None, None);
+    record.decision.candidates.retain(|c| c.endpoint == "gpu-3");
+    headline_is(&record, "Went to gpu-3: the only endpoint that could take it.");
+}
+
+#[test]
+fn what_was_not_placed_says_why() {
+    let mut record = sample();
+    record.decision.chosen = None;
+    for (placement, expect) in [
+        (PlacementJson::HeldAllFull, "Not placed: every endpoint that fits is full."),
+        (PlacementJson::HeldNoneReady, "Not placed: no endpoint of the model is ready."),
+        (PlacementJson::RefusedUnknownModel, "Refused: no endpoint serves this model."),
+        (
+            PlacementJson::RefusedTooLong { need_tokens: 9000, largest_tokens: 8192 },
+            "Refused: 9000 tokens needed, the largest context is 8192.",
+        ),
+    ] {
+        record.decision.placement = Some(placement);
+        headline_is(&record, expect);
+    }
+    record.decision.placement = None;
+    record.outcome.error = Some("invalid_json".to_owned());
+    headline_is(&record, "Refused before any endpoint was considered: invalid_json.");
+}
+
+#[test]
+fn an_engines_words_cannot_move_the_cursor() {
+    let mut record = sample();
+    record.attempts[0].reason = Some("\u{1b}[2Jgone".to_owned());
+    record.outcome.finish_reason = Some("\u{1b}[31m".to_owned());
+    assert!(!render(&record, Style { colour: false }).contains('\u{1b}'));
+}

@@ -1,0 +1,70 @@
+//! The fleet as the admin API gives it, the part that tables show. What a scheduler does not tell is absent.
+
+use serde::Deserialize;
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct FleetJson {
+    pub(crate) generation: u64,
+    pub(crate) time: String,
+    pub(crate) nodes: Vec<NodeJson>,
+    pub(crate) endpoints: Vec<EndpointJson>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct NodeJson {
+    pub(crate) id: String,
+    pub(crate) phase: String,
+    pub(crate) health: String,
+    pub(crate) health_reason: Option<String>,
+    pub(crate) freshness: String,
+    pub(crate) connected: bool,
+    pub(crate) age_ms: f64,
+    pub(crate) agent_version: String,
+    pub(crate) gpu_source: String,
+    pub(crate) gpus: Vec<GpuJson>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct GpuJson {
+    pub(crate) uuid: String,
+    pub(crate) name: String,
+    pub(crate) health: String,
+    pub(crate) health_reason: Option<String>,
+    pub(crate) vram_total_bytes: Option<u64>,
+    pub(crate) vram_used_bytes: Option<u64>,
+    pub(crate) busy_ratio: Option<f64>,
+    pub(crate) temperature_celsius: Option<i32>,
+    pub(crate) power_milliwatts: Option<u64>,
+    pub(crate) age_ms: Option<f64>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct EndpointJson {
+    pub(crate) id: String,
+    pub(crate) node: String,
+    pub(crate) engine: String,
+    pub(crate) models: Vec<ServedModelJson>,
+    pub(crate) phase: String,
+    pub(crate) health: String,
+    pub(crate) health_reason: Option<String>,
+    pub(crate) freshness: String,
+    pub(crate) in_flight: u32,
+    pub(crate) running: Option<u32>,
+    pub(crate) waiting: Option<u32>,
+    pub(crate) kv_used_ratio: Option<f64>,
+    pub(crate) max_sequences: Option<u32>,
+    pub(crate) cooling_ms: Option<f64>,
+    pub(crate) age_ms: Option<f64>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct ServedModelJson {
+    pub(crate) id: String,
+}
+
+impl EndpointJson {
+    /// Whether it takes requests as far as anyone knows.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.phase == "serving" && (self.health == "healthy" || self.health == "degraded")
+    }
+}
