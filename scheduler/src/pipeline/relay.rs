@@ -337,8 +337,10 @@ impl Sent<'_> {
             let Some(chunk) = response.body.chunk().await? else {
                 return Err(Failure::broken("the stream ended before its first event"));
             };
-            scanner.feed(&chunk).map_err(|error| Failure::broken(error.to_string()))?;
-            held.push(chunk);
+            let whole = scanner.feed_whole(&chunk).map_err(|error| Failure::broken(error.to_string()))?;
+            if !whole.is_empty() {
+                held.push(whole);
+            }
             if held.len() > CHUNKS_BEFORE_EVENT_MAX {
                 return Err(Failure::broken("the stream has no events"));
             }

@@ -1,13 +1,13 @@
 //! A stream on its way to the client, polled by the client's own task: no channel, no second task.
 //!
-//! Chunks pass byte for byte while a scanner looks at them. The stream is complete only if every choice has a
+//! Whole events pass byte for byte while a scanner looks at them. The stream is complete only if every choice has a
 //! finish reason; any other end is told to the client as an error event, and never followed by `[DONE]`.
 //! Dropping the body drops the upstream connection with it, which is what makes the engine stop.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use aya_proxy::{ApiError, ResponseBody, SseScanner, UpstreamError};
 use aya_trace::OutcomeStatus;
@@ -75,21 +75,26 @@ impl StreamBody {
         if matches!(self.state, State::Ended) {
             return Poll::Ready(None);
         }
-        match self.upstream.poll_chunk(cx) {
-            Poll::Ready(Some(Ok(chunk))) => {
-                let seen_before = self.scanner.facts().content_events;
-                if self.scanner.feed(&chunk).is_err() {
-                    return Poll::Ready(Some(self.cut("an event of the engine's stream is too long")));
+        loop {
+            match self.upstream.poll_chunk(cx) {
+                Poll::Ready(Some(Ok(chunk))) => {
+                    let seen_before = self.scanner.facts().content_events;
+                    let Ok(whole) = self.scanner.feed_whole(&chunk) else {
+                        return Poll::Ready(Some(self.cut("an event of the engine's stream is too long")));
+                    };
+                    self.heard(seen_before);
+                    // A mere piece of an event stays with the scanner until its end has come.
+                    if !whole.is_empty() {
+                        return Poll::Ready(Some(self.looked_at(whole)));
+                    }
                 }
-                self.heard(seen_before);
-                Poll::Ready(Some(self.looked_at(chunk)))
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(self.broken(&error)),
+                Poll::Ready(None) => return Poll::Ready(self.ended()),
+                Poll::Pending => {
+                    ready!(self.total.as_mut().poll(cx));
+                    return Poll::Ready(Some(self.cut("the request's total time is over")));
+                }
             }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(self.broken(&error)),
-            Poll::Ready(None) => Poll::Ready(self.ended()),
-            Poll::Pending => match self.total.as_mut().poll(cx) {
-                Poll::Ready(()) => Poll::Ready(Some(self.cut("the request's total time is over"))),
-                Poll::Pending => Poll::Pending,
-            },
         }
     }
 
@@ -122,7 +127,7 @@ impl StreamBody {
     fn ended(&mut self) -> Option<Bytes> {
         if self.scanner.facts().is_success(self.choices) {
             self.close(OutcomeStatus::Completed, None);
-            return None;
+            return Some(self.scanner.take_held()).filter(|rest| !rest.is_empty());
         }
         Some(self.cut("the engine ended the stream before the answer was complete"))
     }
