@@ -1,7 +1,7 @@
 //! The agent of a GPU host: it watches the engines and the GPUs beside it and reports what it sees.
 //!
-//! Parts: one [`sampler`] per engine and one task for the GPUs tell the one writer of the [`view`]; one
-//! [`uplink`] per scheduler turns views into reports. Nothing that an engine, a driver or a scheduler does
+//! Parts: one `sampler` per engine and one task for the GPUs tell the one writer of the `view`; one
+//! `uplink` per scheduler turns views into reports. Nothing that an engine, a driver or a scheduler does
 //! ends the agent: what is down is reported down, and what is not known is not reported.
 
 mod admin;
@@ -132,8 +132,9 @@ impl Agent {
         tasks.spawn(view::write(incoming, publish));
         for (at, (id, engine)) in engines.enumerate() {
             let (clock, metrics) = (self.clock.clone(), Arc::clone(metrics));
-            let sampler = Sampler::new(at, id.clone(), engine, &config.polling, clock, metrics);
-            tasks.spawn(sampler.run(epoch, updates.clone(), shutdown.clone()));
+            let tell = updates.clone();
+            let sampler = Sampler::new(at, id.clone(), engine, &config.polling, clock, metrics, tell);
+            tasks.spawn(sampler.run(epoch, shutdown.clone()));
         }
         let gpus = GpuTask {
             period: config.gpu.period,

@@ -8,8 +8,8 @@ use std::time::Duration;
 use aya_config::{EngineConfig, EnginePolling};
 use aya_domain::{EndpointId, EngineHealth, EngineKind, MonoTime, Reading};
 use aya_engine::{
-    Absent, Connections, EngineReadings, Page, PageError, PagePlan, ProbeOutcome, ProbePlan, absent,
-    health_verdict, parse, plan,
+    Absent, EngineReadings, Page, PageError, PagePlan, ProbeOutcome, ProbePlan, absent, health_verdict,
+    parse, plan,
 };
 use aya_observe::Clock;
 use tokio::sync::mpsc;
@@ -41,6 +41,7 @@ pub(crate) struct Sampler {
     told: Vec<(&'static str, Absent)>,
     clock: Clock,
     metrics: Arc<Metrics>,
+    updates: mpsc::Sender<Update>,
 }
 
 /// Time between two rounds of an engine of this kind.
@@ -57,6 +58,7 @@ impl Sampler {
         polling: &EnginePolling,
         clock: Clock,
         metrics: Arc<Metrics>,
+        updates: mpsc::Sender<Update>,
     ) -> Self {
         let plan = plan(engine.kind);
         let key = engine.api_key.as_ref();
@@ -74,17 +76,13 @@ impl Sampler {
             told: Vec::new(),
             clock,
             metrics,
+            updates,
         }
     }
 
     /// Watches until `shutdown`. Rounds of all engines begin at the same instants, so that one report right
     /// after them carries all.
-    pub(crate) async fn run(
-        mut self,
-        epoch: Instant,
-        updates: mpsc::Sender<Update>,
-        shutdown: CancellationToken,
-    ) {
+    pub(crate) async fn run(mut self, epoch: Instant, shutdown: CancellationToken) {
         let mut ticks = interval_at(epoch, self.period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut round = 0_u64;
@@ -98,12 +96,16 @@ impl Sampler {
                 () = self.round(round) => {}
             }
             round = round.wrapping_add(1);
-            let Some(health) = self.health.clone() else { continue };
-            let update = Update::Engine { at: self.at, health, readings: Arc::new(self.readings.clone()) };
-            if updates.send(update).await.is_err() {
-                return;
-            }
+            self.tell().await;
         }
+    }
+
+    /// Tells the writer what is known now.
+    async fn tell(&self) {
+        let Some(health) = self.health.clone() else { return };
+        let update = Update::Engine { at: self.at, health, readings: Arc::new(self.readings.clone()) };
+        // Fails only when the writer has gone, at shutdown.
+        let _ = self.updates.send(update).await;
     }
 
     /// Asks what is due in this round.
@@ -115,18 +117,15 @@ impl Sampler {
         while let Some(at) = due.get(done).copied() {
             done += 1;
             let is_health = self.plan.pages.get(at).is_none_or(|page| page.page == Page::Health);
-            // A page that cannot be got may mean a dead engine or a bad page: its health page knows.
-            let alive = if is_health {
-                self.ask_health().await
-            } else {
-                self.ask_page(at).await || self.ask_health().await
-            };
+            let mut alive = if is_health { self.ask_health().await } else { self.ask_page(at).await };
+            if !alive && !is_health {
+                // A dead engine, or a bad page: the health page knows. More pages may be slow, so this goes ahead.
+                alive = self.ask_health().await;
+                self.tell().await;
+            }
             if !alive {
                 due.truncate(done);
             }
-        }
-        if self.plan.connections == Connections::PerRound {
-            self.prober.close();
         }
         self.tell_absences();
     }

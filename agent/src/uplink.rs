@@ -29,6 +29,8 @@ use crate::view::View;
 const OUTBOX_MAX: usize = 1;
 /// Reports go out this long after the probes began, so that they carry this round's answers.
 const GATHER: Duration = Duration::from_millis(50);
+/// The first FULL report waits this long for the first look at everything.
+const FIRST_LOOK_MAX: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A scheduler that opens a stream has to answer it in this time.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
@@ -84,8 +86,8 @@ impl Uplink {
         let mut complained = false;
         tokio::select! {
             () = shutdown.cancelled() => return,
-            // Bounded by the probes' time-out and the driver's.
-            ready = views.wait_for(|view| view.ready()) => if ready.is_err() { return },
+            // Late ones follow in the next report; until then they are not probed yet.
+            ready = timeout(FIRST_LOOK_MAX, views.wait_for(|view| view.ready())) => if let Ok(Err(_)) = ready { return },
         }
         loop {
             self.metrics.connects.inc();

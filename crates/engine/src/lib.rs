@@ -17,7 +17,7 @@ mod vllm;
 
 pub use finding::{Absent, Activity, Finding, Findings, PageError};
 pub use health::{BUSY_SILENCE_MAX, ProbeOutcome, health_verdict};
-pub use plan::{Connections, MODELS_PERIOD, Page, PagePlan, ProbePlan, plan};
+pub use plan::{MODELS_PERIOD, Page, PagePlan, ProbePlan, plan};
 pub use prometheus::{MAX_LINE_BYTES, Series, scan};
 pub use readings::{EngineReadings, Field};
 
@@ -71,9 +71,9 @@ pub fn absent(kind: EngineKind, page: Page, reason: Absent) -> Findings {
             if kind != EngineKind::LlamaCpp {
                 findings.kv_used = Some(Err(reason));
                 findings.kv_capacity = Some(Err(reason));
+                findings.max_sequences = Some(Err(reason));
             }
             if kind == EngineKind::Simulated {
-                findings.max_sequences = Some(Err(reason));
                 findings.profile = Some(Err(reason));
                 findings.activity = Some(Err(reason));
             }

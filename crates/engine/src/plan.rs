@@ -49,21 +49,11 @@ pub struct PagePlan {
     pub period_min: Duration,
 }
 
-/// How probes use connections.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Connections {
-    /// One connection stays open.
-    KeepAlive,
-    /// A connection per round, closed at its end: an open one would hold one of the engine's few threads.
-    PerRound,
-}
-
 /// How an engine is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProbePlan {
     /// The health page comes first.
     pub pages: &'static [PagePlan],
-    pub connections: Connections,
 }
 
 /// How often the slow facts are read; also at once when an engine comes up.
@@ -104,16 +94,16 @@ const OLLAMA: &[PagePlan] = &[page(Page::Health, &["/api/version"], SECOND), MOD
 /// How engines of a kind are watched.
 #[must_use]
 pub const fn plan(kind: EngineKind) -> ProbePlan {
-    let (pages, connections) = match kind {
-        EngineKind::Vllm => (VLLM, Connections::KeepAlive),
-        EngineKind::Simulated => (SIMULATED, Connections::KeepAlive),
-        EngineKind::LlamaCpp => (LLAMA_CPP, Connections::PerRound),
-        EngineKind::Sglang => (SGLANG, Connections::KeepAlive),
-        EngineKind::Tgi | EngineKind::TrtLlm => (PLAIN, Connections::KeepAlive),
-        EngineKind::Triton => (TRITON, Connections::KeepAlive),
-        EngineKind::Ollama => (OLLAMA, Connections::KeepAlive),
+    let pages = match kind {
+        EngineKind::Vllm => VLLM,
+        EngineKind::Simulated => SIMULATED,
+        EngineKind::LlamaCpp => LLAMA_CPP,
+        EngineKind::Sglang => SGLANG,
+        EngineKind::Tgi | EngineKind::TrtLlm => PLAIN,
+        EngineKind::Triton => TRITON,
+        EngineKind::Ollama => OLLAMA,
     };
-    ProbePlan { pages, connections }
+    ProbePlan { pages }
 }
 
 impl ProbePlan {
@@ -139,9 +129,8 @@ mod tests {
     }
 
     #[test]
-    fn llama_cpp_is_never_polled_faster_than_once_a_second_and_holds_no_thread_in_between() {
+    fn llama_cpp_is_never_polled_faster_than_once_a_second() {
         let plan = plan(EngineKind::LlamaCpp);
         assert!(plan.pages.iter().all(|p| p.period_min >= SECOND));
-        assert_eq!(plan.connections, Connections::PerRound);
     }
 }

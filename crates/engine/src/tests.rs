@@ -50,6 +50,7 @@ fn vllm_metrics_as_recorded() {
             waiting: Some(Ok(waiting)),
             kv_used: Some(Ok(ratio(kv))),
             kv_capacity: Some(Ok(Tokens(capacity))),
+            max_sequences: Some(Err(Absent::Missing)),
             ..Findings::default()
         };
         assert_eq!(got, expect, "{name}");

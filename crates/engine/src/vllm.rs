@@ -25,6 +25,8 @@ pub(crate) fn metrics(page: &[u8]) -> Result<Findings, PageError> {
         running: Some(running.sum().and_then(count)),
         waiting: Some(waiting.sum().and_then(count)),
         kv_used: Some(kv.and_then(ratio)),
+        // Only the command line knows it; said here, so that the gap is seen.
+        max_sequences: Some(Err(Absent::Missing)),
         kv_capacity: Some(capacity.sum().and_then(whole).map(Tokens)),
         ..Findings::default()
     })
