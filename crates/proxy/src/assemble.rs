@@ -81,9 +81,8 @@ impl Assembler {
         splitter.feed(chunk, |item| match item {
             Item::Comment => facts.comments += 1,
             Item::Data(data) => {
-                let was_done = facts.done;
                 facts.look_at(data);
-                if !was_done && !facts.done && facts.error.is_none() && outcome.is_ok() {
+                if !facts.done && facts.error.is_none() && outcome.is_ok() {
                     outcome = merge_event(data, top, choices);
                 }
             }

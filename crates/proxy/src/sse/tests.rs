@@ -165,6 +165,8 @@ fn every_choice_must_finish_and_an_abort_is_no_success() {
     let both = facts_of_data(r#"{"choices":[{"finish_reason":"stop"},{"finish_reason" : "tool_calls"}]}"#);
     assert_eq!((both.finished, both.finish), (2, Some(FinishReason::ToolCalls)));
     assert!(both.is_success(2));
+    let one_cut = facts_of_data(r#"{"choices":[{"finish_reason":"abort"},{"finish_reason":"stop"}]}"#);
+    assert!(!one_cut.is_success(2), "a choice that was cut is not forgotten");
     for reason in ["abort", "error"] {
         assert!(!facts_of_data(&format!(r#"{{"choices":[{{"finish_reason":"{reason}"}}]}}"#)).is_success(1));
     }

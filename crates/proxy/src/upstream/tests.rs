@@ -34,6 +34,8 @@ enum Step {
     Send(Vec<u8>),
     /// One byte at a time, letting the client run in between.
     Trickle(Vec<u8>),
+    /// Let virtual time pass.
+    Pause(Duration),
     /// Stay open until the client closes.
     UntilClosed,
 }
@@ -83,6 +85,7 @@ async fn play(mut stream: TcpStream, script: Vec<Step>) -> Vec<Vec<u8>> {
                     tokio::task::yield_now().await;
                 }
             }
+            Step::Pause(time) => tokio::time::advance(time).await,
             Step::UntilClosed => {
                 let mut rest = Vec::new();
                 let _ = stream.read_to_end(&mut rest).await;
@@ -264,6 +267,38 @@ async fn an_engine_that_sends_more_than_its_answer_loses_the_connection() {
 }
 
 #[tokio::test]
+async fn an_engine_that_sends_too_much_later_loses_the_connection_too() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (seen, has_seen) = tokio::sync::oneshot::channel();
+    let engine = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_request(&mut stream, true).await;
+        stream.write_all(&OK.as_bytes()[..OK.len() - 1]).await.unwrap();
+        has_seen.await.unwrap();
+        stream.write_all(b"k and more").await.unwrap();
+        stream
+    };
+    let client = async {
+        let mut body = ask(addr).await.unwrap().body;
+        assert_eq!(body.chunk().await, Ok(Some(Bytes::from_static(b"o"))));
+        seen.send(()).unwrap();
+        assert_eq!(body.chunk().await, Ok(Some(Bytes::from_static(b"k"))));
+        assert_eq!(body.chunk().await, Ok(None));
+    };
+    let (_stream, ()) = tokio::join!(engine, client);
+    assert_eq!(idle_sockets(addr), 0);
+}
+
+#[tokio::test]
+async fn a_socket_whose_engine_announced_its_close_is_not_kept() {
+    let closing = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
+    let engine = Engine::start(vec![vec![Step::Request, send(closing), Step::UntilClosed]]).await;
+    assert_eq!(ask_all(engine.addr).await, Ok((200, Bytes::from_static(b"ok"))));
+    assert_eq!(idle_sockets(engine.addr), 0);
+}
+
+#[tokio::test]
 async fn dropping_an_unfinished_answer_closes_the_socket() {
     let started = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n";
     let engine = Engine::start(vec![vec![Step::Request, send(started), Step::UntilClosed]]).await;
@@ -299,7 +334,8 @@ async fn the_write_side_stays_open_while_an_answer_is_awaited() {
 
 #[tokio::test]
 async fn a_large_body_arrives_whole_in_many_writes() {
-    let content = "x".repeat(3 << 20);
+    // More than a socket takes at once, and different at every place.
+    let content: String = (0..2_000_000).map(|i| format!("{i} ")).collect();
     let text = Bytes::from(format!(r#"{{"stream":false,"messages":["{content}"],"model":"a"}}"#));
     let view = crate::scan::scan(&text, crate::scan::ScanLimits::DEFAULT).unwrap();
     let edits = crate::splice::Edits { stream: Some(true), include_usage: true, model: Some("b") };
@@ -335,6 +371,24 @@ async fn an_answer_before_the_body_was_read_is_given_out() {
     assert_eq!(idle_sockets(addr), 0, "half a request is on this socket");
 }
 
+#[tokio::test]
+async fn an_answer_followed_by_a_reset_is_still_given_out() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let engine = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_request(&mut stream, false).await;
+        // Closing with unread bytes resets the connection, so the client's writing fails.
+        stream.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno").await.unwrap();
+    };
+    let body = SplicedBody::from(Bytes::from(vec![b' '; 64 << 20]));
+    let config = config();
+    let ((), response) = tokio::join!(engine, exchange(addr, &HEAD, &body, &config, Socket::Fresh));
+    let response = response.unwrap();
+    assert_eq!(response.head.status.as_u16(), 413);
+    assert_eq!(response.body.collect(10).await, Ok(Some(Bytes::from_static(b"no"))));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_silent_engine_meets_the_deadline_of_the_phase() {
     for (sent, phase, seconds) in [
@@ -348,6 +402,23 @@ async fn a_silent_engine_meets_the_deadline_of_the_phase() {
         assert_eq!(begin.elapsed().as_secs(), seconds, "{sent:?}");
         assert_eq!(engine.requests().await.len(), 1, "{sent:?}: the engine saw the close");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_stream_lives_as_long_as_it_is_never_silent_for_too_long() {
+    let slowly = [
+        Step::Request,
+        send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        Step::Pause(Duration::from_secs(100)),
+        send("1\r\na\r\n"),
+        Step::Pause(Duration::from_secs(100)),
+        send("1\r\nb\r\n"),
+        Step::Pause(Duration::from_secs(100)),
+        send("0\r\n\r\n"),
+        Step::UntilClosed,
+    ];
+    let engine = Engine::start(vec![slowly.to_vec()]).await;
+    assert_eq!(ask_all(engine.addr).await, Ok((200, Bytes::from_static(b"ab"))));
 }
 
 #[tokio::test(start_paused = true)]
