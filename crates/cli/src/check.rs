@@ -1,9 +1,11 @@
 //! `aya check-config`: every problem at once, or what is in force.
 
+use std::fmt::Display;
 use std::path::Path;
 
 use aya_config::{
-    AgentConfig, LogConfig, Problems, SchedulerConfig, Setting, SimEngineConfig, load, process_env,
+    AgentConfig, LogConfig, Origin, Problem, Problems, SchedulerConfig, Setting, SimEngineConfig, load,
+    process_env,
 };
 use aya_observe::logging;
 use serde_json::json;
@@ -42,6 +44,8 @@ fn check(program: Program, file: &Path) -> Checked {
     match program {
         Program::Scheduler => {
             let config: SchedulerConfig = load(Some(file), process_env(), &[])?;
+            let policy = aya_placement::Policy::named(config.placement.policy.as_str());
+            told(config.effective(), "placement.policy", policy)?;
             with_log(config.effective(), &config.log)
         }
         Program::Agent => {
@@ -57,14 +61,16 @@ fn check(program: Program, file: &Path) -> Checked {
 
 /// Only the log itself knows what a filter may be.
 fn with_log(settings: &[Setting], log: &LogConfig) -> Checked {
-    let Err(error) = logging::check_filter(&log.filter) else { return Ok(settings.to_vec()) };
-    let origin = settings.iter().find(|s| s.key == "log.filter").map(|s| s.origin.clone());
-    let origin = origin.unwrap_or(aya_config::Origin::Default);
-    Err(Problems(vec![aya_config::Problem {
-        origin,
-        key: "log.filter".to_owned(),
-        message: error.to_string(),
-    }]))
+    told(settings, "log.filter", logging::check_filter(&log.filter))?;
+    Ok(settings.to_vec())
+}
+
+/// What another crate thinks of a setting, as a problem with its place.
+fn told<T, E: Display>(settings: &[Setting], key: &str, checked: Result<T, E>) -> Result<T, Problems> {
+    checked.map_err(|error| {
+        let origin = settings.iter().find(|s| s.key == key).map_or(Origin::Default, |s| s.origin.clone());
+        Problems(vec![Problem { origin, key: key.to_owned(), message: error.to_string() }])
+    })
 }
 
 const fn name(program: Program) -> &'static str {
@@ -116,6 +122,12 @@ mod tests {
         ] {
             assert_eq!(check_file(text).0, program, "{text}");
         }
+    }
+
+    #[test]
+    fn a_policy_that_does_not_exist_is_a_problem_of_the_file() {
+        let problem = check_file("[placement]\npolicy = \"best\"").1.unwrap_err();
+        assert!(problem.starts_with("c.toml:2: placement.policy: "), "{problem}");
     }
 
     #[test]

@@ -37,7 +37,8 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 /// Says what failed and gives the code.
 pub(crate) fn report(failure: &Failure) -> ExitCode {
     match failure {
-        Failure::Failed(error) => out::complain(&format!("error: {error:#}")),
+        // Our error types name their cause themselves.
+        Failure::Failed(error) => out::complain(&format!("error: {error}")),
         Failure::Usage(problems) => out::complain(problems),
         Failure::Unreachable(text) | Failure::NotFound(text) => out::complain(&format!("error: {text}")),
     }

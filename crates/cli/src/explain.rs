@@ -1,7 +1,8 @@
 //! Why a request went where it went: one sentence first, then everything it rests on.
 
 use aya_trace::{
-    CandidateJson, PlacementJson, RecordJson, VerdictKind, placement_sentence, rejection_sentence,
+    CandidateJson, PlacementJson, RecordJson, RejectionJson, VerdictKind, placement_sentence,
+    rejection_sentence,
 };
 
 use crate::table::{Side, Table};
@@ -13,10 +14,14 @@ pub(crate) fn render(record: &RecordJson, style: Style) -> String {
     if !scored.is_empty() {
         blocks.push(section("scored (seconds; the smallest cost wins)", costs(record, &scored)));
     }
-    let rejected: Vec<_> =
-        record.decision.candidates.iter().filter(|c| c.verdict == VerdictKind::Rejected).collect();
-    if !rejected.is_empty() {
-        blocks.push(section("rejected", rejections(&rejected)));
+    let (rejected, strangers) = rejected(record);
+    let mut lines = if rejected.is_empty() { Vec::new() } else { rejections(&rejected) };
+    if strangers > 0 {
+        let verb = if strangers == 1 { "does" } else { "do" };
+        lines.push(format!("{} {verb} not serve this model", counted(strangers, "endpoint")));
+    }
+    if !lines.is_empty() {
+        blocks.push(section("rejected", lines));
     }
     if !record.attempts.is_empty() {
         blocks.push(section("attempts", attempts(record)));
@@ -39,6 +44,15 @@ fn scored(record: &RecordJson) -> Vec<&CandidateJson> {
     scored
 }
 
+/// Endpoints of the model that were rejected, and how many there are of other models: those are no news.
+fn rejected(record: &RecordJson) -> (Vec<&CandidateJson>, usize) {
+    let candidates = record.decision.candidates.iter();
+    let rejected = candidates.filter(|c| c.verdict == VerdictKind::Rejected);
+    let (strangers, own): (Vec<_>, Vec<_>) =
+        rejected.partition(|c| c.rejection == Some(RejectionJson::ModelNotServed));
+    (own, strangers.len())
+}
+
 fn headline(record: &RecordJson) -> String {
     let decision = &record.decision;
     let text = match (&decision.placement, &decision.chosen) {
@@ -55,8 +69,8 @@ fn headline(record: &RecordJson) -> String {
 /// What the choice came down to.
 fn reason(record: &RecordJson) -> String {
     let decision = &record.decision;
-    let rejected = decision.candidates.iter().filter(|c| c.verdict == VerdictKind::Rejected).count();
-    let field = decision.candidates.len() - rejected;
+    let rejected = rejected(record).0.len();
+    let field = scored(record).len();
     let others = if rejected > 0 { format!(", {rejected} rejected") } else { String::new() };
     match (&decision.runner_up, decision.margin_s, decision.ties) {
         (_, _, Some(ties)) => {

@@ -4,6 +4,7 @@ use std::future::Future;
 
 use aya_config::{AgentConfig, Config, LogConfig, LogFormat, SchedulerConfig, SimEngineConfig, process_env};
 use aya_observe::{Clock, logging};
+use aya_scheduler::{Scheduler, SchedulerError};
 use aya_sim_engine::{Faults, SimConfig, SimEngine};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -21,9 +22,17 @@ pub(crate) fn scheduler(args: &SchedulerArgs) -> Result<(), Failure> {
     let clock = Clock::start();
     // Two workers are enough beside the cores: telemetry, admin, agents' streams.
     runtime(2)?.block_on(async {
-        let scheduler = aya_scheduler::Scheduler::bind(config, clock)?;
+        let scheduler = Scheduler::bind(config, clock).map_err(not_started)?;
         until_signal(|shutdown| scheduler.run(shutdown)).await
     })
+}
+
+/// A policy is a setting, although only the scheduler knows which there are.
+fn not_started(error: SchedulerError) -> Failure {
+    if let SchedulerError::Policy(unknown) = &error {
+        return Failure::Usage(format!("placement.policy: {unknown}"));
+    }
+    Failure::from(error)
 }
 
 pub(crate) fn agent(args: &AgentArgs) -> Result<(), Failure> {

@@ -24,6 +24,8 @@ pub(crate) fn sample() -> RecordJson {
             scored("gpu-3", 2.08, 0.08),
             {"endpoint": "gpu-4", "verdict": "rejected", "rejection": {"reason": "slots_full", "in_flight": 4, "limit": 4},
                 "age_ms": 9200.0, "freshness": "stale", "in_flight": 4},
+            {"endpoint": "gpu-5", "verdict": "rejected", "rejection": {"reason": "model_not_served"}, "age_ms": 9.0,
+                "freshness": "fresh", "in_flight": 0},
         ],
         "attempts": [
             {"endpoint": "gpu-1", "started_ms": 2.0, "result": "failed", "reason": "connection refused"},
@@ -67,6 +69,7 @@ rejected
   ENDPOINT  BECAUSE IT                       DATA
   gpu-1     has already failed this request  120 ms ago
   gpu-4     is full: 4 of 4 slots taken      9.20 s ago, stale
+  1 endpoint does not serve this model
 
 attempts
   ENDPOINT  SENT AFTER  RESULT
