@@ -191,6 +191,17 @@ async fn a_scheduler_that_lacks_its_base_gets_a_full_report() {
 }
 
 #[tokio::test]
+async fn a_scheduler_that_says_nothing_is_tried_anew() {
+    let (mut mute, engine) = (FakeScheduler::mute().await, vllm().await);
+    let agent = Running::start(&[&mute], &[("vllm", &engine)], "").await;
+    let streams = Arc::clone(&mute.streams);
+    let again =
+        |r: &Report| r.kind == ReportKind::Full && streams.load(std::sync::atomic::Ordering::Relaxed) > 1;
+    mute.until("a second stream", again).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn several_schedulers_are_told_independently() {
     let (mut one, mut two, engine) =
         (FakeScheduler::start().await, FakeScheduler::start().await, vllm().await);

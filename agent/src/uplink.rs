@@ -34,6 +34,11 @@ const FIRST_LOOK_MAX: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A scheduler that opens a stream has to answer it in this time.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
+/// Every report is answered; a scheduler that takes reports and says nothing for this long, and for three
+/// periods, is none.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// A stream that stood for this long was a good one: the next attempt comes soon.
+const GOOD_AFTER: Duration = Duration::from_secs(5);
 /// A silent peer is asked, and given up, after this.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
@@ -66,6 +71,8 @@ enum Ended {
     NoAnswer,
     #[error("refused: {0}")]
     Refused(String),
+    #[error("the scheduler takes reports and says nothing")]
+    Silent,
     #[error("closed by the scheduler")]
     Closed,
     #[error("shutting down")]
@@ -91,7 +98,7 @@ impl Uplink {
         }
         loop {
             self.metrics.connects.inc();
-            let mut welcomed = false;
+            let mut welcomed = None;
             let ended = tokio::select! {
                 () = shutdown.cancelled() => Ended::Shutdown,
                 ended = self.session(&mut welcomed) => ended,
@@ -100,9 +107,11 @@ impl Uplink {
             if matches!(ended, Ended::Shutdown) {
                 return;
             }
-            if welcomed {
-                backoff.reset();
+            if let Some(since) = welcomed {
                 complained = false;
+                if Instant::now().duration_since(since) >= GOOD_AFTER {
+                    backoff.reset();
+                }
             }
             if complained {
                 debug!(scheduler = %self.scheduler, %ended, "still without the scheduler");
@@ -117,7 +126,7 @@ impl Uplink {
         }
     }
 
-    async fn session(&self, welcomed: &mut bool) -> Ended {
+    async fn session(&self, welcomed: &mut Option<Instant>) -> Ended {
         match self.open().await {
             Ok((outbox, inbound, told, urls)) => self.talk(outbox, inbound, told, &urls, welcomed).await,
             Err(ended) => ended,
@@ -158,8 +167,9 @@ impl Uplink {
         mut inbound: Inbound,
         mut told: Told,
         urls: &[EndpointUrl],
-        welcomed: &mut bool,
+        welcomed: &mut Option<Instant>,
     ) -> Ended {
+        let mut heard_at = Instant::now();
         let mut views = self.shared.views.clone();
         let mut urgent = views.borrow_and_update().urgent;
         let mut ticks = self.ticks();
@@ -171,9 +181,15 @@ impl Uplink {
                         Ok(None) => return Ended::Closed,
                         Err(status) => return refused(&status),
                     };
+                    heard_at = Instant::now();
                     self.hear(message, &mut told, welcomed);
                 }
-                _ = ticks.tick() => self.send(&outbox, &mut told, urls),
+                _ = ticks.tick() => {
+                    if heard_at.elapsed() > self.silence_max(*welcomed) {
+                        return Ended::Silent;
+                    }
+                    self.send(&outbox, &mut told, urls);
+                }
                 changed = views.changed() => {
                     if changed.is_err() {
                         return Ended::Shutdown;
@@ -188,6 +204,11 @@ impl Uplink {
         }
     }
 
+    fn silence_max(&self, welcomed: Option<Instant>) -> Duration {
+        let limit = if welcomed.is_some() { SILENCE_MAX } else { WELCOME_TIMEOUT };
+        limit.max(self.shared.identity.period.saturating_mul(3))
+    }
+
     /// Ticks at the same phase as the probes, a little later.
     fn ticks(&self) -> Interval {
         let period = self.shared.identity.period;
@@ -200,10 +221,10 @@ impl Uplink {
         ticks
     }
 
-    fn hear(&self, message: wire::SchedulerMessage, told: &mut Told, welcomed: &mut bool) {
+    fn hear(&self, message: wire::SchedulerMessage, told: &mut Told, welcomed: &mut Option<Instant>) {
         match SchedulerMessage::try_from(message) {
             Ok(SchedulerMessage::Welcome(welcome)) => {
-                *welcomed = true;
+                *welcomed = Some(Instant::now());
                 self.metrics.connected.set(1);
                 info!(scheduler = %self.scheduler, version = %welcome.version, "reporting to the scheduler");
             }

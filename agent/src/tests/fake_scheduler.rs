@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use aya_domain::Report;
@@ -23,6 +25,8 @@ pub(super) struct FakeScheduler {
     reports: mpsc::Receiver<Report>,
     say: broadcast::Sender<SchedulerMessage>,
     server: JoinSet<()>,
+    /// Streams opened so far.
+    pub(super) streams: Arc<AtomicU32>,
 }
 
 impl FakeScheduler {
@@ -30,18 +34,29 @@ impl FakeScheduler {
         Self::at("127.0.0.1:0".parse().unwrap()).await
     }
 
+    /// One that takes reports and never says a word.
+    pub(super) async fn mute() -> Self {
+        Self::with("127.0.0.1:0".parse().unwrap(), true).await
+    }
+
     pub(super) async fn at(addr: SocketAddr) -> Self {
+        Self::with(addr, false).await
+    }
+
+    async fn with(addr: SocketAddr, mute: bool) -> Self {
         let listener = TcpListener::bind(addr).await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (tell, reports) = mpsc::channel(1024);
         let (say, _) = broadcast::channel(8);
-        let service = AgentServiceServer::new(Service { tell, say: say.clone() });
+        let streams = Arc::new(AtomicU32::new(0));
+        let opened = Arc::clone(&streams);
+        let service = AgentServiceServer::new(Service { tell, say: say.clone(), mute, opened });
         let mut server = JoinSet::new();
         server.spawn(async move {
             let router = tonic::transport::Server::builder().add_service(service);
             router.serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap();
         });
-        Self { addr, reports, say, server }
+        Self { addr, reports, say, server, streams }
     }
 
     /// Ends it as kill -9 would, and starts it again on the same port.
@@ -81,6 +96,8 @@ impl FakeScheduler {
 struct Service {
     tell: mpsc::Sender<Report>,
     say: broadcast::Sender<SchedulerMessage>,
+    mute: bool,
+    opened: Arc<AtomicU32>,
 }
 
 #[tonic::async_trait]
@@ -92,10 +109,14 @@ impl AgentService for Service {
         request: Request<Streaming<wire::AgentMessage>>,
     ) -> Result<Response<Self::StreamStream>, Status> {
         let mut incoming = request.into_inner();
+        let mute = self.mute;
+        self.opened.fetch_add(1, Ordering::Relaxed);
         let (answers, outgoing) = mpsc::channel(64);
         let (tell, mut said) = (self.tell.clone(), self.say.subscribe());
         let welcome = Welcome { version: "test".to_owned(), limits: Limits::default() };
-        answers.try_send(Ok((&SchedulerMessage::Welcome(welcome)).into())).unwrap();
+        if !mute {
+            answers.try_send(Ok((&SchedulerMessage::Welcome(welcome)).into())).unwrap();
+        }
         let listen = async move {
             loop {
                 let answer = tokio::select! {
@@ -113,7 +134,7 @@ impl AgentService for Service {
                         SchedulerMessage::Ack { sequence }
                     }
                 };
-                if answers.send(Ok((&answer).into())).await.is_err() {
+                if !mute && answers.send(Ok((&answer).into())).await.is_err() {
                     return;
                 }
             }
