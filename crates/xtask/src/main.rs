@@ -59,11 +59,15 @@ fn say(line: &str) {
 fn test(require_engines: bool, args: &[String]) -> Result<()> {
     let engines = engines::set_up();
     let mut step = if run::answers(cargo(&["nextest", "--version"])) {
-        cargo(&["nextest", "run", "--workspace"])
+        cargo(&["nextest", "run"])
     } else {
         say("cargo-nextest is not installed (cargo install cargo-nextest --locked); using cargo test");
-        cargo(&["test", "--workspace", "--all-targets"])
+        cargo(&["test", "--all-targets"])
     };
+    // Both runners take --workspace for all packages even if some are named.
+    if !args.iter().any(|arg| arg == "-p" || arg.starts_with("--package")) {
+        step.command.arg("--workspace");
+    }
     let missing = match &engines {
         Ok(engines) => {
             step.command.env("AYA_TEST_PYTHON", &engines.python).env("AYA_TEST_GGUF", &engines.model);
@@ -88,7 +92,7 @@ fn ci() -> Result<()> {
     cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]).run()?;
     test(false, &[])?;
     cargo(&["test", "--workspace", "--doc"]).run()?;
-    let mut documentation = cargo(&["doc", "--workspace", "--no-deps"]);
+    let mut documentation = cargo(&["doc", "--workspace", "--no-deps", "--document-private-items"]);
     documentation.command.env("RUSTDOCFLAGS", "-D warnings");
     documentation.run()?;
     // The dev profile: this step asks whether they build, not how fast they are.
