@@ -1,4 +1,4 @@
-//! Where does this request go: [`decide`], a pure function from what is known to an explained decision.
+//! Where does this request go: [`decide()`], a pure function from what is known to an explained decision.
 //!
 //! Filters say which endpoints can take the request (`filter`), a scorer prices them in seconds (`cost`),
 //! the seed breaks ties (`pick`). The live scheduler, the replay and the simulator call the same function,
