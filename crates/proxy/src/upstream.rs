@@ -1,7 +1,7 @@
 //! Our HTTP/1.1 client for engines: pooled sockets that the request's own task polls.
 //!
 //! Why not a general client: a task per connection costs a wake-up per streamed chunk (6 us instead of 0.7), and a
-//! request written from typed parts cannot smuggle. One [`exchange`] sends one request and gives the answer's head
+//! request written from typed parts cannot smuggle. One [`exchange()`] sends one request and gives the answer's head
 //! and a body that is polled for de-chunked data; dropping either before the end closes the socket, which is how an
 //! engine is told to cancel. Sockets are never half-closed (engines take that for a disconnect), redirects are never
 //! followed, `poll_read` is the only way to read (it alone clears tokio's readiness without a second system call).
