@@ -1,0 +1,10 @@
+//! The parts of `aya-bench`: three measurements, and the processes on the other side of what is measured.
+
+pub(crate) mod agents;
+pub(crate) mod engines;
+pub(crate) mod load;
+mod process;
+pub(crate) mod relay;
+pub(crate) mod steady;
+mod table;
+mod target;

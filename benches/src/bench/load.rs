@@ -1,0 +1,371 @@
+//! A load generator for OpenAI-compatible endpoints: a hand-written HTTP/1.1 client, so that its own cost stays
+//! small and every read can be timed. One line of JSON on stdout.
+//!
+//! `closed`: so many connections, each asking again as soon as it is answered. `hold`: so many connections, opened
+//! over a ramp, each doing a fixed number of streams.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya_observe::Clock;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::{JoinSet, LocalSet};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::engines::MODEL;
+use super::process::{own_cpu_s, pause};
+
+/// Latencies kept for the quantiles; more are counted but not timed.
+const SAMPLES_MAX: usize = 1 << 20;
+/// A request that takes longer has failed.
+const REQUEST_MAX: Duration = Duration::from_secs(30);
+const HEADERS_MAX: usize = 64;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Mode {
+    Closed,
+    Hold,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Options {
+    mode: Mode,
+    #[arg(long)]
+    port: u16,
+    #[arg(long, default_value_t = 64)]
+    connections: u32,
+    /// How long `closed` lasts.
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Streams of each connection of `hold`.
+    #[arg(long, default_value_t = 1)]
+    each: u32,
+    /// Over how long `hold` opens its connections.
+    #[arg(long, default_value_t = 0)]
+    ramp_ms: u64,
+    /// Bytes of prompt.
+    #[arg(long, default_value_t = 1024)]
+    body: usize,
+    #[arg(long)]
+    stream: bool,
+}
+
+/// What a run found.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Found {
+    pub(crate) seconds: f64,
+    /// Answers with status 200.
+    pub(crate) ok: u32,
+    pub(crate) errors: u32,
+    pub(crate) first_error: Option<String>,
+    /// Events of all streams.
+    pub(crate) events: u32,
+    pub(crate) open_max: u32,
+    /// CPU of the load generator itself.
+    pub(crate) cpu_s: f64,
+    /// From the request's first byte to the answer's last.
+    pub(crate) latency: Quantiles,
+    /// From the request's first byte to the answer's first.
+    pub(crate) first_byte: Quantiles,
+}
+
+/// Microseconds.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub(crate) struct Quantiles {
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    found: Found,
+    open: u32,
+    latency: Vec<Duration>,
+    first_byte: Vec<Duration>,
+}
+
+/// Loads the endpoint and prints what was found.
+pub(crate) async fn run(options: Options) -> Result<()> {
+    let streaming = options.stream || options.mode == Mode::Hold;
+    let plan = Rc::new(Plan {
+        request: request(&options, streaming),
+        streaming,
+        clock: Clock::start(),
+        start: Instant::now(),
+        tally: RefCell::new(Tally::default()),
+        options,
+    });
+    let local = LocalSet::new();
+    let mut workers = JoinSet::new();
+    for nth in 0..plan.options.connections {
+        workers.spawn_local_on(worker(Rc::clone(&plan), nth), &local);
+    }
+    local.run_until(async { while workers.join_next().await.is_some() {} }).await;
+    let mut tally = plan.tally.take();
+    let found = Found {
+        seconds: plan.start.elapsed().as_secs_f64(),
+        cpu_s: own_cpu_s(),
+        latency: quantiles(&mut tally.latency),
+        first_byte: quantiles(&mut tally.first_byte),
+        ..tally.found
+    };
+    crate::print(&serde_json::to_string(&found)?);
+    Ok(())
+}
+
+fn quantiles(samples: &mut [Duration]) -> Quantiles {
+    samples.sort_unstable();
+    let at = |percent: usize| {
+        let sample = samples.get(samples.len().saturating_sub(1) * percent / 100);
+        sample.map_or(0.0, |sample| sample.as_secs_f64() * 1e6)
+    };
+    Quantiles { p50_us: at(50), p99_us: at(99) }
+}
+
+/// What all connections of a run share.
+struct Plan {
+    options: Options,
+    request: Vec<u8>,
+    streaming: bool,
+    clock: Clock,
+    start: Instant,
+    tally: RefCell<Tally>,
+}
+
+fn request(options: &Options, streaming: bool) -> Vec<u8> {
+    let sentence = "The quick brown fox jumps over the lazy dog. ";
+    let prompt: String = sentence.chars().cycle().take(options.body.max(1)).collect();
+    let stream = if streaming { r#""stream":true,"# } else { "" };
+    let body = format!(
+        r#"{{"model":"{MODEL}",{stream}"max_tokens":128,"temperature":0.7,"messages":[{{"role":"user","content":"{prompt}"}}]}}"#
+    );
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nContent-Type: application/json\r\nAccept: */*\r\nUser-Agent: aya-bench\r\nContent-Length: {}\r\n\r\n",
+        options.port,
+        body.len()
+    );
+    [head.into_bytes(), body.into_bytes()].concat()
+}
+
+async fn worker(plan: Rc<Plan>, nth: u32) {
+    let options = &plan.options;
+    if options.ramp_ms > 0 {
+        let share = u64::from(nth) * 1_000 * options.ramp_ms / u64::from(options.connections.max(1));
+        sleep_until(plan.start + Duration::from_micros(share)).await;
+    }
+    let end = plan.start + Duration::from_secs_f64(options.seconds);
+    let mut connection = None;
+    let mut done = 0;
+    while match options.mode {
+        Mode::Closed => Instant::now() < end,
+        Mode::Hold => done < options.each,
+    } {
+        done += 1;
+        let result = timeout(REQUEST_MAX, one(&plan, &mut connection)).await;
+        let result = result.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {REQUEST_MAX:?}")));
+        if let Err(error) = result {
+            connection = None;
+            let found = &mut plan.tally.borrow_mut().found;
+            found.errors += 1;
+            found.first_error.get_or_insert(format!("{error:#}"));
+        }
+        if connection.is_none() {
+            // A server that refuses is not asked in a tight loop.
+            pause(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// One request on the kept connection, or on a new one.
+async fn one(plan: &Plan, kept: &mut Option<Connection>) -> Result<()> {
+    let mut connection = match kept.take() {
+        Some(connection) => connection,
+        None => Connection::open(plan.options.port).await?,
+    };
+    let sent = plan.clock.now();
+    connection.socket.write_all(&plan.request).await?;
+    let head = connection.head().await?;
+    ensure!(head.status == 200, "status {}", head.status);
+    let first = plan.clock.now();
+    let opened = plan.streaming.then(|| Opened::new(plan));
+    let events = connection.body(head.framing).await?;
+    drop(opened);
+    let end = plan.clock.now();
+    let tally = &mut *plan.tally.borrow_mut();
+    tally.found.ok += 1;
+    tally.found.events += events;
+    if tally.latency.len() < SAMPLES_MAX {
+        tally.latency.push(end.since(sent));
+        tally.first_byte.push(first.since(sent));
+    }
+    if head.keep {
+        *kept = Some(connection);
+    }
+    Ok(())
+}
+
+/// Counts a stream as open.
+struct Opened<'p>(&'p Plan);
+
+impl<'p> Opened<'p> {
+    fn new(plan: &'p Plan) -> Self {
+        let tally = &mut *plan.tally.borrow_mut();
+        tally.open += 1;
+        tally.found.open_max = tally.found.open_max.max(tally.open);
+        Self(plan)
+    }
+}
+
+impl Drop for Opened<'_> {
+    fn drop(&mut self) {
+        self.0.tally.borrow_mut().open -= 1;
+    }
+}
+
+/// One connection with the bytes that were read and not yet used.
+struct Connection {
+    socket: TcpStream,
+    buffer: Vec<u8>,
+    used: usize,
+}
+
+struct Head {
+    status: u16,
+    framing: Framing,
+    keep: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Framing {
+    /// So many bytes are missing.
+    Length(usize),
+    Chunked(Chunk),
+}
+
+/// What comes next in a chunked body.
+#[derive(Debug, Clone, Copy)]
+enum Chunk {
+    Size,
+    Data(usize),
+    LineEnd,
+    Trailer,
+}
+
+impl Connection {
+    async fn open(port: u16) -> Result<Self> {
+        let socket = TcpStream::connect(("127.0.0.1", port)).await.context("connect")?;
+        socket.set_nodelay(true)?;
+        Ok(Self { socket, buffer: Vec::with_capacity(16 * 1024), used: 0 })
+    }
+
+    fn rest(&self) -> &[u8] {
+        self.buffer.get(self.used..).unwrap_or_default()
+    }
+
+    async fn read(&mut self) -> Result<()> {
+        if self.used == self.buffer.len() {
+            self.buffer.clear();
+            self.used = 0;
+        }
+        ensure!(self.socket.read_buf(&mut self.buffer).await? > 0, "closed too early");
+        Ok(())
+    }
+
+    async fn head(&mut self) -> Result<Head> {
+        loop {
+            self.read().await?;
+            let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+            let mut response = httparse::Response::new(&mut headers);
+            if let httparse::Status::Complete(length) = response.parse(self.rest())? {
+                let head = understood(&response)?;
+                self.used += length;
+                return Ok(head);
+            }
+        }
+    }
+
+    /// Reads to the end of the body; how many events it held.
+    async fn body(&mut self, mut framing: Framing) -> Result<u32> {
+        let (mut events, mut after_newline) = (0, false);
+        loop {
+            let (data, used, done) = framing.step(self.rest())?;
+            events += count_events(self.rest().get(data.0..data.1).unwrap_or_default(), &mut after_newline);
+            self.used += used;
+            if done {
+                return Ok(events);
+            }
+            if used == 0 {
+                self.read().await?;
+            }
+        }
+    }
+}
+
+fn understood(response: &httparse::Response<'_, '_>) -> Result<Head> {
+    let mut head = Head { status: response.code.unwrap_or(0), framing: Framing::Length(0), keep: true };
+    for header in response.headers.iter() {
+        if header.name.eq_ignore_ascii_case("content-length") {
+            head.framing = Framing::Length(std::str::from_utf8(header.value)?.trim().parse()?);
+        } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
+            head.framing = Framing::Chunked(Chunk::Size);
+        } else if header.name.eq_ignore_ascii_case("connection") {
+            head.keep = !header.value.eq_ignore_ascii_case(b"close");
+        }
+    }
+    Ok(head)
+}
+
+impl Framing {
+    /// Takes one step: where data lies, how many bytes are used up, whether the body is over. No bytes used and not
+    /// over means that more must be read.
+    fn step(&mut self, bytes: &[u8]) -> Result<((usize, usize), usize, bool)> {
+        let none = (0, 0);
+        let state = match self {
+            Self::Length(missing) => {
+                let here = bytes.len().min(*missing);
+                *missing -= here;
+                return Ok(((0, here), here, *missing == 0));
+            }
+            Self::Chunked(state) => state,
+        };
+        match *state {
+            Chunk::Size => {
+                let Some(end) = memchr::memchr(b'\n', bytes) else { return Ok((none, 0, false)) };
+                let line = std::str::from_utf8(bytes.get(..end).unwrap_or_default())?;
+                let digits = line.trim().split(';').next().unwrap_or_default();
+                let size = usize::from_str_radix(digits, 16).context("chunk size")?;
+                *state = if size == 0 { Chunk::Trailer } else { Chunk::Data(size) };
+                Ok((none, end + 1, false))
+            }
+            Chunk::Data(size) => {
+                let here = bytes.len().min(size);
+                *state = if here == size { Chunk::LineEnd } else { Chunk::Data(size - here) };
+                Ok(((0, here), here, false))
+            }
+            Chunk::LineEnd | Chunk::Trailer if bytes.len() < 2 => Ok((none, 0, false)),
+            Chunk::LineEnd => {
+                *state = Chunk::Size;
+                Ok((none, 2, false))
+            }
+            Chunk::Trailer if bytes.starts_with(b"\r\n") => Ok((none, 2, true)),
+            Chunk::Trailer => bail!("trailers are not expected"),
+        }
+    }
+}
+
+/// Empty lines end events; `after_newline` says whether the piece before this one ended with a line.
+fn count_events(data: &[u8], after_newline: &mut bool) -> u32 {
+    let mut events = 0;
+    for at in memchr::memchr_iter(b'\n', data) {
+        let empty = at.checked_sub(1).map_or(*after_newline, |before| data.get(before) == Some(&b'\n'));
+        events += u32::from(empty);
+    }
+    if let Some(last) = data.last() {
+        *after_newline = *last == b'\n';
+    }
+    events
+}
