@@ -5,6 +5,7 @@
 
 mod decisions;
 mod fleet;
+mod scrape;
 mod serve;
 
 use std::sync::Arc;
@@ -33,7 +34,7 @@ pub(crate) struct Admin {
 }
 
 /// Whether an endpoint takes requests as far as anyone knows.
-pub(crate) fn is_ready(endpoint: &Endpoint) -> bool {
+fn is_ready(endpoint: &Endpoint) -> bool {
     endpoint.phase == Phase::Serving && matches!(endpoint.health, Health::Healthy | Health::Degraded { .. })
 }
 
@@ -109,7 +110,7 @@ async fn version() -> Json<Version> {
 
 async fn metrics(State(admin): State<Admin>) -> Response {
     let shared = &admin.shared;
-    match shared.metrics.render(&shared.view.load(), &shared.room, shared.clock.now()) {
+    match scrape::render(&shared.metrics, &shared.view.load(), &shared.room, shared.clock.now()) {
         Ok(text) => ([(header::CONTENT_TYPE, aya_observe::metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, "metrics_failed", error.to_string()),
     }

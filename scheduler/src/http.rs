@@ -1,10 +1,6 @@
-//! The clients' side: listener, deadlines, heads, bodies, errors.
+//! The pieces of the clients' side: deadlines, heads, bodies, answers. Nothing here knows what a request is for.
 
-pub(crate) mod accept;
 pub(crate) mod body;
 pub(crate) mod conn;
-mod head;
+pub(crate) mod head;
 pub(crate) mod respond;
-mod service;
-
-pub(crate) use service::{known_models, printable};

@@ -6,16 +6,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use aya_domain::{ModelId, MonoTime, Rejection, Verdict};
+use aya_domain::{ModelId, Rejection, Verdict};
 use aya_observe::metrics::{Labels, TIME_BUCKETS_S};
 use aya_trace::{OutcomeStatus, Record};
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
 };
-
-use crate::room::WaitingRoom;
-use crate::view::FarmView;
 
 /// Counts of one model's requests.
 #[derive(Debug)]
@@ -61,12 +58,12 @@ pub(crate) struct Metrics {
     queue: HistogramVec,
     endpoint_placements: IntCounterVec,
     endpoint_failures: IntCounterVec,
-    endpoint_in_flight: IntGaugeVec,
-    endpoint_ready: IntGaugeVec,
-    queue_depth: IntGaugeVec,
-    sample_age: prometheus::GaugeVec,
+    pub(crate) endpoint_in_flight: IntGaugeVec,
+    pub(crate) endpoint_ready: IntGaugeVec,
+    pub(crate) queue_depth: IntGaugeVec,
+    pub(crate) sample_age: prometheus::GaugeVec,
     in_flight: IntGauge,
-    endpoints: IntGauge,
+    pub(crate) endpoints: IntGauge,
     rejections: IntCounterVec,
     open_requests: AtomicI64,
     pub(crate) accepted: IntCounter,
@@ -206,39 +203,17 @@ impl Metrics {
         self.open_requests.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// The exposition text, with the state of the farm as it is now.
-    pub(crate) fn render(
-        &self,
-        view: &FarmView,
-        room: &WaitingRoom,
-        now: MonoTime,
-    ) -> Result<String, prometheus::Error> {
-        self.mirror_state(view, room, now);
+    /// The label of a model: its name, or `other` beyond the limit.
+    pub(crate) fn label(&self, model: &str) -> Arc<str> {
+        self.labels.get(model)
+    }
+
+    /// The exposition text. Gauges that mirror state are set by the caller just before.
+    pub(crate) fn render(&self) -> Result<String, prometheus::Error> {
+        self.in_flight.set(self.open_requests.load(Ordering::Relaxed));
         let mut text = Vec::with_capacity(16 * 1024);
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(String::from_utf8_lossy(&text).into_owned())
-    }
-
-    fn mirror_state(&self, view: &FarmView, room: &WaitingRoom, now: MonoTime) {
-        self.in_flight.set(self.open_requests.load(Ordering::Relaxed));
-        self.endpoints.set(i64::try_from(view.snapshot.endpoints.len()).unwrap_or(i64::MAX));
-        self.endpoint_in_flight.reset();
-        self.endpoint_ready.reset();
-        for (endpoint, companion) in view.snapshot.endpoints.iter().zip(&view.companions) {
-            let id = endpoint.info.id.as_str();
-            self.endpoint_in_flight.with_label_values(&[id]).set(i64::from(companion.cell.in_flight()));
-            self.endpoint_ready.with_label_values(&[id]).set(i64::from(crate::admin::is_ready(endpoint)));
-        }
-        self.sample_age.reset();
-        for node in &view.snapshot.nodes {
-            let age = now.since(node.last_report_at).as_secs_f64();
-            self.sample_age.with_label_values(&[node.id.as_str()]).set(age);
-        }
-        self.queue_depth.reset();
-        for (model, depth) in room.depths() {
-            let label = self.labels.get(model.as_str());
-            self.queue_depth.with_label_values(&[&*label]).set(i64::try_from(depth).unwrap_or(i64::MAX));
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod account;
 pub(crate) mod place;
+mod refusal;
 mod relay;
 mod resolve;
 mod stream;
@@ -18,7 +19,6 @@ use bytes::Bytes;
 use http::{HeaderMap, Response};
 
 pub(crate) use account::Account;
-pub(crate) use stream::StreamBody;
 
 use self::place::{NotPlaced, Unplaced};
 use self::relay::{AttemptEnd, Upstream};
@@ -186,13 +186,7 @@ fn not_placed(
     prepared: &Prepared,
     unplaced: Unplaced,
 ) -> Response<ClientBody> {
-    let view = shared.view.load();
-    let known: Vec<String> =
-        crate::http::known_models(&view, shared).iter().map(ToString::to_string).collect();
-    let waiting = shared.room.depth(&prepared.request.model);
-    let retry_after = u32::try_from(aya_admission::retry_after_s(waiting, None)).unwrap_or(u32::MAX);
-    let model = crate::http::printable(prepared.request.model.as_str());
-    let error = respond::not_placed(&unplaced.reason, &model, &known, retry_after);
+    let error = refusal::error(shared, &prepared.request.model, &unplaced.reason);
     if let Some(decision) = unplaced.decision {
         account.undecided(decision);
     }

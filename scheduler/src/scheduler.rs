@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::admin::{self, Admin};
-use crate::http::accept;
 use crate::journal::{Journal, Ring};
+use crate::listener;
 use crate::metrics::Metrics;
 use crate::models::ModelState;
 use crate::room::WaitingRoom;
@@ -76,11 +76,11 @@ impl Scheduler {
     /// [`SchedulerError`]: a busy address, an unknown policy, a directory that cannot be written.
     pub fn bind(config: SchedulerConfig, clock: Clock) -> Result<Self, SchedulerError> {
         let failed = |what, address| move |source| SchedulerError::Bind { what, address, source };
-        if accept::is_taken(config.listen) {
+        if listener::is_taken(config.listen) {
             let source = io::Error::from(io::ErrorKind::AddrInUse);
             return Err(SchedulerError::Bind { what: "API", address: config.listen, source });
         }
-        let api = accept::bind(config.listen, config.threads).map_err(failed("API", config.listen))?;
+        let api = listener::bind(config.listen, config.threads).map_err(failed("API", config.listen))?;
         let admin = listen(config.admin_listen).map_err(failed("admin", config.admin_listen))?;
         let grpc = listen(config.grpc_listen).map_err(failed("gRPC", config.grpc_listen))?;
         let address =
@@ -250,7 +250,7 @@ fn start_cores(
 ) -> Result<Vec<JoinHandle<()>>, SchedulerError> {
     let start = |(at, socket): (usize, TcpListener)| {
         let (shared, shutdown) = (Arc::clone(shared), shutdown.clone());
-        let core = move || on_own_runtime(accept::run(socket, shared, shutdown));
+        let core = move || on_own_runtime(listener::run(socket, shared, shutdown));
         std::thread::Builder::new().name(format!("aya-core-{at}")).spawn(core).map_err(SchedulerError::Thread)
     };
     sockets.into_iter().enumerate().map(start).collect()

@@ -37,6 +37,18 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// The names that a client can ask for: served models and aliases of known ones, in order.
+    pub(crate) fn known_models(&self, view: &FarmView) -> Vec<ModelId> {
+        let models = &view.snapshot.models;
+        let served = models.iter().filter(|(_, pool)| !pool.members.is_empty()).map(|(id, _)| id);
+        let aliased =
+            self.aliases.iter().filter(|(_, target)| models.contains_key(*target)).map(|(id, _)| id);
+        let mut names: Vec<ModelId> = served.chain(aliased).cloned().collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }

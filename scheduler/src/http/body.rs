@@ -13,7 +13,6 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::conn::{ConnPhase, ConnState};
-use crate::pipeline::StreamBody;
 
 /// Collects a request's body of at most `limit` bytes within `deadline`.
 ///
@@ -66,6 +65,12 @@ fn too_large(limit: usize) -> ApiError {
     ApiError::new(413, "invalid_request_error", message).code("body_too_large").should_retry(false)
 }
 
+/// A body that comes piece by piece.
+pub(crate) trait Pieces: std::fmt::Debug + Send {
+    /// The next piece; `None` ends the response.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>>;
+}
+
 /// What a client gets.
 #[derive(Debug)]
 pub(crate) struct ClientBody {
@@ -76,7 +81,7 @@ pub(crate) struct ClientBody {
 #[derive(Debug)]
 enum Content {
     Whole(Bytes),
-    Stream(Box<StreamBody>),
+    Stream(Box<dyn Pieces>),
 }
 
 impl ClientBody {
@@ -84,7 +89,7 @@ impl ClientBody {
         Self { content: Content::Whole(bytes.into()), conn: Arc::clone(conn) }
     }
 
-    pub(crate) fn stream(stream: StreamBody, conn: &Arc<ConnState>) -> Self {
+    pub(crate) fn stream(stream: impl Pieces + 'static, conn: &Arc<ConnState>) -> Self {
         Self { content: Content::Stream(Box::new(stream)), conn: Arc::clone(conn) }
     }
 }

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use aya_domain::{HoldReason, RefusalReason, Tokens};
+use aya_domain::ModelId;
 use aya_proxy::ApiError;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::body::ClientBody;
 use super::conn::ConnState;
-use crate::pipeline::place::NotPlaced;
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) const X_DECISION_ID: HeaderName = HeaderName::from_static("x-aya-decision-id");
@@ -18,45 +17,21 @@ pub(crate) const X_QUEUE_MS: HeaderName = HeaderName::from_static("x-aya-queue-m
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// The longest `Retry-After` that clients obey, in seconds.
 const RETRY_AFTER_MAX_S: u32 = 120;
-/// What a client waits before it asks for a model without a ready endpoint again, in seconds.
-const NOT_READY_RETRY_S: u32 = 5;
 
-/// Why no endpoint took the request, in the client's words. `known` are the models it could ask for.
-pub(crate) fn not_placed(reason: &NotPlaced, model: &str, known: &[String], retry_after_s: u32) -> ApiError {
-    match reason {
-        NotPlaced::Refused(RefusalReason::UnknownModel) => {
-            let known = if known.is_empty() { "none yet".to_owned() } else { known.join(", ") };
-            ApiError::new(
-                404,
-                "invalid_request_error",
-                format!("the model `{model}` does not exist; known: {known}"),
-            )
-            .code("model_not_found")
-            .param("model")
-            .should_retry(false)
-        }
-        NotPlaced::Refused(RefusalReason::TooLong { need, largest }) => too_long(*need, *largest),
-        NotPlaced::WaitedOut(HoldReason::NoneReady) => {
-            ApiError::new(503, "unavailable_error", format!("no endpoint of `{model}` is ready"))
-                .code("no_endpoint_ready")
-                .retry_after_s(NOT_READY_RETRY_S)
-        }
-        NotPlaced::WaitedOut(HoldReason::AllFull) => {
-            ApiError::new(503, "unavailable_error", format!("every endpoint of `{model}` stayed full"))
-                .code("queue_timeout")
-                .retry_after_s(retry_after_s)
-        }
-        NotPlaced::QueueFull { limit } => {
-            ApiError::new(429, "rate_limit_error", format!("{limit} requests already wait for `{model}`"))
-                .code("queue_full")
-                .retry_after_s(retry_after_s)
-        }
-    }
+/// 404 for a model that nobody serves, naming those that are.
+pub(crate) fn unknown_model(asked: &str, known: &[ModelId]) -> ApiError {
+    let known: Vec<&str> = known.iter().map(ModelId::as_str).collect();
+    let known = if known.is_empty() { "none yet".to_owned() } else { known.join(", ") };
+    let message = format!("the model `{}` does not exist; known: {known}", printable(asked));
+    ApiError::new(404, "invalid_request_error", message)
+        .code("model_not_found")
+        .param("model")
+        .should_retry(false)
 }
 
-fn too_long(need: Tokens, largest: Tokens) -> ApiError {
-    let message = format!("this request needs at least {need}; the largest context available is {largest}");
-    ApiError::invalid_request(message).code("context_length_exceeded").param("max_tokens")
+/// A client's text in an answer of ours: without control characters, and not endless.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(100).collect()
 }
 
 /// An error as a response.

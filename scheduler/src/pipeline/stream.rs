@@ -16,6 +16,7 @@ use memchr::memmem;
 use tokio::time::Sleep;
 
 use super::account::{Account, End};
+use crate::http::body::Pieces;
 use crate::ledger::Lease;
 use crate::metrics::EndpointMetrics;
 use crate::shared::Shared;
@@ -65,37 +66,6 @@ impl StreamBody {
         let Begun { upstream, scanner, held, lease, endpoint, choices, total } = begun;
         let (lease, state) = (Some(lease), State::Flowing);
         Self { shared, upstream, scanner, account, lease, endpoint, choices, held: held.into(), state, total }
-    }
-
-    /// The next piece for the client; `None` ends the response.
-    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        if let Some(chunk) = self.held.pop_front() {
-            return Poll::Ready(Some(self.looked_at(chunk)));
-        }
-        if matches!(self.state, State::Ended) {
-            return Poll::Ready(None);
-        }
-        loop {
-            match self.upstream.poll_chunk(cx) {
-                Poll::Ready(Some(Ok(chunk))) => {
-                    let seen_before = self.scanner.facts().content_events;
-                    let Ok(whole) = self.scanner.feed_whole(&chunk) else {
-                        return Poll::Ready(Some(self.cut("an event of the engine's stream is too long")));
-                    };
-                    self.heard(seen_before);
-                    // A mere piece of an event stays with the scanner until its end has come.
-                    if !whole.is_empty() {
-                        return Poll::Ready(Some(self.looked_at(whole)));
-                    }
-                }
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(self.broken(&error)),
-                Poll::Ready(None) => return Poll::Ready(self.ended()),
-                Poll::Pending => {
-                    ready!(self.total.as_mut().poll(cx));
-                    return Poll::Ready(Some(self.cut("the request's total time is over")));
-                }
-            }
-        }
     }
 
     fn heard(&mut self, seen_before: u64) {
@@ -160,6 +130,38 @@ impl StreamBody {
         self.account.facts(self.scanner.facts());
         self.account.close(End { status, http_status: Some(200), error });
         self.lease = None;
+    }
+}
+
+impl Pieces for StreamBody {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if let Some(chunk) = self.held.pop_front() {
+            return Poll::Ready(Some(self.looked_at(chunk)));
+        }
+        if matches!(self.state, State::Ended) {
+            return Poll::Ready(None);
+        }
+        loop {
+            match self.upstream.poll_chunk(cx) {
+                Poll::Ready(Some(Ok(chunk))) => {
+                    let seen_before = self.scanner.facts().content_events;
+                    let Ok(whole) = self.scanner.feed_whole(&chunk) else {
+                        return Poll::Ready(Some(self.cut("an event of the engine's stream is too long")));
+                    };
+                    self.heard(seen_before);
+                    // A mere piece of an event stays with the scanner until its end has come.
+                    if !whole.is_empty() {
+                        return Poll::Ready(Some(self.looked_at(whole)));
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(self.broken(&error)),
+                Poll::Ready(None) => return Poll::Ready(self.ended()),
+                Poll::Pending => {
+                    ready!(self.total.as_mut().poll(cx));
+                    return Poll::Ready(Some(self.cut("the request's total time is over")));
+                }
+            }
+        }
     }
 }
 

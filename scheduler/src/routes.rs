@@ -12,9 +12,9 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use hyper::body::Incoming;
 use serde::Serialize;
 
-use super::body::{self, ClientBody};
-use super::conn::{ConnPhase, ConnState};
-use super::{head, respond};
+use crate::http::body::{self, ClientBody};
+use crate::http::conn::{ConnPhase, ConnState};
+use crate::http::{head, respond};
 use crate::pipeline::{self, Ask, Hints};
 use crate::shared::Shared;
 use crate::view::FarmView;
@@ -172,22 +172,8 @@ fn model_json(view: &FarmView, shared: &Shared, id: &ModelId) -> Option<ModelJso
     })
 }
 
-/// The names that a client can ask for: served models and aliases.
-pub(crate) fn known_models(view: &FarmView, shared: &Shared) -> Vec<ModelId> {
-    let served = view.snapshot.models.iter().filter(|(_, pool)| !pool.members.is_empty()).map(|(id, _)| id);
-    let aliased = shared
-        .aliases
-        .iter()
-        .filter(|(_, target)| view.snapshot.models.contains_key(*target))
-        .map(|(id, _)| id);
-    let mut names: Vec<ModelId> = served.chain(aliased).cloned().collect();
-    names.sort();
-    names.dedup();
-    names
-}
-
 fn models(view: &FarmView, shared: &Shared, conn: &Arc<ConnState>) -> Response<ClientBody> {
-    let data = known_models(view, shared).iter().filter_map(|id| model_json(view, shared, id)).collect();
+    let data = shared.known_models(view).iter().filter_map(|id| model_json(view, shared, id)).collect();
     encode(&ModelList { object: "list", data }, conn)
 }
 
@@ -195,11 +181,7 @@ fn one_model(view: &FarmView, shared: &Shared, path: &str, conn: &Arc<ConnState>
     let name = percent_decode(path);
     match ModelId::parse(&name).ok().and_then(|id| model_json(view, shared, &id)) {
         Some(model) => encode(&model, conn),
-        None => {
-            let known: Vec<String> = known_models(view, shared).iter().map(ToString::to_string).collect();
-            let reason = pipeline::place::NotPlaced::Refused(aya_domain::RefusalReason::UnknownModel);
-            respond::error(&respond::not_placed(&reason, &printable(&name), &known, 0), conn)
-        }
+        None => respond::error(&respond::unknown_model(&name, &shared.known_models(view)), conn),
     }
 }
 
@@ -230,11 +212,6 @@ fn percent_decode(text: &str) -> String {
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// A client's text in an answer of ours: without control characters, and not endless.
-pub(crate) fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(100).collect()
 }
 
 #[cfg(test)]

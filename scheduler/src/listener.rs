@@ -18,8 +18,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::conn::{ConnState, WatchedSocket};
-use super::service;
+use crate::http::conn::{ConnState, WatchedSocket};
+use crate::routes;
 use crate::shared::Shared;
 
 /// Connections the kernel keeps for us while we are busy.
@@ -104,7 +104,7 @@ async fn serve(socket: TcpStream, shared: Arc<Shared>, shutdown: CancellationTok
     let state = ConnState::new(shared.clock.clone());
     let watched = WatchedSocket::new(socket, Arc::clone(&state), shared.config.limits.head_max);
     shared.metrics.connections.inc();
-    let handler = service_fn(|request| service::handle(Arc::clone(&shared), Arc::clone(&state), request));
+    let handler = service_fn(|request| routes::handle(Arc::clone(&shared), Arc::clone(&state), request));
     let mut builder = http1::Builder::new();
     builder.max_buf_size(shared.config.limits.head_max.max(8192)).header_read_timeout(None).writev(false);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(watched), handler));

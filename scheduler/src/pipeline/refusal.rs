@@ -1,0 +1,46 @@
+//! What a client is told when no endpoint takes its request: one table.
+
+use aya_domain::{HoldReason, ModelId, RefusalReason, Tokens};
+use aya_proxy::ApiError;
+
+use super::place::NotPlaced;
+use crate::http::respond;
+use crate::shared::Shared;
+
+/// What a client waits before it asks for a model without a ready endpoint again, in seconds.
+const NOT_READY_RETRY_S: u32 = 5;
+
+/// The error for a request of this model that was not placed.
+pub(super) fn error(shared: &Shared, model: &ModelId, reason: &NotPlaced) -> ApiError {
+    match reason {
+        NotPlaced::Refused(RefusalReason::UnknownModel) => {
+            respond::unknown_model(model.as_str(), &shared.known_models(&shared.view.load()))
+        }
+        NotPlaced::Refused(RefusalReason::TooLong { need, largest }) => too_long(*need, *largest),
+        NotPlaced::WaitedOut(HoldReason::NoneReady) => {
+            ApiError::new(503, "unavailable_error", format!("no endpoint of `{model}` is ready"))
+                .code("no_endpoint_ready")
+                .retry_after_s(NOT_READY_RETRY_S)
+        }
+        NotPlaced::WaitedOut(HoldReason::AllFull) => {
+            ApiError::new(503, "unavailable_error", format!("every endpoint of `{model}` stayed full"))
+                .code("queue_timeout")
+                .retry_after_s(retry_after_s(shared, model))
+        }
+        NotPlaced::QueueFull { limit } => {
+            ApiError::new(429, "rate_limit_error", format!("{limit} requests already wait for `{model}`"))
+                .code("queue_full")
+                .retry_after_s(retry_after_s(shared, model))
+        }
+    }
+}
+
+fn retry_after_s(shared: &Shared, model: &ModelId) -> u32 {
+    let waiting = shared.room.depth(model);
+    u32::try_from(aya_admission::retry_after_s(waiting, None)).unwrap_or(u32::MAX)
+}
+
+fn too_long(need: Tokens, largest: Tokens) -> ApiError {
+    let message = format!("this request needs at least {need}; the largest context available is {largest}");
+    ApiError::invalid_request(message).code("context_length_exceeded").param("max_tokens")
+}
