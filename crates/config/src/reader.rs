@@ -50,12 +50,23 @@ impl<'a> Reader<'a> {
         self.problems.push(Problem::new(origin, path, message));
     }
 
-    /// Notes a problem with a key of this section that was already read, such as a clash of two keys.
+    /// Notes a problem with a key of this section that was already read, such as a clash with another one.
     pub(crate) fn object(&mut self, key: &str, message: impl Into<String>) {
-        let path = self.path(key);
-        let read = self.settings.iter().rev().find(|setting| setting.key == path);
-        let origin = read.map_or(Origin::Default, |setting| setting.origin.clone());
-        self.problems.push(Problem::new(origin, path, message));
+        self.object_to_one_of(&[key], message);
+    }
+
+    /// The same for keys that contradict each other: blames the first that somebody set.
+    pub(crate) fn object_to_one_of(&mut self, keys: &[&str], message: impl Into<String>) {
+        let read = |key: &&str| {
+            let path = self.path(key);
+            let setting = self.settings.iter().rev().find(|setting| setting.key == path);
+            (path, setting.map_or(Origin::Default, |setting| setting.origin.clone()))
+        };
+        let blamed =
+            keys.iter().map(read).reduce(|best, next| if best.1 == Origin::Default { next } else { best });
+        if let Some((path, origin)) = blamed {
+            self.problems.push(Problem::new(origin, path, message));
+        }
     }
 
     /// The one way of every scalar: take, parse, note; `None` if the key is absent or bad.

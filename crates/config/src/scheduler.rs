@@ -201,20 +201,30 @@ impl SchedulerConfig {
     /// What no single key can know.
     fn check(&self, r: &mut Reader<'_>) {
         let clash = |a: SocketAddr, b: SocketAddr| a == b && a.port() != 0;
-        if clash(self.admin_listen, self.listen) {
-            r.object("admin_listen", "is the same address as listen");
+        let listeners =
+            [("listen", self.listen), ("admin_listen", self.admin_listen), ("grpc_listen", self.grpc_listen)];
+        for (at, (name, address)) in listeners.iter().enumerate() {
+            for (other, taken) in listeners.iter().take(at).filter(|(_, taken)| clash(*address, *taken)) {
+                r.object_to_one_of(
+                    &[name, other],
+                    format!("{name} and {other} are the same address, {taken}"),
+                );
+            }
         }
-        if clash(self.grpc_listen, self.listen) || clash(self.grpc_listen, self.admin_listen) {
-            r.object("grpc_listen", "is the same address as another listener");
-        }
-        if self.timeouts.ttft > self.timeouts.total {
-            r.object("timeouts.ttft", "is longer than timeouts.total");
-        }
-        if self.queue.wait_max > self.timeouts.total {
-            r.object("queue.wait_max", "is longer than timeouts.total");
-        }
-        if self.telemetry.suspect_after > self.telemetry.forget_after {
-            r.object("telemetry.suspect_after", "is longer than telemetry.forget_after");
+        let times = &self.timeouts;
+        for (name, time, limit_name, limit) in [
+            ("timeouts.ttft", times.ttft, "timeouts.total", times.total),
+            ("queue.wait_max", self.queue.wait_max, "timeouts.total", times.total),
+            (
+                "telemetry.suspect_after",
+                self.telemetry.suspect_after,
+                "telemetry.forget_after",
+                self.telemetry.forget_after,
+            ),
+        ] {
+            if time > limit {
+                r.object_to_one_of(&[name, limit_name], format!("{name} is longer than {limit_name}"));
+            }
         }
         let names: BTreeSet<&ModelId> = self.aliases.iter().map(|alias| &alias.name).collect();
         let mut seen = BTreeSet::new();

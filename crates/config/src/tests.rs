@@ -130,10 +130,29 @@ fn what_is_not_toml_is_told_with_its_line() {
 
 #[test]
 fn keys_that_contradict_each_other_are_found() {
-    check("admin_listen = \"127.0.0.1:8080\"", &["file.toml:1: admin_listen: is the same address as listen"]);
+    check(
+        "admin_listen = \"127.0.0.1:8080\"",
+        &["file.toml:1: admin_listen: admin_listen and listen are the same address, 127.0.0.1:8080"],
+    );
+    check(
+        "listen = \"127.0.0.1:8082\"",
+        &["file.toml:1: listen: grpc_listen and listen are the same address, 127.0.0.1:8082"],
+    );
     check("listen = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"", &[]);
-    check("[timeouts]\ntotal = \"1m\"", &["timeouts.ttft: is longer than timeouts.total"]);
-    check("[timeouts]\ntotal = \"10s\"\nttft = \"5s\"", &["queue.wait_max: is longer than timeouts.total"]);
+    check(
+        "[timeouts]\ntotal = \"1m\"",
+        &["file.toml:2: timeouts.total: timeouts.ttft is longer than timeouts.total"],
+    );
+    check(
+        "[timeouts]\nttft = \"5s\"\ntotal = \"10s\"",
+        &["file.toml:3: timeouts.total: queue.wait_max is longer than timeouts.total"],
+    );
+    check(
+        "[telemetry]\nforget_after = \"9s\"\nsuspect_after = \"10s\"",
+        &[
+            "file.toml:3: telemetry.suspect_after: telemetry.suspect_after is longer than telemetry.forget_after",
+        ],
+    );
     check(
         "[[alias]]\nname = \"gpt\"\nmodel = \"gpt-2\"\n[[alias]]\nname = \"gpt\"\nmodel = \"gpt\"",
         &[
@@ -313,4 +332,22 @@ fn a_gpu_is_named_by_index_or_uuid() {
     assert!(matches!(&config.engines[0].gpus[1], GpuRef::Uuid(uuid) if uuid.as_str() == "GPU-1"));
     assert_eq!(config.engines[0].kv_bytes_per_token.map(|b| b.get()), Some(131_072));
     assert_eq!(config.engines[0].profile.map(|p| p.name), Some("l4-8b"));
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_and_no_variable_breaks_the_reader(text in "(?s).{0,200}", value in "(?s).{0,40}") {
+        let _ = scheduler(&text);
+        let variables = ["THREADS", "QUEUE__WAIT_MAX", "LIMITS__BODY_MAX", "ALIAS", "ALIAS__NAME", "", "__", "LISTEN"];
+        let variables = variables.map(|name| (format!("AYA__{name}"), value.clone()));
+        let _ = parse::<SchedulerConfig>("", "", variables, &[]);
+        let _ = (parse_duration(&value), parse_size(&value));
+    }
+
+    #[test]
+    fn a_duration_and_a_size_survive_the_trip(nanos: u64) {
+        let duration = Duration::from_nanos(nanos);
+        proptest::prop_assert_eq!(parse_duration(&format_duration(duration)), Ok(duration));
+        proptest::prop_assert_eq!(parse_size(&format_size(nanos)), Ok(nanos));
+    }
 }
