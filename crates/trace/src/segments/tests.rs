@@ -179,3 +179,13 @@ fn a_full_disk_that_cannot_even_be_cut_never_pushes_out_old_segments() {
     assert_eq!((ids(&first), first.torn_bytes), (vec!["d0"], Some(5)));
     assert!(files.len() <= 2, "{} files", files.len());
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_on_disk_break_the_reader(bytes: Vec<u8>, cut in 0..2000_usize) {
+        let whole = [serde_json::to_vec(&numbered(0)).unwrap(), vec![b'\n']].concat();
+        let text = [&whole[..cut.min(whole.len())], &bytes, b"\n", &whole].concat();
+        let contents = read(text.as_slice()).unwrap();
+        proptest::prop_assert_eq!(contents.records.last(), Some(&numbered(0)), "what is behind the damage is read");
+    }
+}
