@@ -1,10 +1,12 @@
 //! The way of one inference request: scan, classify, place, relay, account.
 
 mod account;
+mod failure;
 pub(crate) mod place;
 mod refusal;
 mod relay;
 mod resolve;
+mod sent;
 mod stream;
 mod whole;
 
@@ -21,7 +23,8 @@ use http::{HeaderMap, Response};
 pub(crate) use account::Account;
 
 use self::place::{NotPlaced, Unplaced};
-use self::relay::{AttemptEnd, Upstream};
+use self::relay::AttemptEnd;
+use self::sent::Upstream;
 use crate::http::body::ClientBody;
 use crate::http::conn::ConnState;
 use crate::http::respond;

@@ -15,7 +15,8 @@ use http::{Response, StatusCode};
 use tokio::time::timeout;
 
 use super::account::{Account, End};
-use super::relay::{Failure, Mode, Sent, Upstream, told_in_stream, total_until};
+use super::failure::{Failure, told_in_stream};
+use super::sent::{Mode, Sent, Upstream, total_until};
 use crate::http::body::ClientBody;
 use crate::ledger::Lease;
 

@@ -1,0 +1,136 @@
+//! A request on its way to one endpoint: how it is asked, what is written, what a refusal means.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aya_domain::{EndpointInfo, MonoTime, RequestKind};
+use aya_proxy::upstream::{Method, Socket, exchange};
+use aya_proxy::{
+    Edits, RequestHead, Response as EngineResponse, SplicedBody, UpstreamConfig, UpstreamError, splice,
+};
+use tokio::time::timeout;
+
+use super::failure::{Failure, in_openai_shape};
+use super::{Prepared, resolve};
+use crate::http::conn::ConnState;
+use crate::shared::Shared;
+
+/// An engine's error answer; more of it is not read.
+const ERROR_BODY_MAX: usize = 256 * 1024;
+
+/// How the endpoint is asked and the client answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Stream through.
+    Stream,
+    /// The engine streams, the client gets one answer: such an engine notices a disconnect only while it streams.
+    Assemble,
+    /// One answer through.
+    Whole,
+}
+
+impl Mode {
+    pub(super) fn of(prepared: &Prepared, endpoint: &EndpointInfo) -> Self {
+        let capabilities = endpoint.kind.capabilities();
+        match prepared.request.kind {
+            RequestKind::Embedding => Self::Whole,
+            RequestKind::Chat | RequestKind::Completion if prepared.request.stream => Self::Stream,
+            RequestKind::Chat | RequestKind::Completion if capabilities.notices_disconnect_without_stream => {
+                Self::Whole
+            }
+            RequestKind::Chat | RequestKind::Completion => Self::Assemble,
+        }
+    }
+}
+
+/// What an attempt is made with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Upstream<'a> {
+    pub(crate) shared: &'a Arc<Shared>,
+    pub(crate) conn: &'a Arc<ConnState>,
+    pub(crate) prepared: &'a Prepared,
+    /// Whether no further attempt is allowed.
+    pub(crate) last: bool,
+}
+
+/// The last instant of a request.
+pub(super) fn total_until(shared: &Shared, prepared: &Prepared) -> MonoTime {
+    prepared.request.arrived_at.after(shared.config.timeouts.total)
+}
+
+/// A request on its way to one endpoint.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sent<'a> {
+    pub(super) up: Upstream<'a>,
+    pub(super) endpoint: &'a EndpointInfo,
+    pub(super) mode: Mode,
+}
+
+impl Sent<'_> {
+    /// Sends the request and gives the answer if its status is a success.
+    pub(super) async fn exchange(&self, head_timeout: Duration) -> Result<EngineResponse, Failure> {
+        let Upstream { shared, prepared, .. } = self.up;
+        let address: SocketAddr = resolve::resolve(&self.endpoint.url, shared.clock.now())
+            .await
+            .map_err(|error| Failure::broken(format!("resolve: {error}")))?;
+        let body = self.body();
+        let own_key = shared.upstream_authorization.as_ref().or(prepared.authorization.as_ref());
+        let head = RequestHead {
+            method: Method::Post,
+            path: match prepared.request.kind {
+                RequestKind::Chat => "/v1/chat/completions",
+                RequestKind::Completion => "/v1/completions",
+                RequestKind::Embedding => "/v1/embeddings",
+            },
+            host: self.endpoint.url.authority(),
+            accept_stream: self.mode != Mode::Whole,
+            request_id: Some(prepared.request.id.as_str()),
+            authorization: own_key.and_then(|value| value.to_str().ok()),
+            traceparent: prepared.traceparent.as_ref().and_then(|value| value.to_str().ok()),
+        };
+        let config = UpstreamConfig {
+            connect_timeout: shared.config.timeouts.connect,
+            head_timeout,
+            idle_timeout: head_timeout,
+            ..UpstreamConfig::default()
+        };
+        let mut answer = exchange(address, &head, &body, &config, Socket::PooledOrFresh).await;
+        if answer.as_ref().is_err_and(UpstreamError::is_stale_socket) {
+            answer = exchange(address, &head, &body, &config, Socket::Fresh).await;
+        }
+        let response = answer?;
+        if response.head.status.is_success() { Ok(response) } else { Err(self.refusal(response).await) }
+    }
+
+    fn body(&self) -> SplicedBody {
+        let prepared = self.up.prepared;
+        let assemble = self.mode == Mode::Assemble;
+        let edits = Edits {
+            stream: assemble.then_some(true),
+            include_usage: assemble,
+            model: prepared.renamed.as_ref().map(aya_domain::ModelId::as_str),
+        };
+        splice(&prepared.body, &prepared.scanned, edits)
+    }
+
+    /// What an answer other than a success means.
+    async fn refusal(&self, response: EngineResponse) -> Failure {
+        let EngineResponse { head, body } = response;
+        let status = head.status;
+        let reason = format!("status {}", status.as_u16());
+        match status.as_u16() {
+            429 | 503 | 529 => Failure::overloaded(&reason, head.retry_after_s),
+            401 | 403 if self.up.prepared.authorization.is_none() => Failure::broken(reason),
+            408 | 500 | 502 | 504 => Failure::broken(reason),
+            400..=499 | 501 => {
+                let error_body =
+                    timeout(self.up.shared.config.timeouts.inter_token, body.collect(ERROR_BODY_MAX)).await;
+                let body = error_body.ok().and_then(Result::ok).flatten().unwrap_or_default();
+                Failure::Refused { status, body: in_openai_shape(status, body) }
+            }
+            // Redirects, and statuses that no engine should send: never followed, never passed on.
+            _ => Failure::broken(reason),
+        }
+    }
+}
