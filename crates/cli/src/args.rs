@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use aya_config::Flag;
+use aya_trace::OutcomeStatus;
 use clap::{Parser, Subcommand};
 
 /// The GPU inference-farm scheduler.
@@ -73,8 +74,8 @@ pub(crate) struct DecisionsArgs {
     /// Only requests that this endpoint answered or failed last.
     #[arg(long)]
     pub(crate) endpoint: Option<String>,
-    /// Only requests that ended so: completed, client_error, upstream_error, truncated or client_cancelled.
-    #[arg(long, value_name = "STATUS")]
+    /// Only requests that ended so.
+    #[arg(long, value_name = "STATUS", value_parser = OutcomeStatus::ALL.map(OutcomeStatus::as_str))]
     pub(crate) outcome: Option<String>,
 }
 

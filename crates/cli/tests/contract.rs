@@ -52,6 +52,7 @@ fn help_and_version_are_answers_and_bad_usage_is_exit_code_2() {
     check(&["--version"], 0, concat!("aya ", env!("CARGO_PKG_VERSION")), "");
     check(&[], 2, "", "Usage: aya");
     check(&["scheduler", "--lisen", "127.0.0.1:0"], 2, "", "--listen");
+    check(&["decisions", "--outcome", "lost"], 2, "", "client_cancelled");
     check(&["sim-engine", "--fault", "flood"], 2, "", "is not a fault");
 }
 
