@@ -193,12 +193,12 @@ fn not_placed(
     if let Some(decision) = unplaced.decision {
         account.undecided(decision);
     }
+    let mut response = respond::error(&error, conn);
+    account.head(response.headers_mut());
     match unplaced.reason {
         NotPlaced::Refused(_) => account.refuse(&error),
         NotPlaced::WaitedOut(_) | NotPlaced::QueueFull { .. } => account.fail(&error),
     }
-    let mut response = respond::error(&error, conn);
-    account.head(response.headers_mut());
     response
 }
 

@@ -127,12 +127,13 @@ impl FarmPlan {
         for (at, node) in self.nodes.into_iter().enumerate() {
             let mut local = Vec::new();
             for plan in node {
-                local.push(Engine::start(&self.exe, dir.path(), plan).await);
+                let engine = Engine::start(&self.exe, dir.path(), plan).await;
+                local.push((engine.name.clone(), engine.url()));
+                engines.push(engine);
             }
             let name = format!("n{}", at + 1);
             let urls = [format!("http://{}", scheduler.grpc)];
             agents.push(Agent::start(&self.exe, dir.path(), &name, &urls, &local, &self.agent));
-            engines.extend(local);
         }
         Farm { scheduler, agents, engines, dir }
     }
@@ -298,14 +299,14 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts an agent beside these engines.
+    /// Starts an agent beside these engines, each a name and a URL.
     #[must_use]
     pub fn start(
         exe: &str,
         dir: &Path,
         node: &str,
         schedulers: &[String],
-        engines: &[Engine],
+        engines: &[(String, String)],
         more: &str,
     ) -> Self {
         let mut toml = format!(
@@ -313,8 +314,7 @@ impl Agent {
              gpu.source = \"simulated\"\ngpu.simulated = [\"{}*h100-8b\"]\n",
             engines.len().max(1)
         );
-        for engine in engines {
-            let (name, url) = (&engine.name, engine.url());
+        for (name, url) in engines {
             write!(toml, "[[engine]]\nkind = \"simulated\"\nname = {name:?}\nurl = {url:?}\n").unwrap();
         }
         std::fs::write(dir.join(format!("{node}.toml")), toml + more).unwrap();

@@ -18,13 +18,15 @@ mod farm;
 mod metrics;
 mod process;
 mod raw;
+mod tap;
 mod wait;
 
 pub use client::{Answer, Client, Live};
-pub use farm::{Agent, Engine, Farm, FarmPlan, Scheduler, sim};
+pub use farm::{Agent, Engine, EnginePlan, Farm, FarmPlan, Scheduler, sim};
 pub use metrics::Metrics;
 pub use process::{Exit, Process};
 pub use raw::{Raw, raw_exchange};
+pub use tap::{Tap, tapped};
 pub use wait::{PATIENCE, until, within};
 
 use serde_json::{Value, json};

@@ -1,0 +1,80 @@
+//! A wire tap between the farm and one engine: passes every byte and remembers what the engine was sent.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, LocalSet};
+
+type Heard = Rc<RefCell<Vec<Vec<u8>>>>;
+
+/// Listens until it is dropped. Must live on a [`LocalSet`].
+#[derive(Debug)]
+pub struct Tap {
+    pub addr: SocketAddr,
+    heard: Heard,
+    listening: JoinHandle<()>,
+}
+
+impl Tap {
+    /// Taps the line to `engine`.
+    pub async fn before(engine: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let heard = Heard::default();
+        let listening = tokio::task::spawn_local(listen(listener, engine, Rc::clone(&heard)));
+        Self { addr, heard, listening }
+    }
+
+    /// What was sent over each connection that asked for an inference; probes are left out.
+    #[must_use]
+    pub fn requests(&self) -> Vec<String> {
+        let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
+        self.heard.borrow().iter().map(text).filter(|sent| sent.starts_with("POST /v1/")).collect()
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        self.listening.abort();
+    }
+}
+
+/// Runs a test that uses a tap.
+pub async fn tapped<T>(test: impl Future<Output = T>) -> T {
+    LocalSet::new().run_until(test).await
+}
+
+async fn listen(listener: TcpListener, engine: SocketAddr, heard: Heard) {
+    while let Ok((client, _)) = listener.accept().await {
+        tokio::task::spawn_local(pass(client, engine, Rc::clone(&heard)));
+    }
+}
+
+async fn pass(client: TcpStream, engine: SocketAddr, heard: Heard) {
+    let Ok(server) = TcpStream::connect(engine).await else { return };
+    let at = heard.borrow().len();
+    heard.borrow_mut().push(Vec::new());
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    let back = async { tokio::io::copy(&mut from_server, &mut to_client).await };
+    let forth = async {
+        let mut buffer = [0; 4096];
+        while let Ok(read @ 1..) = from_client.read(&mut buffer).await {
+            let bytes = buffer.get(..read).unwrap_or_default();
+            if let Some(sent) = heard.borrow_mut().get_mut(at) {
+                sent.extend_from_slice(bytes);
+            }
+            if to_server.write_all(bytes).await.is_err() {
+                break;
+            }
+        }
+    };
+    // Either side's end ends both: an abort must reach the engine.
+    tokio::select! {
+        _ = back => {}
+        () = forth => {}
+    }
+}

@@ -1,0 +1,201 @@
+#![cfg(test)]
+//! More requests than room: the queue stays in the scheduler, in order, bounded, and says when to come back.
+
+use std::time::Duration;
+
+use aya_tests::{Answer, Farm, aya, chat, sim, streamed, until, with, within};
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+/// One endpoint with room for one request at a time, about 8 ms per token.
+async fn narrow(toml: &str) -> Farm {
+    Farm::of(aya!()).scheduler(toml).engine(sim("e1").slow().max_sequences(1)).start().await
+}
+
+async fn queue_depth(farm: &Farm, expect: f64) {
+    until("the queue's depth", async || {
+        let depth = farm.scheduler.metrics().await.sum("aya_queue_depth");
+        if (depth - expect).abs() < 0.5 { Ok(()) } else { Err(depth) }
+    })
+    .await;
+}
+
+/// A request that holds the only place until it is dropped.
+async fn occupy(farm: &Farm) -> aya_tests::Live {
+    let mut stream = farm.api().begin_chat(&streamed(10_000)).await;
+    assert!(stream.event().await.is_some());
+    stream
+}
+
+fn retry_after(answer: &Answer) -> u32 {
+    answer.header("retry-after").expect("Retry-After").parse().unwrap()
+}
+
+#[tokio::test]
+async fn the_queue_stays_in_the_scheduler_and_not_in_the_engine() {
+    let farm = Farm::of(aya!()).engine(sim("e1").slow().max_sequences(4)).start().await;
+    let load = join_all((0..24).map(|_| async { farm.api().chat(&chat(25)).await.ok() }));
+    let watch = async {
+        let mut most = 0;
+        loop {
+            let state = farm.engine("e1").state().await;
+            // The engine's own queue holds a request for at most one step.
+            assert!(state["in_flight"].as_u64() <= Some(4), "{state}");
+            most = most.max(state["running"].as_u64().unwrap());
+            let metrics = farm.scheduler.metrics().await;
+            if metrics.with("aya_requests_total", "outcome=\"completed\"") > 23.5 {
+                return most;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let (answers, most) = tokio::join!(load, watch);
+    assert_eq!(most, 4, "the engine was kept busy");
+    let queued = answers.iter().filter(|a| a.header("x-aya-queue-ms") != Some("0")).count();
+    assert!(queued >= 16, "{queued} waited");
+    for answer in &answers {
+        let record = farm.record_of(answer).await;
+        let told: f64 = answer.header("x-aya-queue-ms").unwrap().parse().unwrap();
+        assert!((record["queue_ms"].as_f64().unwrap() - told).abs() <= 1.0, "{record}");
+    }
+    farm.assert_accounted().await;
+}
+
+#[tokio::test]
+async fn those_who_wait_are_served_in_order() {
+    let farm = narrow("").await;
+    let occupied = occupy(&farm).await;
+    let mut waiting = Vec::new();
+    for at in 0..6_u32 {
+        let body = chat(1);
+        let id = format!("in-order-{at}");
+        let api = farm.api();
+        waiting.push(tokio::task::JoinSet::new());
+        waiting.last_mut().unwrap().spawn(async move {
+            api.post_with("/v1/chat/completions", &[("x-request-id", &id)], &body).await.ok()
+        });
+        queue_depth(&farm, f64::from(at + 1)).await;
+    }
+    drop(occupied);
+    for mut one in waiting {
+        let answer = one.join_next().await.unwrap().unwrap();
+        assert!(answer.header("x-aya-queue-ms").unwrap().parse::<u64>().unwrap() > 0);
+    }
+    let state = farm.engine("e1").state().await;
+    let order: Vec<_> = state["requests"].as_array().unwrap().iter().map(|r| r["id"].clone()).skip(1).collect();
+    assert_eq!(order, (0..6).map(|at| format!("in-order-{at}")).collect::<Vec<_>>());
+    farm.assert_accounted().await;
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
+    let farm = narrow("[queue]\ncapacity = 2").await;
+    let occupied = occupy(&farm).await;
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..2 {
+        let api = farm.api();
+        waiting.spawn(async move { api.chat(&chat(1)).await });
+    }
+    queue_depth(&farm, 2.0).await;
+    let refused = within(Duration::from_secs(1), "a refusal", farm.api().chat(&chat(1))).await;
+    assert_eq!(refused.error(), "429 queue_full");
+    assert!((1..=120).contains(&retry_after(&refused)));
+    assert_eq!(farm.record_of(&refused).await["placement"]["result"], Value::Null);
+    drop(occupied);
+    while let Some(answer) = waiting.join_next().await {
+        let _ = answer.unwrap().ok();
+    }
+    farm.assert_accounted().await;
+}
+
+#[tokio::test]
+async fn who_waited_long_enough_is_told_so_and_never_dispatched() {
+    let farm = narrow("[queue]\nwait_max = \"300ms\"").await;
+    let occupied = occupy(&farm).await;
+    let answer = within(Duration::from_secs(3), "the wait", farm.api().chat(&chat(1))).await;
+    assert_eq!(answer.error(), "503 queue_timeout");
+    assert!((1..=120).contains(&retry_after(&answer)));
+    let waited: u64 = answer.header("x-aya-queue-ms").unwrap().parse().unwrap();
+    assert!((300..1500).contains(&waited), "{waited}");
+    let record = farm.record_of(&answer).await;
+    assert_eq!(record["placement"]["result"], "held_all_full");
+    assert_eq!(record["candidates"][0]["rejection"], json!({"reason": "slots_full", "in_flight": 1, "limit": 1}));
+    assert_eq!(farm.engine("e1").count("submitted").await, 1);
+    drop(occupied);
+    farm.assert_accounted().await;
+}
+
+#[tokio::test]
+async fn a_clients_deadline_ends_the_wait_but_not_the_answer() {
+    let farm = narrow("").await;
+    let path = "/v1/chat/completions";
+    // 40 tokens take longer than 100 ms: the deadline is for dispatch.
+    let within_deadline = farm.api().post_with(path, &[("x-aya-deadline-ms", "100")], &chat(40)).await;
+    assert_eq!(within_deadline.status, 200);
+    let occupied = occupy(&farm).await;
+    for (deadline, expect) in [("150", "503 queue_timeout"), ("0", "503 queue_timeout"), ("soon", "400 -"), ("-1", "400 -")] {
+        let (api, headers, body) = (farm.api(), [("x-aya-deadline-ms", deadline)], chat(1));
+        let answer =
+            within(Duration::from_secs(2), "the deadline", api.post_with(path, &headers, &body)).await;
+        assert_eq!(answer.error(), expect, "{deadline}");
+    }
+    assert_eq!(farm.engine("e1").count("submitted").await, 2);
+    drop(occupied);
+    farm.assert_accounted().await;
+}
+
+#[tokio::test]
+async fn one_models_queue_does_not_hold_up_another_model() {
+    let farm = Farm::of(aya!())
+        .engine(sim("busy").slow().max_sequences(1))
+        .engine(sim("free").flag("--model", "another"))
+        .start()
+        .await;
+    let occupied = occupy(&farm).await;
+    let api = farm.api();
+    let mut waiting = tokio::task::JoinSet::new();
+    waiting.spawn(async move { api.chat(&chat(1)).await });
+    queue_depth(&farm, 1.0).await;
+    let other = with(chat(1), &json!({"model": "another"}));
+    let answer = within(Duration::from_secs(1), "the other model", farm.api().chat(&other)).await.ok();
+    assert_eq!(answer.header("x-aya-endpoint"), Some("free"));
+    drop(occupied);
+    let _ = waiting.join_next().await.unwrap().unwrap().ok();
+    farm.assert_accounted().await;
+}
+
+#[tokio::test]
+async fn a_model_without_a_ready_endpoint_is_waited_for_and_served_when_it_comes() {
+    let farm = Farm::of(aya!()).engine(sim("e1").flag("--fault", "unhealthy")).start_unready().await;
+    until("the endpoint to be known", async || {
+        let all = farm.scheduler.endpoints().await;
+        if all.first().is_some_and(|e| e["health"] == "unhealthy") { Ok(()) } else { Err(all) }
+    })
+    .await;
+    let api = farm.api();
+    let mut waiting = tokio::task::JoinSet::new();
+    waiting.spawn(async move { api.chat(&chat(1)).await });
+    queue_depth(&farm, 1.0).await;
+    farm.engine("e1").fault(&json!({"unhealthy": false})).await;
+    let answer = waiting.join_next().await.unwrap().unwrap().ok();
+    assert!(answer.header("x-aya-queue-ms").unwrap().parse::<u64>().unwrap() > 0);
+    farm.assert_accounted().await;
+}
+
+#[tokio::test]
+async fn a_model_without_a_ready_endpoint_ends_in_503_after_the_configured_wait() {
+    let farm = Farm::of(aya!())
+        .scheduler("[queue]\nwait_max = \"200ms\"")
+        .engine(sim("e1").flag("--fault", "unhealthy"))
+        .start_unready()
+        .await;
+    until("the endpoint to be known", async || {
+        let all = farm.scheduler.endpoints().await;
+        if all.first().is_some_and(|e| e["health"] == "unhealthy") { Ok(()) } else { Err(all) }
+    })
+    .await;
+    let answer = within(Duration::from_secs(3), "the wait", farm.api().chat(&chat(1))).await;
+    assert_eq!(answer.error(), "503 no_endpoint_ready");
+    assert!((1..=120).contains(&retry_after(&answer)));
+    farm.assert_accounted().await;
+}
