@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Agent(AgentArgs),
     /// Serve a simulated inference engine.
     SimEngine(SimEngineArgs),
+    /// Run a simulated farm and compare Aya with round robin on it.
+    Demo(DemoArgs),
     /// Show the farm: nodes, endpoints, what needs attention.
     Status(StatusArgs),
     /// List the newest decisions.
@@ -32,6 +34,42 @@ pub(crate) enum Command {
     CheckConfig(CheckConfigArgs),
     /// Print completions for a shell, to be sourced or installed.
     Completions { shell: clap_complete::Shell },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DemoArgs {
+    /// Stop after the summary; the exit code tells whether every request was answered.
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// The API's port; the next two are for operators and agents, 0 takes free ones.
+    #[arg(long, value_name = "N", default_value_t = 8080, value_parser = clap::value_parser!(u16).range(..=65_533))]
+    pub(crate) port: u16,
+    /// Requests of each of the two passes.
+    #[arg(long, value_name = "N", default_value_t = 240, value_parser = parse_requests)]
+    pub(crate) requests: usize,
+    /// Decides the requests; the same seed sends the same ones.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// How many times faster than hardware the engines run.
+    #[arg(long, value_name = "F", default_value_t = 4.0, value_parser = parse_time_scale)]
+    pub(crate) time_scale: f64,
+    /// Log levels.
+    #[arg(long, value_name = "FILTER", default_value = "warn")]
+    pub(crate) log: String,
+}
+
+fn parse_requests(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|n| (1..=10_000).contains(n))
+        .ok_or_else(|| "not a number from 1 to 10000".into())
+}
+
+fn parse_time_scale(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|f| (0.1..=100.0).contains(f))
+        .ok_or_else(|| "not a number from 0.1 to 100".into())
 }
 
 /// Which scheduler is asked, and how its answer is shown.

@@ -7,6 +7,7 @@ mod args;
 mod ask;
 mod check;
 mod decisions;
+mod demo;
 mod exit;
 mod explain;
 mod fleet;
@@ -42,6 +43,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Scheduler(args) => serve::scheduler(&args),
         Command::Agent(args) => serve::agent(&args),
         Command::SimEngine(args) => serve::sim_engine(&args),
+        Command::Demo(args) => demo::run(&args),
         Command::Status(args) => ask::status(&args),
         Command::Decisions(args) => ask::decisions(&args),
         Command::Explain(args) => ask::explain(&args),

@@ -97,7 +97,7 @@ fn single() -> std::io::Result<tokio::runtime::Runtime> {
 }
 
 /// Runs until SIGINT or SIGTERM asks for an orderly end; a second one ends the process at once.
-async fn until_signal<E, F>(serve: impl FnOnce(CancellationToken) -> F) -> Result<(), Failure>
+pub(crate) async fn until_signal<E, F>(serve: impl FnOnce(CancellationToken) -> F) -> Result<(), Failure>
 where
     F: Future<Output = Result<(), E>>,
     E: Into<anyhow::Error>,
