@@ -7,7 +7,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::sse::{EVENT_MAX, Item, Splitter, SseError, StreamError, StreamFacts};
+use crate::sse::{EVENT_MAX, Item, Splitter, SseError, StreamError, StreamFacts, is_nothing};
 
 mod merge;
 
@@ -82,7 +82,8 @@ impl Assembler {
             Item::Comment => facts.comments += 1,
             Item::Data(data) => {
                 facts.look_at(data);
-                if !facts.done && facts.error.is_none() && outcome.is_ok() {
+                let told = !facts.done && facts.error.is_none() && !is_nothing(data);
+                if told && outcome.is_ok() {
                     outcome = merge_event(data, top, choices);
                 }
             }

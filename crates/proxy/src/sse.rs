@@ -10,6 +10,7 @@ use bytes::Bytes;
 mod facts;
 mod split;
 
+pub(crate) use facts::is_nothing;
 pub use facts::{FinishReason, StreamError, StreamFacts, Timings, Usage};
 pub(crate) use split::{Item, Splitter};
 

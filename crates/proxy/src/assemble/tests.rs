@@ -184,6 +184,17 @@ fn a_stream_that_failed_or_ended_early_never_becomes_an_answer() {
 }
 
 #[test]
+fn several_prompts_are_put_together_though_llama_cpp_opens_their_stream_with_null() {
+    let stream = recorded!("llama.cpp/completion_two_prompts.sse");
+    assert!(stream.starts_with(b"data: null\n"));
+    let answer = assemble(AnswerKind::Completion, &stream, 2).unwrap();
+    let choices = answer["choices"].as_array().unwrap();
+    assert_eq!(choices.iter().map(|c| &c["index"]).collect::<Vec<_>>(), [&json!(0), &json!(1)]);
+    assert!(choices.iter().all(|c| c["finish_reason"] == "length" && c["text"] != ""), "{answer}");
+    assert_eq!(assemble(AnswerKind::Completion, b"data: null\n\n", 1), Err(AssembleError::Truncated));
+}
+
+#[test]
 fn an_answer_is_bounded_by_the_bytes_of_its_stream() {
     let stream = recorded!("llama.cpp/chat.sse");
     let mut assembler = Assembler::new(AnswerKind::Chat, stream.len() - 1);

@@ -148,7 +148,7 @@ fn shorten(text: &str) -> &str {
 pub struct StreamFacts {
     /// Events with data, `[DONE]` included.
     pub events: u64,
-    /// Comment lines (keep-alives).
+    /// Comment lines (keep-alives), and events that say `null`: llama.cpp opens the stream of several prompts with one.
     pub comments: u64,
     /// Events that carry text, reasoning or tool calls. Engines may merge tokens: usage counts tokens, not this.
     pub content_events: u64,
@@ -190,6 +190,10 @@ impl StreamFacts {
 
     /// Adds what one event says.
     pub(crate) fn look_at(&mut self, data: &[u8]) {
+        if is_nothing(data) {
+            self.comments += 1;
+            return;
+        }
         self.events += 1;
         if data.trim_ascii() == b"[DONE]" {
             self.done = true;
@@ -310,6 +314,11 @@ fn string(value: &[u8]) -> Option<&[u8]> {
     // Good for names, which hold no escapes; an escaped quote only cuts the text short.
     let end = memchr::memchr(b'"', inner)?;
     inner.get(..end)
+}
+
+/// Whether an event says nothing at all.
+pub(crate) fn is_nothing(data: &[u8]) -> bool {
+    data.trim_ascii() == b"null"
 }
 
 /// Whether a value of a content key carries something: a string that is not empty, or a list of tool calls.

@@ -35,6 +35,12 @@ fn facts(stream: &[u8]) -> StreamFacts {
 }
 
 #[test]
+fn an_event_that_says_null_is_no_event() {
+    let facts = facts(b"data: null\n\n");
+    assert_eq!((facts.events, facts.comments), (0, 1), "the client's response would begin before the answer");
+}
+
+#[test]
 fn recorded_streams_give_their_tokens_and_their_end() {
     let usage = |prompt, completion, cached| {
         Some(Usage {
