@@ -45,13 +45,13 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "N", default_value_t = 8080, value_parser = clap::value_parser!(u16).range(..=65_533))]
     pub(crate) port: u16,
     /// Requests of each of the two passes.
-    #[arg(long, value_name = "N", default_value_t = 240, value_parser = parse_requests)]
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = parse_requests)]
     pub(crate) requests: usize,
     /// Decides the requests; the same seed sends the same ones.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
     /// How many times faster than hardware the engines run.
-    #[arg(long, value_name = "F", default_value_t = 4.0, value_parser = parse_time_scale)]
+    #[arg(long, value_name = "F", default_value_t = 5.0, value_parser = parse_time_scale)]
     pub(crate) time_scale: f64,
     /// Log levels.
     #[arg(long, value_name = "FILTER", default_value = "warn")]

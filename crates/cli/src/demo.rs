@@ -65,14 +65,8 @@ async fn perform(
     // The farm outlives a Ctrl-C until its parts have been joined: it has a token of its own.
     let mut farm = Farm::start(plan, &CancellationToken::new()).await?;
     let (api, admin) = (farm.api, farm.admin);
-    say(&style.strong(&headline()));
-    say(&format!(
-        "  API {}   admin {}   agents' gRPC {}   engines run {} x real time",
-        url(api),
-        url(admin),
-        farm.grpc,
-        args.time_scale
-    ));
+    say(&style.strong(&headline(args.time_scale)));
+    say(&format!("  API {}   admin {}   agents' gRPC {}", url(api), url(admin), farm.grpc));
     let show = show(args, (api, admin), style, &say, &tell);
     let result = tokio::select! {
         result = show => result,
@@ -108,8 +102,7 @@ async fn show(
     let span_s = planned.last().map_or(0.0, |last| last.at_s) / args.time_scale;
     let requests = counted(planned.len(), "request");
     tell(&format!(
-        "sending {requests} in bursts, twice the same (seed {}); {span_s:.0} s and the rest",
-        args.seed
+        "{requests} in bursts over {span_s:.0} s, twice: with the header x-aya-policy: rr, then with the default policy",
     ));
     let site = Site { api, clock: Clock::start(), time_scale: args.time_scale };
     let baseline = load::run(&site, BASELINE, &planned, tell).await;
@@ -134,19 +127,16 @@ async fn show(
     Ok(())
 }
 
-/// What is running, in one line.
-fn headline() -> String {
+/// What is running.
+fn headline(time_scale: f64) -> String {
     let hardware: Vec<_> = farm::engines().filter_map(|(_, engine)| engine.hardware()).collect();
     let gpus: u32 = hardware.iter().map(|h| h.gpus_per_engine).sum();
-    let kinds: BTreeSet<&str> = hardware.iter().map(|h| summary::short(h.gpu_name)).collect();
     let models: BTreeSet<&str> = hardware.iter().map(|h| h.model).collect();
-    let list = |names: BTreeSet<&str>| names.into_iter().collect::<Vec<_>>().join(", ");
     format!(
-        "{}, {} simulated engines on {gpus} simulated GPUs ({}), serving {}",
+        "{}, {gpus} simulated GPUs, {} simulated engines at {time_scale} x real time, serving {}",
         counted(NODES.len(), "node"),
         hardware.len(),
-        list(kinds),
-        list(models)
+        models.into_iter().collect::<Vec<_>>().join(" and ")
     )
 }
 

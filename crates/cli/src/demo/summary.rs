@@ -11,6 +11,12 @@ use crate::text::{ABSENT, Style, ms};
 /// Failures that are shown in full.
 const FAILURES_SHOWN: usize = 5;
 
+/// What a careful reader has to know about the comparison.
+const NOTES: [&str; 2] = [
+    "rr takes turns among the endpoints that pass the same health, fit and backlog filters as aya's.",
+    "It goes first, so aya has seen how long answers are; prompts differ in text, so no pass profits from a cache.",
+];
+
 /// One pass and what it is called.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Measured<'a> {
@@ -72,11 +78,7 @@ impl Comparison<'_> {
             ),
         ]);
         lines.extend(indented(self.latencies()));
-        lines.push(
-            "  The baseline is generous: rr only turns among endpoints that pass the same health, fit and backlog \
-             filters."
-                .to_owned(),
-        );
+        lines.extend(NOTES.map(|note| format!("  {note}")));
         lines.extend(self.errors());
         lines
     }

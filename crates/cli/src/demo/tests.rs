@@ -24,7 +24,7 @@ async fn once_serves_both_passes_explains_one_decision_and_ends_well() {
     let (result, said) = perform_with(&args(12), CancellationToken::new()).await;
     result.expect(&said);
     for part in [
-        "3 nodes, 7 simulated engines on 13 simulated GPUs",
+        "3 nodes, 13 simulated GPUs, 7 simulated engines at 50 x",
         "hopper-70b",
         "TTFT p99",
         "wall time x 50",

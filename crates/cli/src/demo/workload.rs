@@ -15,8 +15,8 @@ pub(crate) const LARGE: &str = "llama-3.1-70b";
 /// Share of requests for the large model.
 const LARGE_SHARE: f64 = 0.2;
 /// Requests per modelled second while it is calm, and during a burst.
-const CALM_RATE: f64 = 3.0;
-const BURST_RATE: f64 = 12.0;
+const CALM_RATE: f64 = 7.0;
+const BURST_RATE: f64 = 28.0;
 /// Modelled seconds of a calm and of a burst.
 const CALM_S: f64 = 4.0;
 const BURST_S: f64 = 2.0;
@@ -30,7 +30,7 @@ const LONG: (f64, f64) = (3_000.0, 7_000.0);
 /// Mean and limits of an answer, in tokens.
 const ANSWER_MEAN: f64 = 150.0;
 const ANSWER_MIN: f64 = 8.0;
-const ANSWER_MAX: f64 = 600.0;
+const ANSWER_MAX: f64 = 400.0;
 /// The simulated engines count a token per four bytes.
 const BYTES_PER_TOKEN: usize = 4;
 
@@ -152,7 +152,7 @@ mod tests {
         // A third of the time carries two thirds of the requests.
         assert!((1_250..1_420).contains(&in_burst), "{in_burst}");
         let end = planned.last().unwrap().at_s;
-        assert!((310.0..360.0).contains(&end), "2,000 requests at a mean of 6 per second end at {end} s");
+        assert!((130.0..156.0).contains(&end), "2,000 requests at a mean of 14 per second end at {end} s");
     }
 
     #[test]
@@ -164,8 +164,8 @@ mod tests {
         let answer: u32 = planned.iter().map(|p| p.answer_tokens).sum();
         assert!((0.18..0.22).contains(&large), "{large}");
         assert!((0.04..0.06).contains(&long), "{long}");
-        assert!((140..160).contains(&(answer / 4_000)), "{answer}");
-        assert!(planned.iter().all(|p| p.prompt_tokens >= 60 && (8..=600).contains(&p.answer_tokens)));
+        assert!((130..150).contains(&(answer / 4_000)), "{answer}");
+        assert!(planned.iter().all(|p| p.prompt_tokens >= 60 && (8..=400).contains(&p.answer_tokens)));
     }
 
     #[test]
