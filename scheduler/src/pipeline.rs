@@ -167,18 +167,9 @@ async fn attempts(
             AttemptEnd::Retry(returned) => {
                 account = *returned;
                 shared.metrics.retries.inc();
-                exclude(shared, &mut prepared.request, endpoint);
+                prepared.request.tried.push(endpoint);
             }
         }
-    }
-}
-
-/// The next attempt goes elsewhere, unless there is nowhere else: then the failed endpoint's pause decides when.
-fn exclude(shared: &Shared, request: &mut Request, endpoint: aya_domain::EndpointId) {
-    request.tried.push(endpoint);
-    let pool = shared.view.load().snapshot.models.get(&request.model).map_or(0, |pool| pool.members.len());
-    if request.tried.len() >= pool {
-        request.tried.clear();
     }
 }
 

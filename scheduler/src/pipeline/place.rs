@@ -118,8 +118,21 @@ enum Attempt {
     Hold(HoldReason, Decision),
 }
 
+/// Endpoints that failed this request are avoided, not banned: where only they have room, the pause after their
+/// failure decides when. A head of the queue that insisted on others would hold up all behind it.
 #[expect(clippy::result_large_err, reason = "both sides carry the decision, which is the point")]
 fn attempt(shared: &Shared, request: &Request, policy: &Policy) -> Result<Placed, Attempt> {
+    match attempt_once(shared, request, policy) {
+        Err(Attempt::Hold(..)) if !request.tried.is_empty() => {
+            let anew = Request { tried: Vec::new(), ..request.clone() };
+            attempt_once(shared, &anew, policy)
+        }
+        attempted => attempted,
+    }
+}
+
+#[expect(clippy::result_large_err, reason = "both sides carry the decision, which is the point")]
+fn attempt_once(shared: &Shared, request: &Request, policy: &Policy) -> Result<Placed, Attempt> {
     let view = shared.view.load();
     let mut claims = 0;
     loop {

@@ -1,0 +1,381 @@
+#![cfg(test)]
+//! Bad input: refused in OpenAI's words or closed in time, accounted for, and of no cost to anybody else.
+
+use std::time::Duration;
+
+use aya_tests::{Answer, CANARY, Farm, MODEL, Raw, aya, chat, raw_exchange, sim, streamed, within};
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+const PATH: &str = "/v1/chat/completions";
+
+/// A stream that runs while the input is bad, and must not notice.
+struct Honest(tokio::task::JoinSet<Vec<String>>);
+
+impl Honest {
+    fn beside(farm: &Farm) -> Self {
+        let api = farm.api();
+        let mut task = tokio::task::JoinSet::new();
+        task.spawn(async move { api.begin_chat(&streamed(300)).await.events().await });
+        Self(task)
+    }
+
+    async fn is_unharmed(mut self) {
+        let events = self.0.join_next().await.unwrap().unwrap();
+        // The role, 300 tokens, the end.
+        assert_eq!((events.len(), events.last().map(String::as_str)), (302, Some("[DONE]")));
+    }
+}
+
+fn message(answer: &Answer) -> String {
+    answer.json()["error"]["message"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn bad_bodies_are_refused_with_the_reason() {
+    let farm = Farm::of(aya!()).engine(sim("e1").flag("--context-length", "2000")).start().await;
+    let honest = Honest::beside(&farm);
+    let deep = |open: &str, close: &str| {
+        format!("{{\"model\":\"{MODEL}\",\"messages\":{}{}}}", open.repeat(100_000), close.repeat(100_000))
+    };
+    let good = chat(1).to_string();
+    let with = |fields: &str| format!("{{\"model\":\"{MODEL}\",\"messages\":[{{\"role\":\"user\",\"content\":\"x\"}}],{fields}}}");
+    let long = json!({"model": MODEL, "messages": [{"role": "user", "content": "word ".repeat(9_000)}]}).to_string();
+    let cases: Vec<(&str, String, &str, &str)> = vec![
+        ("empty", String::new(), "400 -", ""),
+        ("no JSON", "hello".to_owned(), "400 -", ""),
+        ("no object", "[1,2]".to_owned(), "400 -", ""),
+        ("cut off", good[..good.len() - 1].to_owned(), "400 -", ""),
+        ("something behind", format!("{good}x"), "400 -", ""),
+        ("a byte order mark", format!("\u{feff}{good}"), "400 -", ""),
+        ("NaN", with("\"temperature\":NaN"), "400 -", ""),
+        ("a lone surrogate as the model", good.replace(MODEL, "\\ud800"), "400 -", ""),
+        ("no model", good.replace("\"model\"", "\"modell\""), "400 model_required", "model"),
+        ("no messages", format!("{{\"model\":\"{MODEL}\"}}"), "400 -", "messages"),
+        ("a number as the model", good.replace(&format!("\"{MODEL}\""), "5"), "400 -", "model"),
+        ("null as the model", good.replace(&format!("\"{MODEL}\""), "null"), "400 -", "model"),
+        ("an empty model", good.replace(MODEL, ""), "400 -", "model"),
+        ("a text as the messages", format!("{{\"model\":\"{MODEL}\",\"messages\":\"x\"}}"), "400 -", "messages"),
+        ("a text as the stream flag", with("\"stream\":\"true\""), "400 -", "stream"),
+        ("a text as max_tokens", with("\"max_tokens\":\"5\""), "400 -", "max_tokens"),
+        ("a negative max_tokens", with("\"max_tokens\":-1"), "400 -", "max_tokens"),
+        ("a fraction as max_tokens", with("\"max_tokens\":1.5"), "400 -", "max_tokens"),
+        ("an absurd n", with("\"n\":1000000000"), "400 -", "n"),
+        ("two models", with("\"model\":\"other\""), "400 -", "model"),
+        ("two models, one escaped", with("\"mod\\u0065l\":\"other\""), "400 -", "model"),
+        ("two equal models", with(&format!("\"model\":\"{MODEL}\"")), "400 -", "model"),
+        ("two stream flags", with("\"stream\":true,\"stream\":false"), "400 -", "stream"),
+        ("deep arrays", deep("[", "]"), "400 -", ""),
+        ("deep objects", deep("{\"a\":", "}"), "400 -", ""),
+        ("deep and unclosed", deep("[", ""), "400 -", ""),
+        ("an absurd max_tokens", with("\"max_tokens\":999999999"), "400 context_length_exceeded", "2000 tokens"),
+        ("more than 64 bits of max_tokens", with("\"max_tokens\":99999999999999999999999"), "400 -", "max_tokens"),
+        ("a prompt that fits nowhere", long, "400 context_length_exceeded", "2000 tokens"),
+    ];
+    for (name, body, expect, says) in cases {
+        let answer = farm.api().open("POST", PATH, &[], Bytes::from(body)).await.whole().await;
+        assert!(answer.status == 400, "{name}: {} {}", answer.status, answer.text());
+        let error = answer.error();
+        assert!(error == expect || expect == "400 -", "{name}: {error} {}", answer.text());
+        assert!(answer.text().contains(says), "{name}: {says:?} is not in {}", answer.text());
+        assert!(answer.body.len() < 1000, "{name}: {} bytes", answer.body.len());
+        assert_eq!(farm.record_of(&answer).await["outcome"]["status"], "client_error", "{name}");
+    }
+    honest.is_unharmed().await;
+    assert_eq!(farm.engine("e1").count("submitted").await, 1, "nothing bad came to the engine");
+    farm.assert_accounted().await;
+}
+
+#[tokio::test]
+async fn an_invalid_byte_is_refused_wherever_it_stands() {
+    let farm = Farm::of(aya!()).engine(sim("e1")).start().await;
+    for body in [
+        b"{\"model\":\"llama-3.1-8b\",\"messages\":[{\"role\":\"user\",\"content\":\"\xff\"}]}".to_vec(),
+        b"{\"model\":\"llama\xc3-8b\",\"messages\":[]}".to_vec(),
+        b"{\"model\":\"llama-3.1-8b\",\"messages\":[],\"a\xed\xa0\x80\":1}".to_vec(),
+        b"\x00\x00\x00\x00".to_vec(),
+        vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0],
+    ] {
+        let answer = farm.api().open("POST", PATH, &[], body.into()).await.whole().await;
+        assert_eq!(answer.status, 400, "{}", answer.text());
+    }
+    farm.assert_accounted().await;
+}
+
+#[tokio::test]
+async fn an_unknown_model_is_named_beside_the_known_ones() {
+    let farm = Farm::of(aya!()).engine(sim("e1").flag("--model", "org/one").flag("--model", "two")).start().await;
+    for (model, printed) in [
+        ("three", "three"),
+        ("../../etc/passwd", "../../etc/passwd"),
+        ("a\r\nx-injected: yes", ""),
+        ("\u{1b}[31mred", ""),
+    ] {
+        let answer = farm.api().chat(&json!({"model": model, "messages": []})).await;
+        let named = message(&answer);
+        if printed.is_empty() {
+            assert!([400, 404].contains(&answer.status), "{named}");
+        } else {
+            assert_eq!(answer.error(), "404 model_not_found");
+            assert_eq!(answer.json()["error"]["param"], "model");
+            assert_eq!(answer.header("x-should-retry"), Some("false"));
+            assert!(named.contains(printed) && named.contains("org/one, two"), "{named}");
+        }
+        assert!(answer.header("x-injected").is_none() && !answer.text().contains('\u{1b}'));
+    }
+    let endless = farm.api().chat(&json!({"model": "m".repeat(10_000), "messages": []})).await;
+    assert!([400, 404].contains(&endless.status) && endless.body.len() < 1000);
+    let page = farm.admin().get("/metrics").await.ok();
+    assert!(!page.text().contains("three") && !page.text().contains("passwd"), "a client made a series");
+    farm.assert_accounted().await;
+}
+
+#[tokio::test]
+async fn paths_and_methods_that_are_not_served_are_refused() {
+    let farm = Farm::of(aya!()).engine(sim("e1")).start().await;
+    for (method, path, status) in [
+        ("GET", "/", 404),
+        ("POST", "/v1/chat/completions/", 404),
+        ("POST", "/v1//chat/completions", 404),
+        ("POST", "/v1/../v1/chat/completions", 404),
+        ("POST", "/v1/%63hat/completions", 404),
+        ("GET", "/metrics", 404),
+        ("GET", "/sim/state", 404),
+        ("POST", "/sim/faults", 404),
+        ("POST", "/v1/load_lora_adapter", 404),
+        ("POST", "/sleep", 404),
+        ("GET", "/api/v1/fleet", 404),
+        ("GET", "/v1/chat/completions", 405),
+        ("DELETE", "/v1/models", 405),
+        ("PUT", "/v1/embeddings", 405),
+        ("TRACE", "/v1/models", 405),
+        ("OPTIONS", "/v1/models", 405),
+    ] {
+        let answer = farm.api().open(method, path, &[], Bytes::new()).await.whole().await;
+        assert_eq!(answer.status, status, "{method} {path}: {}", answer.text());
+        assert!(answer.error().starts_with(&status.to_string()));
+        let allow = answer.header("allow");
+        assert_eq!(allow.is_some(), status == 405 && method != "TRACE", "{method} {path}: {allow:?}");
+    }
+    assert_eq!(farm.engine("e1").count("submitted").await, 0);
+    farm.assert_accounted().await;
+}
+
+/// A request of this body with a head written by hand.
+fn written(head: &str, body: &str) -> Vec<u8> {
+    format!("POST {PATH} HTTP/1.1\r\n{head}\r\n{body}").into_bytes()
+}
+
+#[tokio::test]
+async fn ambiguous_heads_are_refused_and_never_forwarded() {
+    let farm = Farm::of(aya!()).engine(sim("e1")).start().await;
+    let honest = Honest::beside(&farm);
+    let body = chat(1).to_string();
+    let length = format!("Content-Length: {}\r\n", body.len());
+    let chunked = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+    let host = "Host: a\r\n";
+    let te = "Transfer-Encoding: chunked\r\n";
+    let smuggled = format!("0\r\n\r\n{}", String::from_utf8(written(&format!("{host}{length}"), &body)).unwrap());
+    let cases: Vec<(&str, Vec<u8>)> = vec![
+        ("no Host", written(&length, &body)),
+        ("two Hosts", written(&format!("{host}Host: b\r\n{length}"), &body)),
+        ("two equal Hosts", written(&format!("{host}{host}{length}"), &body)),
+        ("another host in the target", {
+            let head = format!("POST http://other{PATH} HTTP/1.1\r\n{host}{length}\r\n{body}");
+            head.into_bytes()
+        }),
+        ("Content-Length and chunked", written(&format!("{host}{length}{te}"), &chunked)),
+        ("chunked and Content-Length", written(&format!("{host}{te}{length}"), &chunked)),
+        ("chunked and a short Content-Length", written(&format!("{host}Content-Length: 4\r\n{te}"), &smuggled)),
+        ("two Content-Lengths", written(&format!("{host}{length}Content-Length: 3\r\n"), &body)),
+        ("two equal Content-Lengths", written(&format!("{host}{length}{length}"), &body)),
+        ("a list of lengths", written(&format!("{host}Content-Length: 5, 5\r\n"), "12345")),
+        ("a signed length", written(&format!("{host}Content-Length: +5\r\n"), "12345")),
+        ("a hexadecimal length", written(&format!("{host}Content-Length: 0x5\r\n"), "12345")),
+        ("chunked twice", written(&format!("{host}{te}{te}"), &chunked)),
+        ("chunked, chunked", written(&format!("{host}Transfer-Encoding: chunked, chunked\r\n"), &chunked)),
+        ("identity", written(&format!("{host}Transfer-Encoding: identity\r\n{length}"), &body)),
+        ("xchunked", written(&format!("{host}Transfer-Encoding: xchunked\r\n"), &chunked)),
+        ("a vertical tab", written(&format!("{host}Transfer-Encoding: \x0bchunked\r\n"), &chunked)),
+        ("a space before the colon", written(&format!("{host}Content-Length : {}\r\n", body.len()), &body)),
+        ("a folded line", written(&format!("{host}X-A: b\r\n c\r\n{length}"), &body)),
+        ("a NUL", written(&format!("{host}X-A: b\0c\r\n{length}"), &body)),
+        ("a bare CR", written(&format!("{host}X-A: b\rc\r\n{length}"), &body)),
+        ("an overflowing chunk size", written(&format!("{host}{te}"), &format!("fffffffffffffffff\r\n{body}"))),
+        ("a chunk size that is none", written(&format!("{host}{te}"), &format!("zz\r\n{body}\r\n0\r\n\r\n"))),
+        ("CONNECT", b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n".to_vec()),
+        ("a compressed body", written(&format!("{host}{length}Content-Encoding: gzip\r\n"), &body)),
+        ("HTTP/0.9", b"GET /v1/models\r\n\r\n".to_vec()),
+        ("TLS", vec![0x16, 3, 1, 0, 0xa5, 1, 0, 0, 0xa1, 3, 3]),
+        ("HTTP/2 without agreement", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()),
+    ];
+    for (name, bytes) in cases {
+        let bytes = if name == "TLS" { [bytes, vec![b'\n'; 40]].concat() } else { bytes };
+        let answer = raw_exchange(farm.scheduler.api, &bytes).await;
+        let status = answer.split(' ').nth(1).unwrap_or_default();
+        let refused = ["400", "405", "415"].contains(&status) || answer.is_empty();
+        assert!(refused, "{name}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), usize::from(!answer.is_empty()), "{name}: {answer}");
+    }
+    honest.is_unharmed().await;
+    assert_eq!(farm.engine("e1").count("submitted").await, 1, "one of them came to the engine");
+    farm.assert_accounted().await;
+}
+
+#[tokio::test]
+async fn decent_but_unusual_requests_are_served() {
+    let farm = Farm::of(aya!()).engine(sim("e1")).start().await;
+    let body = chat(1).to_string();
+    let length = format!("Content-Length: {}\r\n", body.len());
+    let close = "Host: a\r\nConnection: close\r\n";
+    let chunks: String = body.as_bytes().chunks(7).map(|c| format!("{:x};ext=1\r\n{}\r\n", c.len(), std::str::from_utf8(c).unwrap())).collect();
+    for (name, bytes) in [
+        ("plain", written(&format!("{close}{length}"), &body)),
+        ("small chunks with a trailer", written(&format!("{close}Transfer-Encoding: chunked\r\n"), &format!("{chunks}0\r\nX-T: 1\r\n\r\n"))),
+        ("a coding in capitals", written(&format!("{close}transfer-encoding: CHUNKED\r\n"), &format!("{chunks}0\r\n\r\n"))),
+        ("HTTP/1.0 without Host", {
+            format!("POST {PATH} HTTP/1.0\r\n{length}\r\n{body}").into_bytes()
+        }),
+        ("the same host in the target", {
+            format!("POST http://a{PATH} HTTP/1.1\r\n{close}{length}\r\n{body}").into_bytes()
+        }),
+    ] {
+        let answer = raw_exchange(farm.scheduler.api, &bytes).await;
+        assert!(answer.starts_with("HTTP/1.") && answer.contains(" 200 "), "{name}: {answer}");
+        assert!(answer.contains("\"completion_tokens\":1"), "{name}: {answer}");
+    }
+    // Two requests on one connection, both written before the first answer is read.
+    let first = written(&format!("Host: a\r\n{length}"), &body);
+    let second = written(&format!("{close}{length}"), &body);
+    let answers = raw_exchange(farm.scheduler.api, &[first, second].concat()).await;
+    assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 2, "{answers}");
+    // Chunked requests one after the other on one connection.
+    let mut raw = Raw::connect(farm.scheduler.api).await;
+    for _ in 0..3 {
+        raw.send(&written("Host: a\r\nTransfer-Encoding: chunked\r\n", &format!("{chunks}0\r\n\r\n"))).await;
+        let (answer, _) = raw.read_for(Duration::from_millis(200)).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    }
+    drop(raw);
+    farm.assert_accounted().await;
+}
+
+#[tokio::test]
+async fn too_much_is_refused_at_the_limit() {
+    let farm = Farm::of(aya!()).scheduler("[limits]\nbody_max = \"64KiB\"").engine(sim("e1")).start().await;
+    let honest = Honest::beside(&farm);
+    let announced = raw_exchange(farm.scheduler.api, &written("Host: a\r\nContent-Length: 70000\r\n", "{")).await;
+    assert!(announced.starts_with("HTTP/1.1 413 ") && announced.contains("body_too_large"), "{announced}");
+    let huge = written("Host: a\r\nContent-Length: 99999999999999\r\n", "{");
+    assert!(raw_exchange(farm.scheduler.api, &huge).await.starts_with("HTTP/1.1 413 "));
+    let chunk = format!("4000\r\n{}\r\n", "x".repeat(0x4000));
+    let endless = written("Host: a\r\nTransfer-Encoding: chunked\r\n", &chunk.repeat(5));
+    let answer = raw_exchange(farm.scheduler.api, &endless).await;
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    for (name, head, status) in [
+        ("many headers", format!("GET /v1/models HTTP/1.1\r\nHost: a\r\n{}\r\n", "X-A: b\r\n".repeat(150)), "431"),
+        ("a long header", format!("GET /v1/models HTTP/1.1\r\nHost: a\r\nX-A: {}\r\n\r\n", "b".repeat(100_000)), "431"),
+        ("a long target", format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "b".repeat(70_000)), "4"),
+    ] {
+        let answer = raw_exchange(farm.scheduler.api, head.as_bytes()).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{name}: {answer}");
+    }
+    let largest = json!({"model": MODEL, "messages": [{"role": "user", "content": "x".repeat(60_000)}], "max_tokens": 1});
+    let _ = farm.api().chat(&largest).await.ok();
+    honest.is_unharmed().await;
+    farm.assert_accounted().await;
+}
+
+#[tokio::test]
+async fn whoever_is_slow_or_silent_is_closed_by_a_deadline() {
+    let toml = "[timeouts]\nfirst_byte = \"300ms\"\nheader = \"300ms\"\nbody = \"300ms\"\nidle = \"300ms\"";
+    let farm = Farm::of(aya!()).scheduler(toml).engine(sim("e1")).start().await;
+    let honest = Honest::beside(&farm);
+    let body = format!("POST {PATH} HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{{\"{CANARY}");
+    let models = "GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n";
+    let cases = [
+        ("silent", String::new(), ""),
+        ("half a head", "GET /v1/models HTTP/1.1\r\nHo".to_owned(), ""),
+        ("half a preface", "PRI".to_owned(), ""),
+        ("half a body", body, "HTTP/1.1 408 "),
+        ("an idle connection", models.to_owned(), "HTTP/1.1 200 "),
+    ];
+    let mut slow = Vec::new();
+    for (name, bytes, expect) in cases {
+        let mut raw = Raw::connect(farm.scheduler.api).await;
+        raw.send(bytes.as_bytes()).await;
+        slow.push((name, raw, expect));
+    }
+    // A byte now and then does not move the deadline of the head.
+    let mut dripping = Raw::connect(farm.scheduler.api).await;
+    for byte in b"GET /v1/models HTTP/1.1\r\n" {
+        dripping.send(&[*byte]).await;
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    slow.push(("dripping", dripping, ""));
+    for (name, mut raw, expect) in slow {
+        let (answer, closed) = raw.read_for(Duration::from_millis(1300)).await;
+        assert!(closed, "{name} stayed open after {answer:?}");
+        assert!(answer.starts_with(expect) && (answer.is_empty() == expect.is_empty()), "{name}: {answer}");
+    }
+    honest.is_unharmed().await;
+    farm.assert_accounted().await;
+}
+
+#[tokio::test]
+async fn a_hundred_slow_connections_cost_an_honest_one_nothing() {
+    let toml = "[timeouts]\nfirst_byte = \"500ms\"\nheader = \"500ms\"";
+    let farm = Farm::of(aya!()).scheduler(toml).engine(sim("e1")).start().await;
+    let mut slow = Vec::new();
+    for _ in 0..100 {
+        let mut raw = Raw::connect(farm.scheduler.api).await;
+        raw.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nX").await;
+        slow.push(raw);
+    }
+    let answer = within(Duration::from_millis(400), "an honest request", farm.api().chat(&chat(2))).await;
+    let _ = answer.ok();
+    for mut raw in slow {
+        assert!(raw.read_for(Duration::from_secs(2)).await.1);
+    }
+    let connections = farm.scheduler.metrics().await.sum("aya_client_connections");
+    assert!(connections < 1.5, "{connections} connections are still counted");
+    farm.assert_accounted().await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_cut_off_and_its_engine_stopped() {
+    let farm = Farm::of(aya!())
+        .scheduler("[timeouts]\nwrite_stall = \"500ms\"")
+        .engine(sim("e1").flag("--time-scale", "1000"))
+        .start()
+        .await;
+    let body: Value = streamed(120_000);
+    let body = body.to_string();
+    let mut raw = Raw::connect(farm.scheduler.api).await;
+    let head = format!("Host: a\r\nx-request-id: deaf\r\nContent-Length: {}\r\n", body.len());
+    raw.send(&written(&head, &body)).await;
+    let record = farm.record("deaf").await;
+    assert_eq!(record["outcome"]["status"], "client_cancelled", "{record}");
+    drop(raw);
+    farm.assert_accounted().await;
+}
+
+#[tokio::test]
+async fn bad_requests_to_the_operators_listener_are_refused_too() {
+    let farm = Farm::of(aya!()).engine(sim("e1")).start().await;
+    for (method, path, body, status) in [
+        ("POST", "/metrics", "", 405),
+        ("GET", "/nothing", "", 404),
+        ("GET", "/api/v1/decisions?limit=x", "", 400),
+        ("GET", "/api/v1/decisions?limit=-1", "", 400),
+        ("GET", "/api/v1/decisions/%00%ff", "", 400),
+        ("POST", "/api/v1/placements:explain", "{", 400),
+        ("POST", "/api/v1/placements:explain", "{\"model\":\"a\",\"model\":\"b\",\"messages\":[]}", 400),
+        ("POST", "/api/v1/nodes/../n1:drain", "", 404),
+    ] {
+        let answer = farm.admin().open(method, path, &[], body.into()).await.whole().await;
+        assert_eq!(answer.status, status, "{method} {path}: {}", answer.text());
+    }
+    assert_eq!(farm.scheduler.endpoint("e1").await["phase"], "serving");
+    farm.assert_accounted().await;
+}

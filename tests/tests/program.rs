@@ -1,0 +1,209 @@
+#![cfg(test)]
+//! The program as an operator starts and stops it: exit codes, messages, signals.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use aya_tests::{Exit, Farm, Process, aya, chat, sim, streamed, until, within};
+use serde_json::json;
+
+/// Runs a command that is expected to end by itself.
+async fn run(args: &[&str], files: &[(&str, &str)], env: &[(&str, &str)]) -> Exit {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    let args: Vec<String> = args.iter().map(ToString::to_string).collect();
+    Process::start_with(aya!(), dir.path(), "command", &args, env).ended().await
+}
+
+#[tokio::test]
+async fn a_bad_configuration_tells_every_problem_with_its_place_and_exits_with_2() {
+    let toml = "listen = \"nowhere\"\nqueue.capacityy = 5\n\n[timeouts]\nheader = \"10 parsecs\"\n\n[limits]\nbody_max = \"1\"\n";
+    let exit = run(&["scheduler", "--config", "bad.toml"], &[("bad.toml", toml)], &[]).await;
+    assert_eq!(exit.code, Some(2), "{exit:?}");
+    for place in ["bad.toml:1: listen", "bad.toml:2: queue.capacityy", "bad.toml:5: timeouts.header", "bad.toml:8: limits.body_max"] {
+        assert!(exit.err.contains(place), "{place} is not in {}", exit.err);
+    }
+    assert!(exit.out.is_empty());
+}
+
+#[tokio::test]
+async fn bad_settings_are_refused_wherever_they_come_from() {
+    let both = ["scheduler", "--listen", "127.0.0.1:7001", "--admin-listen", "127.0.0.1:7001"];
+    for (args, files, env, says) in [
+        (&["scheduler", "--config", "no.toml"][..], &[][..], &[][..], "no.toml"),
+        (&["scheduler", "--config", "bad.toml"], &[("bad.toml", "a = = b")], &[], "bad.toml:1"),
+        (&["scheduler", "--listen", "here"], &[], &[], "--listen"),
+        (&["scheduler", "--policy", "best"], &[], &[], "best"),
+        (&["scheduler"], &[], &[("AYA__QUEUE__CAPACITY", "many")], "AYA__QUEUE__CAPACITY"),
+        (&both, &[], &[], "admin_listen"),
+        (&["agent", "--node-id", "n1"], &[], &[], "schedulers"),
+        (&["agent", "--scheduler", "http://a:1", "--engine", "vlm=http://b:1"], &[], &[], "known: vllm"),
+        (&["agent", "--scheduler", "ftp://a:1"], &[], &[], "ftp://a:1"),
+        (&["sim-engine", "--profile", "h900"], &[], &[], "h100-8b"),
+        (&["sim-engine", "--fault", "rain"], &[], &[], "rain"),
+        (&["scheduler", "--no-such-flag"], &[], &[], "--no-such-flag"),
+        (&["no-such-command"], &[], &[], "no-such-command"),
+        (&[], &[], &[], "Usage"),
+    ] {
+        let exit = run(args, files, env).await;
+        assert_eq!(exit.code, Some(2), "{args:?}: {exit:?}");
+        assert!(exit.err.contains(says), "{args:?}: {says:?} is not in {}", exit.err);
+    }
+}
+
+#[tokio::test]
+async fn a_busy_port_is_named_and_the_exit_is_1() {
+    let busy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = busy.local_addr().unwrap().to_string();
+    let free = "127.0.0.1:0";
+    for args in [
+        ["scheduler", "--listen", &addr, "--admin-listen", free, "--grpc-listen", free],
+        ["scheduler", "--listen", free, "--admin-listen", &addr, "--grpc-listen", free],
+        ["scheduler", "--listen", free, "--admin-listen", free, "--grpc-listen", &addr],
+        ["agent", "--scheduler", "http://127.0.0.1:1", "--gpu-source", "none", "--admin-listen", &addr],
+        ["sim-engine", "--listen", &addr, "--seed", "1", "--time-scale", "1"],
+    ] {
+        let exit = run(&args, &[], &[]).await;
+        assert_eq!(exit.code, Some(1), "{args:?}: {exit:?}");
+        assert!(exit.err.contains(&addr) && exit.err.contains("in use"), "{args:?}: {}", exit.err);
+    }
+}
+
+#[tokio::test]
+async fn a_second_scheduler_does_not_take_half_of_the_clients() {
+    let farm = Farm::of(aya!()).engine(sim("e1")).start().await;
+    let api = farm.scheduler.api.to_string();
+    let free = "127.0.0.1:0";
+    let args = ["scheduler", "--listen", &api, "--admin-listen", free, "--grpc-listen", free];
+    let exit = run(&args, &[], &[]).await;
+    assert_eq!(exit.code, Some(1), "{exit:?}");
+    assert!(exit.err.contains(&api), "{}", exit.err);
+    let _ = farm.api().chat(&chat(1)).await.ok();
+    farm.assert_accounted().await;
+}
+
+#[tokio::test]
+async fn an_unreachable_scheduler_is_exit_3_and_an_unknown_id_exit_4() {
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = format!("http://{nobody}");
+    for command in [&["status"][..], &["decisions"], &["explain", "x"]] {
+        let exit = run(&[command, &["--admin", &nobody]].concat(), &[], &[]).await;
+        assert_eq!(exit.code, Some(3), "{command:?}: {exit:?}");
+        assert!(exit.err.contains(nobody.trim_start_matches("http://")), "{command:?}: {}", exit.err);
+    }
+    let farm = Farm::of(aya!()).engine(sim("e1")).start().await;
+    let answer = farm.api().chat(&chat(1)).await.ok();
+    let id = farm.record_of(&answer).await["request_id"].as_str().unwrap().to_owned();
+    let admin = format!("http://{}", farm.scheduler.admin);
+    for (command, code, says) in [
+        (&["status"][..], 0, "e1"),
+        (&["status", "-o", "json"], 0, "\"generation\""),
+        (&["decisions"], 0, "e1"),
+        (&["explain", &id], 0, "e1"),
+        (&["explain", "nobody"], 4, ""),
+    ] {
+        let exit = run(&[command, &["--admin", &admin]].concat(), &[], &[]).await;
+        assert_eq!(exit.code, Some(code), "{command:?}: {exit:?}");
+        assert!(exit.out.contains(says), "{command:?}: {exit:?}");
+    }
+    farm.assert_accounted().await;
+}
+
+#[tokio::test]
+async fn a_scheduler_that_is_told_to_stop_finishes_what_it_began() {
+    let mut farm = Farm::of(aya!()).engine(sim("e1").slow()).start().await;
+    let stream = farm.api().begin_chat(&streamed(80)).await;
+    farm.scheduler.process.terminate();
+    // Nobody new is served, and those who ask are told to go.
+    until("the listener to close", async || {
+        match farm.api().try_open("GET", "/v1/models", &[], bytes::Bytes::new()).await {
+            Err(_) => Ok(()),
+            Ok(live) => Err(live.status),
+        }
+    })
+    .await;
+    assert_eq!(farm.admin().get("/readyz").await.status, 503);
+    let events = stream.events().await;
+    assert_eq!((events.len(), events.last().map(String::as_str)), (82, Some("[DONE]")));
+    let exit = within(Duration::from_secs(5), "the end", farm.scheduler.process.ended()).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.err);
+}
+
+#[tokio::test]
+async fn what_does_not_finish_in_the_time_to_drain_is_cut() {
+    let toml = "[timeouts]\ndrain = \"300ms\"";
+    let mut farm = Farm::of(aya!()).scheduler(toml).engine(sim("e1").slow()).start().await;
+    let mut stream = farm.api().begin_chat(&streamed(50_000)).await;
+    assert!(stream.event().await.is_some());
+    farm.scheduler.process.terminate();
+    let exit = within(Duration::from_secs(4), "the end", farm.scheduler.process.ended()).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.err);
+    until("the engine to stop", async || {
+        let left = farm.engine("e1").count("in_flight").await;
+        if left == 0 { Ok(()) } else { Err(left) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_the_scheduler_at_once() {
+    let mut farm = Farm::of(aya!()).engine(sim("e1").slow()).start().await;
+    let mut stream = farm.api().begin_chat(&streamed(50_000)).await;
+    assert!(stream.event().await.is_some());
+    farm.scheduler.process.terminate();
+    until("readiness to fall", async || {
+        let status = farm.admin().get("/readyz").await.status;
+        if status == 503 { Ok(()) } else { Err(status) }
+    })
+    .await;
+    farm.scheduler.process.terminate();
+    let exit = within(Duration::from_secs(2), "the end", farm.scheduler.process.ended()).await;
+    assert_eq!(exit.code, Some(130), "{}", exit.err);
+}
+
+#[tokio::test]
+async fn agents_and_engines_stop_when_they_are_told() {
+    let mut farm = Farm::of(aya!()).engine(sim("e1")).start().await;
+    farm.agents[0].process.terminate();
+    let exit = within(Duration::from_secs(5), "the agent's end", farm.agents[0].process.ended()).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.err);
+    let engine = farm.engine_mut("e1");
+    engine.process.terminate();
+    let exit = within(Duration::from_secs(5), "the engine's end", engine.process.ended()).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.err);
+    engine.dead = true;
+    farm.assert_accounted().await;
+}
+
+#[tokio::test]
+async fn decision_records_on_disk_survive_a_kill() {
+    let records = tempfile::tempdir().unwrap();
+    let toml = format!("decisions.dir = {:?}", records.path());
+    let mut farm = Farm::of(aya!()).scheduler(&toml).engine(sim("e1")).start().await;
+    for _ in 0..5 {
+        let answer = farm.api().chat(&chat(1)).await.ok();
+        let _ = farm.record_of(&answer).await;
+    }
+    let lines = || {
+        let files = std::fs::read_dir(records.path()).unwrap();
+        let texts = files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap());
+        texts.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect::<Vec<_>>()
+    };
+    until("five lines", async || {
+        let found = lines().len();
+        if found == 5 { Ok(()) } else { Err(found) }
+    })
+    .await;
+    farm.scheduler.restart().await;
+    let answer = farm.api().chat(&chat(1)).await.ok();
+    let _ = farm.record_of(&answer).await;
+    until("six whole lines", async || {
+        let found = lines();
+        let whole = found.iter().filter(|line| serde_json::from_str::<serde_json::Value>(line).is_ok_and(|v| v["outcome"]["status"] == json!("completed")));
+        if whole.count() == 6 { Ok(()) } else { Err(found) }
+    })
+    .await;
+    farm.assert_accounted().await;
+}
