@@ -90,16 +90,16 @@ impl StreamReader {
             () = shutdown.cancelled() => Err(Status::unavailable("the scheduler is shutting down")),
             result = self.read(incoming) => result,
         };
-        if let Err(status) = result {
-            warn!(
-                node = self.node.as_ref().map(NodeId::as_str),
-                reason = status.message(),
-                "agent stream ended"
-            );
-            // An agent that no longer reads will notice the closed stream instead.
-            let _ = self.answers.try_send(Err(status));
-        } else {
-            info!(node = self.node.as_ref().map(NodeId::as_str), "agent closed its stream");
+        let node = self.node.as_ref().map(NodeId::as_str);
+        match result {
+            Ok(()) => info!(node, "agent closed its stream"),
+            Err(status) => {
+                if !shutdown.is_cancelled() {
+                    warn!(node, reason = status.message(), "agent stream ended");
+                }
+                // An agent that no longer reads will notice the closed stream instead.
+                let _ = self.answers.try_send(Err(status));
+            }
         }
         if let Some(node) = self.node {
             // The writer is gone only while the scheduler shuts down.
