@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::DemoArgs;
 use crate::exit::Failure;
-use crate::fleet::FleetJson;
+use crate::fleet::{EndpointJson, FleetJson};
 use crate::text::{Style, counted};
 use crate::{explain, out, serve};
 
@@ -62,8 +62,7 @@ async fn perform(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let plan = FarmPlan { port: args.port, seed: args.seed, time_scale: args.time_scale };
-    // The farm outlives a Ctrl-C until its parts have been joined: it has a token of its own.
-    let mut farm = Farm::start(plan, &CancellationToken::new()).await?;
+    let mut farm = Farm::start(plan).await?;
     let (api, admin) = (farm.api, farm.admin);
     say(&style.strong(&headline(args.time_scale)));
     say(&format!("  API {}   admin {}   agents' gRPC {}", url(api), url(admin), farm.grpc));
@@ -162,14 +161,20 @@ async fn until(
         .unwrap_or_else(|_| Err(anyhow::anyhow!("the farm did not {what} within {} s", longest.as_secs())))
 }
 
+/// Every engine of ours takes requests and every node of ours shows its GPUs. Whoever else reports to this port
+/// changes nothing.
 fn is_ready(fleet: &FleetJson) -> bool {
-    fleet.endpoints.iter().filter(|endpoint| endpoint.is_ready()).count() == farm::engines().count()
-        && fleet.nodes.iter().filter(|node| !node.gpus.is_empty()).count() == NODES.len()
+    ours(fleet).filter(|endpoint| endpoint.is_ready()).count() == farm::engines().count()
+        && NODES.iter().all(|node| fleet.nodes.iter().any(|n| n.id == node.name && !n.gpus.is_empty()))
 }
 
 /// Nothing in flight by the ledger, nothing running or waiting by the engines.
 fn is_idle(fleet: &FleetJson) -> bool {
-    fleet.endpoints.iter().all(|e| e.in_flight == 0 && e.running == Some(0) && e.waiting == Some(0))
+    ours(fleet).all(|e| e.in_flight == 0 && e.running == Some(0) && e.waiting == Some(0))
+}
+
+fn ours(fleet: &FleetJson) -> impl Iterator<Item = &EndpointJson> {
+    fleet.endpoints.iter().filter(|e| farm::engines().any(|(_, engine)| engine.name == e.id))
 }
 
 /// The decision of our pass with the most to choose from and the most in flight: the one worth reading.

@@ -3,6 +3,7 @@
 //! Nothing is wired past the real interfaces: agents scrape engines over HTTP and report over gRPC, the scheduler
 //! relays over HTTP. Only the addresses are made here.
 
+use std::future::Future;
 use std::net::SocketAddr;
 
 use aya_agent::Agent;
@@ -84,24 +85,56 @@ pub(crate) struct Farm {
     pub(crate) api: SocketAddr,
     pub(crate) admin: SocketAddr,
     pub(crate) grpc: SocketAddr,
-    parts: JoinSet<anyhow::Result<()>>,
+    agents: Parts,
+    scheduler: Parts,
+    engines: Parts,
+}
+
+/// Parts that stop together.
+#[derive(Debug, Default)]
+struct Parts {
+    tasks: JoinSet<anyhow::Result<()>>,
     shutdown: CancellationToken,
 }
 
+impl Parts {
+    fn run<F, E>(&mut self, part: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<anyhow::Error> + 'static,
+    {
+        let running = part(self.shutdown.clone());
+        self.tasks.spawn(async move { running.await.map_err(Into::into) });
+    }
+
+    /// The next part that ends.
+    async fn ended(&mut self) -> anyhow::Error {
+        match self.tasks.join_next().await {
+            Some(Ok(Err(error))) => error,
+            Some(Err(error)) => error.into(),
+            Some(Ok(Ok(()))) | None => anyhow::anyhow!("a part of the farm has ended"),
+        }
+    }
+
+    async fn stop(&mut self) {
+        self.shutdown.cancel();
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
 impl Farm {
-    /// Binds every part and lets it run until `shutdown` or [`Farm::stop`].
+    /// Binds every part and lets it run until [`Farm::stop`].
     ///
     /// # Errors
     /// A busy port, named with what to do about it; a part that does not start.
-    pub(crate) async fn start(plan: FarmPlan, shutdown: &CancellationToken) -> anyhow::Result<Self> {
+    pub(crate) async fn start(plan: FarmPlan) -> anyhow::Result<Self> {
         let clock = Clock::start();
-        let shutdown = shutdown.child_token();
-        let scheduler = Scheduler::bind(parsed::<SchedulerConfig>(&scheduler_config(plan))?, clock.clone())
-            .map_err(bind_hint)?;
+        let config: SchedulerConfig = parsed(&scheduler_config(plan))?;
+        let scheduler = Scheduler::bind(config, clock.clone()).map_err(bind_hint)?;
         let (api, admin, grpc) = (scheduler.api_addr(), scheduler.admin_addr(), scheduler.grpc_addr());
-        let mut parts = JoinSet::new();
-        let token = shutdown.clone();
-        parts.spawn(async move { Ok(scheduler.run(token).await?) });
+        let [agents, front, engines] = std::array::from_fn(|_| Parts::default());
+        let mut farm = Self { api, admin, grpc, agents, scheduler: front, engines };
+        farm.scheduler.run(|shutdown| scheduler.run(shutdown));
         let mut seed = plan.seed;
         for node in &NODES {
             let mut urls = Vec::with_capacity(node.engines.len());
@@ -111,30 +144,29 @@ impl Farm {
                     SimConfig { time_scale: plan.time_scale, seed, ..SimConfig::local(spec.profile) };
                 let engine = SimEngine::bind(config).await?;
                 urls.push(engine.addr());
-                let token = shutdown.clone();
-                parts.spawn(async move { Ok(engine.run(token).await?) });
+                farm.engines.run(|shutdown| engine.run(shutdown));
             }
             let config: AgentConfig = parsed(&agent_config(node, &urls, grpc))?;
             let agent = Agent::bind(config, clock.clone()).await?;
-            let token = shutdown.clone();
-            parts.spawn(async move { Ok(agent.run(token).await?) });
+            farm.agents.run(|shutdown| agent.run(shutdown));
         }
-        Ok(Self { api, admin, grpc, parts, shutdown })
+        Ok(farm)
     }
 
     /// Waits for the first part that ends by itself; that is always a failure.
     pub(crate) async fn broken(&mut self) -> anyhow::Error {
-        match self.parts.join_next().await {
-            Some(Ok(Err(error))) => error,
-            Some(Err(error)) => error.into(),
-            Some(Ok(Ok(()))) | None => anyhow::anyhow!("a part of the farm has ended"),
+        tokio::select! {
+            error = self.agents.ended() => error,
+            error = self.scheduler.ended() => error,
+            error = self.engines.ended() => error,
         }
     }
 
-    /// Ends all parts and waits for them.
+    /// Ends all parts in the order in which nobody misses anybody, and waits for them.
     pub(crate) async fn stop(mut self) {
-        self.shutdown.cancel();
-        while self.parts.join_next().await.is_some() {}
+        self.agents.stop().await;
+        self.scheduler.stop().await;
+        self.engines.stop().await;
     }
 }
 
@@ -246,7 +278,7 @@ mod tests {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = taken.local_addr().unwrap().port().min(65_000);
         let plan = FarmPlan { port, seed: 1, time_scale: 1.0 };
-        let error = Farm::start(plan, &CancellationToken::new()).await.unwrap_err().to_string();
+        let error = Farm::start(plan).await.unwrap_err().to_string();
         assert!(error.contains(&port.to_string()) && error.contains("--port 0"), "{error}");
     }
 }
