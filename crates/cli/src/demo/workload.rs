@@ -72,6 +72,7 @@ pub(crate) fn body(planned: &Planned, nonce: u64) -> serde_json::Value {
         "max_tokens": planned.answer_tokens,
         "ignore_eos": true,
         "stream": true,
+        "stream_options": {"include_usage": true},
     })
 }
 
