@@ -6,6 +6,7 @@ use aya_proxy::sse::StreamError;
 use aya_proxy::{ApiError, UpstreamError};
 use bytes::Bytes;
 use http::StatusCode;
+use serde_json::{Map, Value};
 
 /// How long an engine that pushes back without saying so is left alone.
 const PUSHBACK_DEFAULT: Duration = Duration::from_secs(1);
@@ -72,16 +73,71 @@ pub(super) fn told_in_stream(error: &StreamError) -> Failure {
     Failure::Refused { status, body: body.into() }
 }
 
-/// The engine's own words if they are in OpenAI's shape, else its message in that shape.
-pub(super) fn in_openai_shape(status: StatusCode, body: Bytes) -> Bytes {
-    let is_object = |value: &serde_json::Value| value.get("error").is_some_and(serde_json::Value::is_object);
-    match serde_json::from_slice::<serde_json::Value>(&body) {
-        Ok(value) if is_object(&value) => body,
-        Ok(_) | Err(_) => {
-            let told = StreamError::from_json(&body).map(|error| error.message);
-            let message =
-                told.unwrap_or_else(|| format!("the engine refused the request with status {status}"));
-            ApiError::new(status.as_u16(), "invalid_request_error", message).to_json().into()
+/// What OpenAI's clients look for in the error of a prompt that does not fit.
+const TOO_LONG: &str = "context_length_exceeded";
+
+/// The engine's own words, in the four fields that OpenAI's clients read. Engines write the status into `code`, where
+/// clients expect a word or null.
+pub(super) fn in_openai_shape(status: StatusCode, body: &[u8]) -> Bytes {
+    if let Ok(Value::Object(mut document)) = serde_json::from_slice(body)
+        && let Some(Value::Object(error)) = document.get_mut("error")
+        && error.get("message").is_some_and(Value::is_string)
+    {
+        let code = if is_too_long(error) { Value::from(TOO_LONG) } else { Value::Null };
+        if !error.get("code").is_some_and(Value::is_string) {
+            error.insert("code".to_owned(), code);
+        }
+        if !error.get("type").is_some_and(Value::is_string) {
+            error.insert("type".to_owned(), Value::from("invalid_request_error"));
+        }
+        error.entry("param").or_insert(Value::Null);
+        return Value::Object(document).to_string().into();
+    }
+    let told = StreamError::from_json(body).map(|error| error.message);
+    let message = told.unwrap_or_else(|| format!("the engine refused the request with status {status}"));
+    ApiError::new(status.as_u16(), "invalid_request_error", message).to_json().into()
+}
+
+/// llama.cpp has a type for it, vLLM a sentence.
+fn is_too_long(error: &Map<String, Value>) -> bool {
+    let text = |key: &str| error.get(key).and_then(Value::as_str).unwrap_or_default();
+    text("type") == "exceed_context_size_error" || text("message").contains("maximum context length")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn told(body: &str) -> Value {
+        let body = in_openai_shape(StatusCode::BAD_REQUEST, body.as_bytes());
+        serde_json::from_slice::<Value>(&body).unwrap()["error"].take()
+    }
+
+    #[test]
+    fn a_prompt_that_does_not_fit_is_told_as_openai_tells_it() {
+        let engine =
+            r#"{"error":{"code":400,"message":"too long","type":"exceed_context_size_error","n_ctx":2048}}"#;
+        let expect = json!({"code": "context_length_exceeded", "message": "too long", "n_ctx": 2048, "param": null,
+            "type": "exceed_context_size_error"});
+        assert_eq!(told(engine), expect);
+        let engine = r#"{"error":{"message":"This model's maximum context length is 2048 tokens. However","type":"BadRequestError","param":"input_text","code":400}}"#;
+        assert_eq!((&told(engine)["code"], &told(engine)["param"]), (&json!(TOO_LONG), &json!("input_text")));
+    }
+
+    #[test]
+    fn every_refusal_has_the_four_fields() {
+        for (engine, message, code) in [
+            (r#"{"error":{"message":"no","type":"t","code":501}}"#, "no", Value::Null),
+            (r#"{"error":{"message":"no","code":"its_own"}}"#, "no", json!("its_own")),
+            (r#"{"error":"no","error_type":"validation"}"#, "no", Value::Null),
+            (r#"{"object":"error","message":"no","code":400}"#, "no", Value::Null),
+            ("<html>", "the engine refused the request with status 400 Bad Request", Value::Null),
+        ] {
+            let error = told(engine);
+            assert_eq!((&error["message"], &error["code"]), (&json!(message), &code), "{engine}");
+            assert!(error["type"].is_string() && error.get("param").is_some(), "{engine}");
         }
     }
 }

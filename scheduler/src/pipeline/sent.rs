@@ -127,7 +127,7 @@ impl Sent<'_> {
                 let error_body =
                     timeout(self.up.shared.config.timeouts.inter_token, body.collect(ERROR_BODY_MAX)).await;
                 let body = error_body.ok().and_then(Result::ok).flatten().unwrap_or_default();
-                Failure::Refused { status, body: in_openai_shape(status, body) }
+                Failure::Refused { status, body: in_openai_shape(status, &body) }
             }
             // Redirects, and statuses that no engine should send: never followed, never passed on.
             _ => Failure::broken(reason),
