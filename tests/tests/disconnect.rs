@@ -18,7 +18,9 @@ const PATH: &str = "/v1/chat/completions";
 fn send(farm: &Farm, id: &str, body: Value) -> JoinSet<Live> {
     let (api, id) = (farm.api(), id.to_owned());
     let mut task = JoinSet::new();
-    task.spawn(async move { api.open("POST", PATH, &[("x-request-id", &id)], body.to_string().into()).await });
+    task.spawn(
+        async move { api.open("POST", PATH, &[("x-request-id", &id)], body.to_string().into()).await },
+    );
     task
 }
 
@@ -120,7 +122,8 @@ async fn a_client_that_got_everything_and_hangs_up_has_completed() {
 async fn a_client_that_leaves_within_its_body_is_accounted_for() {
     let farm = Farm::of(aya!()).engine(sim("e1")).start().await;
     let mut raw = aya_tests::Raw::connect(farm.scheduler.api).await;
-    let head = format!("POST {PATH} HTTP/1.1\r\nHost: a\r\nx-request-id: half\r\nContent-Length: 1000\r\n\r\n");
+    let head =
+        format!("POST {PATH} HTTP/1.1\r\nHost: a\r\nx-request-id: half\r\nContent-Length: 1000\r\n\r\n");
     raw.send(format!("{head}{{\"model\": \"{CANARY}").as_bytes()).await;
     until("the request to be accepted", async || {
         let open = farm.scheduler.metrics().await.sum("aya_requests_in_flight");

@@ -196,7 +196,8 @@ async fn a_503_is_retried_elsewhere() {
 #[tokio::test]
 async fn an_error_event_before_the_first_token_is_retried_elsewhere() {
     // Clients that do not stream get a plain 503 from this engine.
-    beside_a_good_one(&json!({"error_in_stream_ratio": 1.0}), &["error event: overloaded", "status 503"]).await;
+    beside_a_good_one(&json!({"error_in_stream_ratio": 1.0}), &["error event: overloaded", "status 503"])
+        .await;
 }
 
 #[tokio::test]
@@ -274,7 +275,11 @@ async fn a_whole_answer_that_breaks_off_is_an_error_and_not_half_an_answer() {
 #[tokio::test]
 async fn an_engine_that_never_begins_ends_in_504() {
     for body in [chat(5), streamed(5)] {
-        let farm = alone(&json!({"stall": true}), "ttft = \"200ms\"\ntotal = \"400ms\"\n[queue]\nwait_max = \"100ms\"").await;
+        let farm = alone(
+            &json!({"stall": true}),
+            "ttft = \"200ms\"\ntotal = \"400ms\"\n[queue]\nwait_max = \"100ms\"",
+        )
+        .await;
         let answer = within(Duration::from_secs(3), "the answer", farm.api().chat(&body)).await;
         assert_eq!(answer.error(), "504 upstream_timeout");
         farm.engine("e1").fault(&json!({"stall": false})).await;
@@ -344,7 +349,9 @@ async fn every_request_of_a_storm_of_faults_is_accounted_for() {
     farm.engine_mut("e3").kill();
     while let Some(ended) = load.join_next().await {
         if let Some(answer) = ended.unwrap() {
-            let whole = answer.status != 200 || !answer.text().contains("\"error\":{") || !answer.text().contains("[DONE]");
+            let whole = answer.status != 200
+                || !answer.text().contains("\"error\":{")
+                || !answer.text().contains("[DONE]");
             assert!([200, 502, 503].contains(&answer.status) && whole, "{} {}", answer.status, answer.text());
         }
     }

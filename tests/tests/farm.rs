@@ -12,7 +12,11 @@ use serde_json::{Value, json};
 #[tokio::test]
 async fn models_are_listed_and_found_whatever_their_names_hold() {
     let engine = sim("e1").flag("--model", "org/tiny").flag("--model", "plain");
-    let farm = Farm::of(aya!()).scheduler("[[alias]]\nname = \"fast\"\nmodel = \"plain\"").engine(engine).start().await;
+    let farm = Farm::of(aya!())
+        .scheduler("[[alias]]\nname = \"fast\"\nmodel = \"plain\"")
+        .engine(engine)
+        .start()
+        .await;
     let list = farm.api().get("/v1/models").await.ok().json();
     let ids: Vec<_> = list["data"].as_array().unwrap().iter().map(|model| &model["id"]).collect();
     assert_eq!(ids, ["fast", "org/tiny", "plain"]);
@@ -438,7 +442,9 @@ async fn what_concerns_only_the_clients_connection_does_not_reach_the_engine() {
         for absent in ["of-the-client", "x-private", "x-forwarded", "203.0.113", "x-gateway", "cookie"] {
             assert!(!sent.contains(absent), "{absent} in {sent}");
         }
-        for present in ["x-request-id: mine-1", "traceparent: 00-4bf92f", "host: 127.0.0.1:", "content-length: "] {
+        for present in
+            ["x-request-id: mine-1", "traceparent: 00-4bf92f", "host: 127.0.0.1:", "content-length: "]
+        {
             assert!(sent.contains(present), "{present} not in {sent}");
         }
         farm.assert_accounted().await;

@@ -82,7 +82,8 @@ async fn those_who_wait_are_served_in_order() {
         assert!(answer.header("x-aya-queue-ms").unwrap().parse::<u64>().unwrap() > 0);
     }
     let state = farm.engine("e1").state().await;
-    let order: Vec<_> = state["requests"].as_array().unwrap().iter().map(|r| r["id"].clone()).skip(1).collect();
+    let order: Vec<_> =
+        state["requests"].as_array().unwrap().iter().map(|r| r["id"].clone()).skip(1).collect();
     assert_eq!(order, (0..6).map(|at| format!("in-order-{at}")).collect::<Vec<_>>());
     farm.assert_accounted().await;
 }
@@ -119,7 +120,10 @@ async fn who_waited_long_enough_is_told_so_and_never_dispatched() {
     assert!((300..1500).contains(&waited), "{waited}");
     let record = farm.record_of(&answer).await;
     assert_eq!(record["placement"]["result"], "held_all_full");
-    assert_eq!(record["candidates"][0]["rejection"], json!({"reason": "slots_full", "in_flight": 1, "limit": 1}));
+    assert_eq!(
+        record["candidates"][0]["rejection"],
+        json!({"reason": "slots_full", "in_flight": 1, "limit": 1})
+    );
     assert_eq!(farm.engine("e1").count("submitted").await, 1);
     drop(occupied);
     farm.assert_accounted().await;
@@ -133,7 +137,9 @@ async fn a_clients_deadline_ends_the_wait_but_not_the_answer() {
     let within_deadline = farm.api().post_with(path, &[("x-aya-deadline-ms", "100")], &chat(40)).await;
     assert_eq!(within_deadline.status, 200);
     let occupied = occupy(&farm).await;
-    for (deadline, expect) in [("150", "503 queue_timeout"), ("0", "503 queue_timeout"), ("soon", "400 -"), ("-1", "400 -")] {
+    for (deadline, expect) in
+        [("150", "503 queue_timeout"), ("0", "503 queue_timeout"), ("soon", "400 -"), ("-1", "400 -")]
+    {
         let (api, headers, body) = (farm.api(), [("x-aya-deadline-ms", deadline)], chat(1));
         let answer =
             within(Duration::from_secs(2), "the deadline", api.post_with(path, &headers, &body)).await;

@@ -25,8 +25,11 @@ async fn all_at_once(farm: &Farm, count: usize, body: &Value) {
 
 #[tokio::test]
 async fn a_mixed_farm_prefers_the_fast_endpoint_and_overflows_under_load() {
-    let farm =
-        Farm::of(aya!()).engine(sim("h100").max_sequences(8)).engine(sim("l4").profile("l4-8b")).start().await;
+    let farm = Farm::of(aya!())
+        .engine(sim("h100").max_sequences(8))
+        .engine(sim("l4").profile("l4-8b"))
+        .start()
+        .await;
     for _ in 0..10 {
         let answer = farm.api().chat(&chat(3)).await.ok();
         assert_eq!(answer.header("x-aya-endpoint"), Some("h100"));
@@ -38,6 +41,12 @@ async fn a_mixed_farm_prefers_the_fast_endpoint_and_overflows_under_load() {
     farm.assert_accounted().await;
 }
 
+/// A request whose prompt costs more than the half iteration by which idle and busy endpoints differ.
+fn weighty(tokens: u32) -> Value {
+    let prompt = "word ".repeat(500);
+    with(chat(tokens), &json!({"messages": [{"role": "user", "content": prompt}]}))
+}
+
 #[tokio::test]
 async fn a_hundred_requests_at_once_spread_over_equal_endpoints() {
     let mut plan = Farm::of(aya!());
@@ -45,7 +54,7 @@ async fn a_hundred_requests_at_once_spread_over_equal_endpoints() {
         plan = plan.engine(sim(&format!("e{at}")).flag("--time-scale", "2"));
     }
     let farm = plan.start().await;
-    all_at_once(&farm, 100, &chat(150)).await;
+    all_at_once(&farm, 100, &weighty(150)).await;
     let went = placements(&farm).await;
     assert_eq!(went.values().sum::<u64>(), 100, "{went:?}");
     assert!(went.values().all(|count| (22..=28).contains(count)), "{went:?}");
@@ -61,7 +70,7 @@ async fn requests_without_a_pause_do_not_herd_while_telemetry_is_silent() {
         .agent("[engines]\nperiod = \"1m\"")
         .start()
         .await;
-    all_at_once(&farm, 40, &chat(150)).await;
+    all_at_once(&farm, 40, &weighty(150)).await;
     let went = placements(&farm).await;
     assert!(went.values().all(|count| (18..=22).contains(count)), "{went:?}");
     farm.assert_accounted().await;
@@ -75,7 +84,7 @@ async fn an_engine_that_claims_to_be_idle_gets_no_more_than_its_share() {
         .start()
         .await;
     for _ in 0..2 {
-        all_at_once(&farm, 20, &chat(100)).await;
+        all_at_once(&farm, 20, &weighty(100)).await;
     }
     let went = placements(&farm).await;
     assert!(went["liar"] <= 24 && went["honest"] >= 16, "{went:?}");
@@ -135,7 +144,11 @@ async fn a_request_goes_only_where_its_context_fits() {
 
 #[tokio::test]
 async fn a_new_engine_joins_and_takes_its_share() {
-    let mut farm = Farm::of(aya!()).engine(sim("e1")).engine(sim("e2").flag("--fault", "unhealthy")).start_unready().await;
+    let mut farm = Farm::of(aya!())
+        .engine(sim("e1"))
+        .engine(sim("e2").flag("--fault", "unhealthy"))
+        .start_unready()
+        .await;
     until("both to be known", async || {
         let known = farm.scheduler.endpoints().await;
         let health: Vec<_> = known.iter().map(|endpoint| endpoint["health"].clone()).collect();

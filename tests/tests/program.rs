@@ -22,7 +22,12 @@ async fn a_bad_configuration_tells_every_problem_with_its_place_and_exits_with_2
     let toml = "listen = \"nowhere\"\nqueue.capacityy = 5\n\n[timeouts]\nheader = \"10 parsecs\"\n\n[limits]\nbody_max = \"1\"\n";
     let exit = run(&["scheduler", "--config", "bad.toml"], &[("bad.toml", toml)], &[]).await;
     assert_eq!(exit.code, Some(2), "{exit:?}");
-    for place in ["bad.toml:1: listen", "bad.toml:2: queue.capacityy", "bad.toml:5: timeouts.header", "bad.toml:8: limits.body_max"] {
+    for place in [
+        "bad.toml:1: listen",
+        "bad.toml:2: queue.capacityy",
+        "bad.toml:5: timeouts.header",
+        "bad.toml:8: limits.body_max",
+    ] {
         assert!(exit.err.contains(place), "{place} is not in {}", exit.err);
     }
     assert!(exit.out.is_empty());
@@ -31,11 +36,14 @@ async fn a_bad_configuration_tells_every_problem_with_its_place_and_exits_with_2
 #[tokio::test]
 async fn bad_settings_are_refused_wherever_they_come_from() {
     let both = ["scheduler", "--listen", "127.0.0.1:7001", "--admin-listen", "127.0.0.1:7001"];
+    let free = "127.0.0.1:0";
+    let no_policy =
+        ["scheduler", "--policy", "best", "--listen", free, "--admin-listen", free, "--grpc-listen", free];
     for (args, files, env, says) in [
         (&["scheduler", "--config", "no.toml"][..], &[][..], &[][..], "no.toml"),
         (&["scheduler", "--config", "bad.toml"], &[("bad.toml", "a = = b")], &[], "bad.toml:1"),
         (&["scheduler", "--listen", "here"], &[], &[], "--listen"),
-        (&["scheduler", "--policy", "best"], &[], &[], "best"),
+        (&no_policy, &[], &[], "best"),
         (&["scheduler"], &[], &[("AYA__QUEUE__CAPACITY", "many")], "AYA__QUEUE__CAPACITY"),
         (&both, &[], &[], "admin_listen"),
         (&["agent", "--node-id", "n1"], &[], &[], "schedulers"),
@@ -201,7 +209,10 @@ async fn decision_records_on_disk_survive_a_kill() {
     let _ = farm.record_of(&answer).await;
     until("six whole lines", async || {
         let found = lines();
-        let whole = found.iter().filter(|line| serde_json::from_str::<serde_json::Value>(line).is_ok_and(|v| v["outcome"]["status"] == json!("completed")));
+        let whole = found.iter().filter(|line| {
+            serde_json::from_str::<serde_json::Value>(line)
+                .is_ok_and(|v| v["outcome"]["status"] == json!("completed"))
+        });
         if whole.count() == 6 { Ok(()) } else { Err(found) }
     })
     .await;

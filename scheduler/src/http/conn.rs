@@ -93,16 +93,19 @@ impl ConnState {
         }
     }
 
-    /// Whether the head, as it came over the wire, surely has no `Content-Length`. Asked only for requests
-    /// with `Transfer-Encoding`, where hyper drops the length that a hostile client may have added. A
-    /// pipelined head was not seen on its own, so the answer for it is no.
-    pub(crate) fn has_surely_no_content_length(&self) -> bool {
-        let raw = std::mem::take(&mut *self.raw_head.lock());
-        raw.complete
-            && !raw
-                .bytes
-                .split(|b| *b == b'\n')
-                .any(|line| line.get(..15).is_some_and(|name| name.eq_ignore_ascii_case(b"content-length:")))
+    /// How many `Content-Length` lines the head had as it came over the wire: hyper drops the length beside a
+    /// `Transfer-Encoding` and merges equal ones. `None`: the head was not seen on its own, because it was
+    /// pipelined. To be asked once for every head, so that none is taken for the one before.
+    pub(crate) fn content_lengths(&self) -> Option<usize> {
+        const NAME: &[u8] = b"content-length:";
+        let mut raw = self.raw_head.lock();
+        if !std::mem::take(&mut raw.complete) {
+            return None;
+        }
+        let named = |start: usize| {
+            raw.bytes.get(start..start + NAME.len()).is_some_and(|name| name.eq_ignore_ascii_case(NAME))
+        };
+        Some(memchr::memchr_iter(b'\n', &raw.bytes).filter(|end| named(end + 1)).count())
     }
 
     /// The instant at which the connection has to end, if its phase has a deadline.
@@ -239,7 +242,7 @@ mod tests {
             let (first, second) = head.split_at(cut);
             state.received(first, 32 * 1024);
             state.received(second, 32 * 1024);
-            assert!(!state.has_surely_no_content_length(), "cut at {cut}");
+            assert_eq!(state.content_lengths(), Some(1), "cut at {cut}");
         }
     }
 
@@ -247,11 +250,11 @@ mod tests {
     fn only_a_head_seen_whole_is_surely_without_content_length() {
         let clean = state();
         clean.received(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 32 * 1024);
-        assert!(clean.has_surely_no_content_length());
-        assert!(!clean.has_surely_no_content_length(), "the next, pipelined head was never seen");
+        assert_eq!(clean.content_lengths(), Some(0));
+        assert_eq!(clean.content_lengths(), None, "the next, pipelined head was never seen");
         let cut_off = state();
         cut_off.received(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 10);
-        assert!(!cut_off.has_surely_no_content_length());
+        assert_eq!(cut_off.content_lengths(), None);
     }
 
     #[test]

@@ -12,8 +12,8 @@ use super::conn::ConnState;
 
 /// Refuses ambiguous heads; the connection closes after the answer.
 pub(crate) fn check<B>(request: &Request<B>, conn: &Arc<ConnState>) -> Result<(), ApiError> {
-    check_host(request)?;
     check_length(request.headers(), conn)?;
+    check_host(request)?;
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
         return Err(
             ApiError::new(405, "invalid_request_error", "this method is not allowed").should_retry(false)
@@ -43,7 +43,8 @@ fn check_host<B>(request: &Request<B>) -> Result<(), ApiError> {
 }
 
 fn check_length(headers: &HeaderMap, conn: &Arc<ConnState>) -> Result<(), ApiError> {
-    if headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
+    let on_the_wire = conn.content_lengths();
+    if headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 || on_the_wire > Some(1) {
         return Err(ApiError::invalid_request("there is more than one Content-Length header"));
     }
     let codings: Vec<_> = headers.get_all(header::TRANSFER_ENCODING).iter().collect();
@@ -52,7 +53,7 @@ fn check_length(headers: &HeaderMap, conn: &Arc<ConnState>) -> Result<(), ApiErr
         [coding] if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
             Err(ApiError::invalid_request("Transfer-Encoding is not `chunked`"))
         }
-        [_] if headers.contains_key(header::CONTENT_LENGTH) || !conn.has_surely_no_content_length() => {
+        [_] if headers.contains_key(header::CONTENT_LENGTH) || on_the_wire != Some(0) => {
             Err(ApiError::invalid_request(
                 "a chunked body must come without Content-Length and must not be pipelined",
             ))
