@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use aya_trace::{Record, RecordJson, SegmentWriter};
 use parking_lot::RwLock;
@@ -16,6 +17,9 @@ use crate::metrics::Metrics;
 
 /// Records taken from the queue at once.
 const BATCH_MAX: usize = 256;
+/// After a batch the thread lets records gather for this long: woken for each of them, it would cost a request more
+/// than its decision does. A record can be asked for that much later at the most.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// The requests' end of the journal.
 #[derive(Debug, Clone)]
@@ -23,9 +27,8 @@ pub(crate) struct JournalSender(mpsc::Sender<Box<Record>>);
 
 impl JournalSender {
     pub(crate) fn keep(&self, metrics: &Metrics, record: Record) {
-        match self.0.try_send(Box::new(record)) {
-            Ok(()) => metrics.records.inc(),
-            Err(_) => metrics.records_dropped.inc(),
+        if self.0.try_send(Box::new(record)).is_err() {
+            metrics.records_dropped.inc();
         }
     }
 }
@@ -113,7 +116,13 @@ impl Journal {
                 }
                 batch.push(Arc::from(record));
             }
+            let kept = batch.len() as u64;
             self.ring.push(&mut batch);
+            metrics.records.inc_by(kept);
+            if self.records.len() < BATCH_MAX {
+                // Nobody unparks this thread; waking early would only make a smaller batch.
+                std::thread::park_timeout(GATHER);
+            }
         }
         if let Some(Err(error)) = self.segments.as_mut().map(SegmentWriter::flush) {
             warn!(%error, "the last decision records may be missing on disk");

@@ -127,11 +127,10 @@ impl Account {
     }
 
     fn end_wait(&mut self) {
-        let now = self.shared.clock.now();
         if let Some(open) = &mut self.open
             && let Some(since) = open.queued_at.take()
         {
-            open.queue = open.queue.saturating_add(now.since(since));
+            open.queue = open.queue.saturating_add(self.shared.clock.now().since(since));
             open.model.metrics.queued(open.queue.as_secs_f64());
         }
     }
