@@ -275,3 +275,74 @@ fn causes(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use aya_domain::{BootId, EngineHealth, MonoTime, NodeId, Reading, Report};
+    use aya_proto::{Limits, report_of_message};
+
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::view::{EngineView, Update};
+
+    fn view_of_two() -> View {
+        let text = "node_id = \"n1\"\nschedulers = [\"http://127.0.0.1:1\"]\n\
+                    [[engine]]\nkind = \"vllm\"\nurl = \"http://127.0.0.1:1\"\nname = \"a\"\n\
+                    [[engine]]\nkind = \"vllm\"\nurl = \"http://127.0.0.1:2\"\nname = \"b\"\n";
+        let config: aya_config::AgentConfig = aya_config::parse("agent.toml", text, [], &[]).unwrap();
+        let ids = crate::endpoint_ids(&config.node_id, &config.engines).unwrap();
+        View::new(ids.into_iter().zip(&config.engines).map(|(id, e)| EngineView::new(id, e)).collect())
+    }
+
+    fn read(view: &mut View, at: usize) {
+        let health = Reading::new(EngineHealth::Ready, MonoTime::ZERO);
+        view.apply(Update::Engine { at, health, readings: Arc::default() });
+    }
+
+    fn names(report: &Report) -> Vec<&str> {
+        report.engines.iter().map(|engine| engine.id.as_str()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_slow_misses_reports_but_nothing_that_they_said() {
+        let mut view = view_of_two();
+        let urls: Vec<_> = view.engines.iter().map(|engine| engine.url.clone()).collect();
+        let (publish, views) = watch::channel(Arc::new(view.clone()));
+        let identity = Identity {
+            node: NodeId::parse("n1").unwrap(),
+            boot: BootId(1),
+            period: Duration::from_millis(250),
+        };
+        let shared = Shared {
+            identity,
+            full_period: Duration::from_secs(30),
+            advertise_host: None,
+            clock: Clock::start(),
+            epoch: Instant::now(),
+            sequence: AtomicU64::new(0),
+            views,
+        };
+        let scheduler = EndpointUrl::parse("http://127.0.0.1:1").unwrap();
+        let metrics = Metrics::new("n1").unwrap().uplink(&scheduler);
+        let uplink = Uplink { shared: Arc::new(shared), scheduler, metrics, seed: 1 };
+        let (outbox, mut sent) = mpsc::channel(OUTBOX_MAX);
+        let mut told = Told { revision: 0, full_at: None };
+        let mut next = || report_of_message(sent.try_recv().unwrap(), &Limits::default()).unwrap();
+
+        uplink.send(&outbox, &mut told, &urls);
+        for at in [0, 1] {
+            read(&mut view, at);
+            publish.send_replace(Arc::new(view.clone()));
+            uplink.send(&outbox, &mut told, &urls);
+        }
+        assert_eq!(uplink.metrics.skipped.get(), 2, "the first report still stands in the outbox");
+        let first = next();
+        assert_eq!((first.kind, first.sequence), (ReportKind::Full, 1));
+        uplink.send(&outbox, &mut told, &urls);
+        let second = next();
+        assert_eq!((second.kind, second.sequence), (ReportKind::Delta, 2));
+        assert_eq!(names(&second), ["a", "b"], "what two reports would have said");
+        uplink.send(&outbox, &mut told, &urls);
+        assert!(names(&next()).is_empty(), "nothing is said twice, and silence is no report");
+    }
+}
