@@ -22,9 +22,10 @@ use http::{HeaderMap, Response};
 
 pub(crate) use account::Account;
 
+use self::failure::Pause;
 use self::place::{NotPlaced, Unplaced};
 use self::relay::AttemptEnd;
-use self::sent::Upstream;
+use self::sent::{Patience, Upstream};
 use crate::http::body::ClientBody;
 use crate::http::conn::ConnState;
 use crate::http::respond;
@@ -141,6 +142,10 @@ pub(crate) async fn run(
     attempts(shared, conn, account, &mut prepared, policy, wait_until).await
 }
 
+/// How often engines may push one request back as long as its wait lasts; each time it waits for room anew. A pause
+/// takes a second at least, so this is more than the default wait needs, and bounds the attempts of a record.
+const PUSHBACKS_MAX: usize = 64;
+
 /// Attempt after attempt, until something can be told to the client.
 async fn attempts(
     shared: &Arc<Shared>,
@@ -150,7 +155,8 @@ async fn attempts(
     policy: &Policy,
     wait_until: MonoTime,
 ) -> Response<ClientBody> {
-    let mut made = 0;
+    let mut failures = 0;
+    let mut pushbacks = 0;
     loop {
         let placed =
             place::place(shared, &prepared.request, policy, wait_until, |now| account.queued(now)).await;
@@ -159,16 +165,25 @@ async fn attempts(
             Err(unplaced) => return not_placed(shared, conn, account, prepared, unplaced),
         };
         let endpoint = placed.endpoint.id.clone();
-        made += 1;
-        let last = made >= shared.config.retry.attempts_max;
-        let upstream = Upstream { shared, conn, prepared, last };
-        match relay::attempt(upstream, account, placed).await {
+        let patience = Patience {
+            failures_left: shared.config.retry.attempts_max.saturating_sub(failures + 1),
+            pushbacks_left: PUSHBACKS_MAX - pushbacks,
+            wait_until,
+        };
+        let upstream = Upstream { shared, conn, prepared, patience };
+        let (returned, why) = match relay::attempt(upstream, account, placed).await {
             AttemptEnd::Answered(response) => return response,
-            AttemptEnd::Retry(returned) => {
-                account = *returned;
-                shared.metrics.retries.inc();
+            AttemptEnd::Retry(returned, why) => (returned, why),
+        };
+        account = *returned;
+        shared.metrics.retries.inc();
+        match why {
+            Pause::Failed => {
+                failures += 1;
                 prepared.request.tried.push(endpoint);
             }
+            // Full is not broken: it may come back here when the pause that the engine asked for is over.
+            Pause::PushedBack(_) => pushbacks += 1,
         }
     }
 }

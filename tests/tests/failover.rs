@@ -230,10 +230,22 @@ async fn outcome(farm: &Farm, answer: &Answer, status: &str) {
     farm.assert_accounted().await;
 }
 
+/// Whoever is pushed back is told at once.
+const NO_WAIT: &str = "[queue]\nwait_max = \"0s\"";
+
+#[tokio::test]
+async fn a_request_that_is_pushed_back_waits_for_room_and_needs_no_attempts_for_it() {
+    let farm = alone(&json!({"503_next": 2}), "").await;
+    let answer = farm.api().chat(&chat(2)).await.ok();
+    let record = farm.record_of(&answer).await;
+    assert_eq!(record["attempts"].as_array().map(Vec::len), Some(3), "{record}");
+    farm.assert_accounted().await;
+}
+
 #[tokio::test]
 async fn an_overloaded_farm_answers_503_with_a_time_to_come_back() {
     for body in [chat(5), streamed(5)] {
-        let farm = alone(&json!({"503_ratio": 1.0}), "").await;
+        let farm = alone(&json!({"503_ratio": 1.0}), NO_WAIT).await;
         let answer = farm.api().chat(&body).await;
         assert_eq!(answer.error(), "503 engine_overloaded");
         assert!((1..=120).contains(&answer.header("retry-after").unwrap().parse::<u32>().unwrap()));
@@ -243,7 +255,7 @@ async fn an_overloaded_farm_answers_503_with_a_time_to_come_back() {
 
 #[tokio::test]
 async fn an_error_event_instead_of_a_first_token_becomes_a_status() {
-    let farm = alone(&json!({"error_in_stream_ratio": 1.0}), "").await;
+    let farm = alone(&json!({"error_in_stream_ratio": 1.0}), NO_WAIT).await;
     let answer = farm.api().chat(&streamed(5)).await;
     assert_eq!(answer.error(), "503 engine_overloaded");
     outcome(&farm, &answer, "upstream_error").await;

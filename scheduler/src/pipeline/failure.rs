@@ -22,7 +22,7 @@ pub(super) enum Failure {
 
 /// What a failure means for the endpoint's next requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pause {
+pub(crate) enum Pause {
     /// It is broken: leave it alone, longer each time.
     Failed,
     /// It is full: leave it alone for as long as it asked.

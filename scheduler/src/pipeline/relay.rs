@@ -32,7 +32,7 @@ const CHUNKS_BEFORE_EVENT_MAX: usize = 4096;
 pub(crate) enum AttemptEnd {
     Answered(Response<ClientBody>),
     /// The client has seen nothing; the account goes on.
-    Retry(Box<Account>),
+    Retry(Box<Account>, Pause),
 }
 
 /// Sends the request to the placed endpoint.
@@ -92,10 +92,11 @@ fn failed(
                 Pause::Failed => lease.cell().failed(now),
                 Pause::PushedBack(pause) => lease.cell().pushed_back(now, pause),
             }
-            tracing::warn!(request = %account.request_id(), reason, last = up.last, "attempt failed");
+            let last = up.patience.is_over(pause, now);
+            tracing::warn!(request = %account.request_id(), reason, last, "attempt failed");
             account.attempt_failed(&reason);
-            if !up.last {
-                return AttemptEnd::Retry(Box::new(account));
+            if !last {
+                return AttemptEnd::Retry(Box::new(account), pause);
             }
             let mut response = respond::error(&error, up.conn);
             account.head(response.headers_mut());

@@ -11,7 +11,7 @@ use aya_proxy::{
 };
 use tokio::time::timeout;
 
-use super::failure::{Failure, in_openai_shape};
+use super::failure::{Failure, Pause, in_openai_shape};
 use super::{Prepared, resolve};
 use crate::http::conn::ConnState;
 use crate::shared::Shared;
@@ -50,8 +50,25 @@ pub(crate) struct Upstream<'a> {
     pub(crate) shared: &'a Arc<Shared>,
     pub(crate) conn: &'a Arc<ConnState>,
     pub(crate) prepared: &'a Prepared,
-    /// Whether no further attempt is allowed.
-    pub(crate) last: bool,
+    pub(crate) patience: Patience,
+}
+
+/// What may still follow this attempt. A failure was work done in vain; a push-back cost nothing, so its request waits
+/// for room as it would have done had Aya known.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    pub(crate) failures_left: usize,
+    pub(crate) pushbacks_left: usize,
+    pub(crate) wait_until: MonoTime,
+}
+
+impl Patience {
+    pub(super) fn is_over(self, why: Pause, now: MonoTime) -> bool {
+        match why {
+            Pause::Failed => self.failures_left == 0,
+            Pause::PushedBack(_) => self.pushbacks_left == 0 || now >= self.wait_until,
+        }
+    }
 }
 
 /// The last instant of a request.

@@ -37,7 +37,8 @@ async fn openai_client_finds_what_it_expects() {
     let Some(real) = Real::given() else { return };
     let (_dir, servers) = servers(&real, &[4]).await;
     let farm = farm_of(&[&servers[0]], "").await;
-    let args = [format!("{SCRIPTS}/openai_check.py"), format!("http://{}/v1", farm.scheduler.api), MODEL.to_owned()];
+    let args =
+        [format!("{SCRIPTS}/openai_check.py"), format!("http://{}/v1", farm.scheduler.api), MODEL.to_owned()];
     let mut check = Process::start(&real.python, farm.dir.path(), "openai", &args);
     let exit = check.ended().await;
     assert_eq!(exit.code, Some(0), "{}{}", exit.out, exit.err);
@@ -50,7 +51,10 @@ async fn chat_and_streams_pass_with_the_servers_own_usage() {
     let (_dir, servers) = servers(&real, &[4]).await;
     let farm = farm_of(&[&servers[0]], "").await;
     let listed = farm.api().get("/v1/models").await.ok().json();
-    assert_eq!((&listed["data"][0]["id"], &listed["data"][0]["max_model_len"]), (&json!(MODEL), &json!(2048)));
+    assert_eq!(
+        (&listed["data"][0]["id"], &listed["data"][0]["max_model_len"]),
+        (&json!(MODEL), &json!(2048))
+    );
 
     let answer = farm.api().chat(&chat(8)).await.ok();
     assert_eq!(answer.json()["usage"]["completion_tokens"], 8);

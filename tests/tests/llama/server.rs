@@ -146,7 +146,10 @@ pub async fn farm_of(servers: &[&Server], scheduler: &str) -> Farm {
     let dir = tempfile::tempdir().unwrap();
     let scheduler = Scheduler::start(aya!(), dir.path(), "scheduler", scheduler).await;
     let engine = |server: &&Server| {
-        format!("[[engine]]\nkind = \"llama.cpp\"\nname = {:?}\nurl = \"http://{}\"\n", server.name, server.addr)
+        format!(
+            "[[engine]]\nkind = \"llama.cpp\"\nname = {:?}\nurl = \"http://{}\"\n",
+            server.name, server.addr
+        )
     };
     let engines: String = servers.iter().map(engine).collect();
     let schedulers = [format!("http://{}", scheduler.grpc)];
