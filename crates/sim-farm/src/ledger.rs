@@ -1,0 +1,109 @@
+//! One scheduler's account of one endpoint, as the live ledger keeps it: changed at dispatch, first token, every
+//! token and the end. Every entry takes back exactly what it added.
+
+use aya_domain::{MonoTime, OwnLoad, Tokens};
+use aya_estimate::DecayedRate;
+
+/// The account of one endpoint.
+#[derive(Debug, Default)]
+pub(crate) struct Cell {
+    load: OwnLoad,
+    rate: DecayedRate,
+    /// Requests without a first token, in order of dispatch.
+    pub(crate) pending: Vec<usize>,
+    /// Requests that stream.
+    pub(crate) decoding: Vec<usize>,
+}
+
+/// What one request has added to its cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lease {
+    Prefill { uncached: u32 },
+    Decode { kv_tokens: u64 },
+}
+
+impl Cell {
+    pub(crate) fn read(&self, now: MonoTime) -> OwnLoad {
+        OwnLoad { prefill_rate: self.rate.read(now), ..self.load }
+    }
+
+    pub(crate) fn claim(&mut self, request: usize, uncached: u32, now: MonoTime) -> Lease {
+        self.load.in_flight += 1;
+        self.load.prefilling += 1;
+        self.load.prefill_tokens += u64::from(uncached);
+        self.rate.add(now, Tokens(u64::from(uncached)));
+        self.pending.push(request);
+        Lease::Prefill { uncached }
+    }
+
+    pub(crate) fn first_token(&mut self, lease: &mut Lease, request: usize, prompt: u32) {
+        let Lease::Prefill { uncached } = *lease else { return };
+        self.leave_prefill(request, uncached);
+        self.load.decoding += 1;
+        self.decoding.push(request);
+        *lease = Lease::Decode { kv_tokens: 0 };
+        self.token(lease, u64::from(prompt));
+    }
+
+    /// This many KV tokens more.
+    pub(crate) const fn token(&mut self, lease: &mut Lease, count: u64) {
+        if let Lease::Decode { kv_tokens } = lease {
+            *kv_tokens += count;
+            self.load.decode_kv_tokens += count;
+        }
+    }
+
+    pub(crate) fn release(&mut self, lease: Lease, request: usize) {
+        match lease {
+            Lease::Prefill { uncached } => self.leave_prefill(request, uncached),
+            Lease::Decode { kv_tokens } => {
+                self.load.decoding = self.load.decoding.saturating_sub(1);
+                self.load.decode_kv_tokens = self.load.decode_kv_tokens.saturating_sub(kv_tokens);
+                remove(&mut self.decoding, request);
+            }
+        }
+        self.load.in_flight = self.load.in_flight.saturating_sub(1);
+    }
+
+    fn leave_prefill(&mut self, request: usize, uncached: u32) {
+        self.load.prefilling = self.load.prefilling.saturating_sub(1);
+        self.load.prefill_tokens = self.load.prefill_tokens.saturating_sub(u64::from(uncached));
+        remove(&mut self.pending, request);
+    }
+
+    /// Nothing is in flight and nothing was left behind.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.load == OwnLoad::default() && self.pending.is_empty() && self.decoding.is_empty()
+    }
+}
+
+fn remove(list: &mut Vec<usize>, request: usize) {
+    let at = list.iter().position(|other| *other == request);
+    debug_assert!(at.is_some(), "request {request} is not where it should be");
+    if let Some(at) = at {
+        list.remove(at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_takes_back_what_it_added_in_every_stage() {
+        let now = MonoTime::from_millis(5);
+        for streamed in [None, Some(0), Some(7)] {
+            let mut cell = Cell::default();
+            let mut lease = cell.claim(3, 100, now);
+            assert_eq!((cell.read(now).prefilling, cell.read(now).prefill_tokens), (1, 100));
+            if let Some(tokens) = streamed {
+                cell.first_token(&mut lease, 3, 150);
+                cell.token(&mut lease, tokens);
+                assert_eq!(cell.read(now).decode_kv_tokens, 150 + tokens);
+            }
+            cell.release(lease, 3);
+            assert!(cell.is_empty(), "{cell:?}");
+            assert!(cell.read(now).prefill_rate > 0.0, "what was just sent is remembered");
+        }
+    }
+}

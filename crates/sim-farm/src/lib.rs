@@ -1,0 +1,23 @@
+//! The whole farm under a virtual clock and a seed: arrivals from a trace, the decision crates that the live
+//! scheduler runs, engine cores that the simulated engine runs, and one outcome per request.
+//!
+//! A discrete-event simulation in one thread. It never models a decision, a snapshot or an iteration itself: it
+//! calls `placement::decide`, `fleet::Fleet` and `sim_engine::Engine`, and only passes time between them. Same
+//! workload, configuration and seed give the same outcomes. Not modelled: network, tokenisation, the cost of
+//! deciding.
+
+mod conservation;
+mod fleet_spec;
+mod ledger;
+mod run;
+mod scheduler;
+mod site;
+mod summary;
+mod telemetry;
+mod workload;
+
+pub use conservation::Violation;
+pub use fleet_spec::{FleetError, parse_fleet};
+pub use run::{SimConfig, simulate};
+pub use summary::{Objectives, Outcome, RequestRecord, Results, Summary};
+pub use workload::{Arrival, PREFIX_BLOCK_TOKENS, Selection, Workload, WorkloadError};
