@@ -60,7 +60,8 @@ impl Scheduler {
             let metrics = self.metrics().await;
             let open = metrics.sum("aya_requests_in_flight")
                 + metrics.sum("aya_endpoint_inflight")
-                + metrics.sum("aya_queue_depth");
+                + metrics.sum("aya_queue_depth")
+                + metrics.sum("aya_client_connections");
             let (accepted, recorded) =
                 (metrics.sum("aya_requests_accepted_total"), metrics.sum("aya_decision_records_total"));
             let rest = open.abs() < 0.5 && (accepted - recorded).abs() < 0.5;

@@ -453,6 +453,41 @@ async fn what_concerns_only_the_clients_connection_does_not_reach_the_engine() {
 }
 
 #[tokio::test]
+async fn the_ledger_agrees_with_the_engines_books_while_they_work() {
+    let farm = Farm::of(aya!()).engine(sim("e1").slow()).engine(sim("e2").slow()).start().await;
+    let mut streams = Vec::new();
+    for _ in 0..9 {
+        streams.push(farm.api().begin_chat(&streamed(10_000)).await);
+    }
+    let mut all = 0;
+    for engine in &farm.engines {
+        let own = engine.count("in_flight").await;
+        assert_eq!(farm.scheduler.endpoint(&engine.name).await["in_flight"], own);
+        all += own;
+    }
+    assert_eq!(all, 9);
+    let metrics = farm.scheduler.metrics().await;
+    assert_eq!(metrics.sum("aya_requests_in_flight").round().to_string(), "9");
+    until("reports that contain them", async || {
+        let endpoints = farm.scheduler.endpoints().await;
+        let running: Option<u64> = endpoints.iter().map(|e| e["running"].as_u64()).sum();
+        if running == Some(9) { Ok(()) } else { Err(running) }
+    })
+    .await;
+    for endpoint in farm.scheduler.endpoints().await {
+        assert_eq!((&endpoint["foreign_running"], &endpoint["foreign_waiting"]), (&json!(0), &json!(0)));
+    }
+    streams.truncate(4);
+    until("five of them to end", async || {
+        let open = farm.scheduler.metrics().await.sum("aya_requests_in_flight");
+        if (open - 4.0).abs() < 0.5 { Ok(()) } else { Err(open) }
+    })
+    .await;
+    drop(streams);
+    farm.assert_accounted().await;
+}
+
+#[tokio::test]
 async fn one_agent_feeds_two_schedulers_that_place_side_by_side() {
     let exe = aya!();
     let mut farm = Farm::of(exe).start().await;

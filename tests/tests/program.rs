@@ -120,6 +120,27 @@ async fn an_unreachable_scheduler_is_exit_3_and_an_unknown_id_exit_4() {
 }
 
 #[tokio::test]
+async fn a_configuration_is_checked_without_starting_anything() {
+    let check = ["check-config", "--program", "scheduler", "c.toml"];
+    let good = run(&check, &[("c.toml", "queue.capacity = 7")], &[]).await;
+    assert_eq!(good.code, Some(0), "{good:?}");
+    assert!(good.out.contains("queue.capacity") && good.out.contains('7'), "{}", good.out);
+    let bad = run(&check, &[("c.toml", "queue.capacity = 7\nqueue.size = 7")], &[]).await;
+    assert_eq!(bad.code, Some(2), "{bad:?}");
+    assert!(bad.err.contains("c.toml:2: queue.size"), "{}", bad.err);
+}
+
+#[tokio::test]
+async fn the_demo_runs_once_on_free_ports_and_exits_with_0() {
+    let args = ["demo", "--once", "--port", "0", "--requests", "40", "--time-scale", "20"];
+    let exit = run(&args, &[], &[]).await;
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    for word in ["rr", "aya", "TTFT p99", "hopper-8b", "Went to"] {
+        assert!(exit.out.contains(word), "{word} is not in {}", exit.out);
+    }
+}
+
+#[tokio::test]
 async fn a_scheduler_that_is_told_to_stop_finishes_what_it_began() {
     let mut farm = Farm::of(aya!()).engine(sim("e1").slow()).start().await;
     let stream = farm.api().begin_chat(&streamed(80)).await;
