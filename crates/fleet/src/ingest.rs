@@ -148,9 +148,11 @@ impl Fleet {
             self.membership_changed();
             Changed { models: true, health: true }
         };
-        if changed.health
-            && let Some(endpoint) = self.endpoints.get(&id)
-        {
+        let Some(endpoint) = self.endpoints.get(&id) else { return };
+        if changed.models {
+            self.models.learn(&endpoint.info.models, self.params.models_max, received_at);
+        }
+        if changed.health {
             effects.notices.extend(health_notice(id, &endpoint.health));
         }
     }

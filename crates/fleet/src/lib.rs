@@ -20,6 +20,8 @@ mod notice;
 mod own;
 mod params;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 
 pub use event::{Event, OwnInFlight, Target};
 pub use fleet::Fleet;

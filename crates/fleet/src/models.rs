@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use aya_domain::{EndpointId, EndpointIndex, ModelId, MonoTime, Pool, Tokens};
+use aya_domain::{EndpointId, EndpointIndex, ModelId, MonoTime, Pool, ServedModel, Tokens};
 
 use crate::endpoint::EndpointState;
 
@@ -20,6 +20,16 @@ pub(crate) struct Models {
 impl Models {
     pub(crate) const fn pools(&self) -> &BTreeMap<ModelId, Pool> {
         &self.pools
+    }
+
+    /// Remembers models at once, so that one served only between two snapshots is known too.
+    pub(crate) fn learn(&mut self, served: &[ServedModel], models_max: usize, now: MonoTime) {
+        for model in served {
+            if !self.pools.contains_key(&model.id) && self.make_room(models_max) {
+                self.pools.insert(model.id.clone(), Pool::default());
+                self.unserved_since.insert(model.id.clone(), now);
+            }
+        }
     }
 
     /// Works out the pools anew; names the models that found no place.
@@ -63,7 +73,7 @@ impl Models {
         models_max: usize,
     ) -> bool {
         if !self.pools.contains_key(model) {
-            if self.pools.len() >= models_max && !self.forget_one() {
+            if !self.make_room(models_max) {
                 return false;
             }
             self.pools.insert(model.clone(), Pool::default());
@@ -76,6 +86,10 @@ impl Models {
             }
         }
         true
+    }
+
+    fn make_room(&mut self, models_max: usize) -> bool {
+        self.pools.len() < models_max || self.forget_one()
     }
 
     /// Forgets the model that nobody serves for the longest time.

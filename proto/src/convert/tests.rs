@@ -371,7 +371,7 @@ fn a_report_beyond_a_limit_is_refused_whole() {
         r.engines[0].models.as_mut().unwrap().models = vec![wire::Model::default(); 1_025];
     });
     check("engines[0].gpus: 257 items, at most 256 are taken", |r| {
-        r.engines[0].gpus = vec![String::new(); 257]
+        r.engines[0].gpus = vec![String::new(); 257];
     });
     check("agent.gpu_error: 4097 bytes of text, at most 4096 are taken", |r| {
         r.agent.as_mut().unwrap().gpu_error = Some("x".repeat(4_097));

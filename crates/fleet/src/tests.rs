@@ -1,0 +1,7 @@
+//! Stories of a farm, told in milliseconds; and what holds whatever happens.
+
+mod farm;
+mod health;
+mod load;
+mod membership;
+mod properties;
