@@ -120,14 +120,14 @@ fn added(figures: &Figures, kind: Kind, name: &str) -> Option<f64> {
     Some(figures.median(kind, name)? - figures.median(Kind::Direct, name)?)
 }
 
+/// Only of costs: a ratio of two small differences says nothing.
 fn ratio(figures: &Figures, other: Kind, column: &Column) -> Option<String> {
-    let (ours, theirs) = match column {
+    match column {
         Column::Cost(name) | Column::Value(name) => {
-            (figures.median(Kind::Aya, name)?, figures.median(other, name)?)
+            Some(format!("{:.2}", figures.median(Kind::Aya, name)? / figures.median(other, name)?))
         }
-        Column::Added(name) => (added(figures, Kind::Aya, name)?, added(figures, other, name)?),
-    };
-    Some(format!("{:.2}", ours / theirs))
+        Column::Added(_) => None,
+    }
 }
 
 fn short(value: f64) -> String {

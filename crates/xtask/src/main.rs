@@ -1,7 +1,8 @@
-//! The project's own commands: `cargo xtask test`, `ci`, `tidy`.
+//! The project's own commands: `cargo xtask test`, `ci`, `bench`, `tidy`.
 //!
 //! They start the tools a contributor would start by hand, with the same output, and fail if one of them fails.
 
+mod bench;
 mod engines;
 mod run;
 #[cfg(test)]
@@ -31,6 +32,14 @@ enum Command {
     },
     /// Everything that a change has to pass: formatting, lints, tests, doc tests, documentation, benches.
     Ci,
+    /// Measure this build; see benches/METHOD.md.
+    Bench {
+        /// Which measurement.
+        bench: bench::Bench,
+        /// Passed on to it, such as a criterion filter or `--rounds 5`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// The rules that neither compiler nor clippy can hold; also one of the tests.
     Tidy,
 }
@@ -39,6 +48,7 @@ fn main() -> ExitCode {
     let done = match Command::parse() {
         Command::Test { require_engines, args } => test(require_engines, &args),
         Command::Ci => ci(),
+        Command::Bench { bench, args } => bench::run(bench, &args),
         Command::Tidy => tidy(),
     };
     match done {
