@@ -1,0 +1,102 @@
+//! Who uses a device, and its ring buffers.
+#![expect(unsafe_code, reason = "exports under NVML's names, for C callers")]
+
+use std::ffi::{c_uint, c_ulonglong};
+
+use nvml_wrapper_sys::bindings as sys;
+
+use crate::abi::{Code, Handle, Out};
+use crate::scenario::Process;
+use crate::state::Target;
+
+const MIB: u64 = 1 << 20;
+/// "Not available", in a memory column and in an instance column.
+const UNKNOWN_MEMORY: u64 = u64::MAX;
+const NO_INSTANCE: u32 = u32::MAX;
+
+fn info(process: &Process) -> sys::nvmlProcessInfo_t {
+    sys::nvmlProcessInfo_t {
+        pid: process.pid,
+        usedGpuMemory: process.mib.map_or(UNKNOWN_MEMORY, |mib| mib * MIB),
+        gpuInstanceId: process.gi.unwrap_or(NO_INSTANCE),
+        computeInstanceId: process.ci.unwrap_or(NO_INSTANCE),
+    }
+}
+
+exports! {
+    nvmlDeviceGetComputeRunningProcesses_v3(
+        device: Handle,
+        count: Out<c_uint>,
+        out: Out<sys::nvmlProcessInfo_t>,
+    ) = |driver| {
+        let infos: Vec<_> = match driver.target(device)? {
+            Target::Gpu(_, gpu) => gpu.processes.iter().map(info).collect(),
+            Target::Mig(_, gpu, mig) => {
+                let here = |p: &&Process| p.gi == Some(mig.gi) && p.ci == Some(mig.ci);
+                gpu.processes.iter().filter(here).map(info).collect()
+            }
+        };
+        out.put_list(count, &infos, Err(Code::INSUFFICIENT_SIZE))
+    };
+    nvmlDeviceGetGraphicsRunningProcesses_v3(
+        device: Handle,
+        count: Out<c_uint>,
+        out: Out<sys::nvmlProcessInfo_t>,
+    ) = |driver| {
+        driver.target(device)?;
+        out.put_list(count, &[], Err(Code::INSUFFICIENT_SIZE))
+    };
+    nvmlDeviceGetProcessUtilization(
+        device: Handle,
+        out: Out<sys::nvmlProcessUtilizationSample_t>,
+        count: Out<c_uint>,
+        since: c_ulonglong,
+    ) = |driver| {
+        let gpu = driver.gpu(device)?;
+        if gpu.mig.is_some() {
+            return Err(Code::NOT_SUPPORTED);
+        }
+        let at = u64::try_from(driver.since_load.as_micros()).unwrap_or(u64::MAX);
+        let busy = gpu.processes.iter().filter(|process| process.sm_util > 0 && at > since);
+        let samples: Vec<_> = busy
+            .map(|process| sys::nvmlProcessUtilizationSample_t {
+                pid: process.pid,
+                timeStamp: at,
+                smUtil: process.sm_util,
+                memUtil: 0,
+                encUtil: 0,
+                decUtil: 0,
+            })
+            .collect();
+        if samples.is_empty() {
+            return Err(Code::NOT_FOUND);
+        }
+        out.put_list(count, &samples, Err(Code::INSUFFICIENT_SIZE))
+    };
+    nvmlDeviceGetSamples(
+        device: Handle,
+        kind: c_uint,
+        since: c_ulonglong,
+        value_type: Out<c_uint>,
+        count: Out<c_uint>,
+        out: Out<sys::nvmlSample_t>,
+    ) = |driver| {
+        let gpu = driver.gpu(device)?;
+        // Only the GPU's utilisation has a history here.
+        if kind != 1 || gpu.mig.is_some() {
+            return Err(Code::NOT_SUPPORTED);
+        }
+        let fresh = gpu.util_samples.iter().filter(|(at, _)| *at > since);
+        let samples: Vec<_> = fresh
+            .map(|&(at, percent)| sys::nvmlSample_t {
+                timeStamp: at,
+                sampleValue: sys::nvmlValue_t { uiVal: percent },
+            })
+            .collect();
+        if samples.is_empty() {
+            return Err(Code::NOT_FOUND);
+        }
+        value_type.put(1)?;
+        out.put_list(count, &samples, Ok(()))
+    };
+}
