@@ -374,6 +374,7 @@ async fn every_request_of_a_storm_of_faults_is_accounted_for() {
 #[tokio::test]
 async fn many_clients_leave_no_trace_on_the_ledger() {
     let farm = two().start().await;
+    let before = farm.scheduler.process.open_files();
     let leaving = (0..20_u64).map(|at| {
         let api = farm.api();
         async move {
@@ -387,6 +388,8 @@ async fn many_clients_leave_no_trace_on_the_ledger() {
         assert!(endpoint["in_flight"].is_u64(), "{endpoint}");
     }
     farm.assert_accounted().await;
+    let after = farm.scheduler.process.open_files();
+    assert!(after <= before + 2, "{before} files were open, then {after}");
     let aborted = farm.engine("e1").count("aborted").await + farm.engine("e2").count("aborted").await;
     assert_eq!(aborted, 20);
 }
