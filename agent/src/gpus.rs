@@ -15,7 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::gpus_of::loads;
+use crate::gpus_of::{loads, products_told};
 use crate::metrics::Metrics;
 use crate::view::{GpuSourceView, Update, View};
 
@@ -25,6 +25,8 @@ const STALLED_AFTER: Duration = Duration::from_secs(2);
 const DISCOVER_PERIOD: Duration = Duration::from_secs(30);
 /// How often a failed discovery is repeated.
 const DISCOVER_RETRY: Duration = Duration::from_secs(5);
+/// How long simulated engines are waited for to learn which GPUs to simulate.
+const ENGINES_TELL_WITHIN: Duration = Duration::from_secs(10);
 /// Answers that may wait here: one question is open at a time, and the first answer comes unasked.
 const ANSWERS_MAX: usize = 4;
 
@@ -40,15 +42,15 @@ pub(crate) struct GpuTask {
     pub(crate) views: watch::Receiver<Arc<View>>,
 }
 
-/// Makes the source that is configured.
-pub(crate) fn opener(config: &AgentConfig) -> Opener {
-    let choice = choice(config);
+/// Makes the source that is configured; `told` are the devices that simulated engines play on.
+fn opener(config: &AgentConfig, told: &[Product]) -> Opener {
+    let choice = choice(config, told);
     Box::new(move || open(choice))
 }
 
 /// The configuration's choice with its simulated devices made out.
-fn choice(config: &AgentConfig) -> GpuChoice {
-    let simulated = || simulated_gpus(config);
+fn choice(config: &AgentConfig, told: &[Product]) -> GpuChoice {
+    let simulated = || simulated_gpus(config, told);
     match config.gpu.source {
         Configured::Auto => GpuChoice::Auto { nvml_lib: config.gpu.nvml_lib.clone(), simulated: simulated() },
         Configured::Nvml => GpuChoice::Nvml { lib: config.gpu.nvml_lib.clone() },
@@ -57,28 +59,28 @@ fn choice(config: &AgentConfig) -> GpuChoice {
     }
 }
 
-/// The configured devices; else those that the profiles of simulated engines run on.
-fn simulated_gpus(config: &AgentConfig) -> Vec<SimulatedGpu> {
-    let configured = config.gpu.simulated.iter().map(|gpus| (gpus.count, gpus.profile));
-    let of_engines = config
-        .engines
-        .iter()
-        .filter(|engine| engine.kind == EngineKind::Simulated)
-        .filter_map(|engine| engine.profile.map(|profile| (profile.gpus_per_engine, profile)));
-    let kinds: Vec<_> =
-        if config.gpu.simulated.is_empty() { of_engines.collect() } else { configured.collect() };
-    let products = kinds.into_iter().flat_map(|(count, profile)| {
+/// Whether the simulated devices are those that the engines tell of, because none are configured.
+fn engines_tell(config: &AgentConfig) -> bool {
+    let may_simulate = matches!(config.gpu.source, Configured::Simulated | Configured::Auto);
+    let simulated = config.engines.iter().any(|engine| engine.kind == EngineKind::Simulated);
+    may_simulate && simulated && config.gpu.simulated.is_empty()
+}
+
+/// The configured devices, else those that the engines told of.
+fn simulated_gpus(config: &AgentConfig, told: &[Product]) -> Vec<SimulatedGpu> {
+    let configured = config.gpu.simulated.iter().flat_map(|gpus| {
+        let profile = gpus.profile;
         let product = Product {
             vram_total: profile.vram_total_per_gpu,
             power_limit: profile.power_limit,
             power_idle: profile.idle_power,
             ..Product::named(profile.gpu_name).unwrap_or(Product::unknown(profile.gpu_name))
         };
-        (0..count).map(move |_| product)
+        (0..gpus.count).map(move |_| product)
     });
     let gpu =
         |(index, product)| Some(SimulatedGpu { uuid: simulated_uuid(&config.node_id, index)?, product });
-    products.enumerate().filter_map(gpu).collect()
+    configured.chain(told.iter().copied()).enumerate().filter_map(gpu).collect()
 }
 
 /// Unique in the farm, as NVML's are in the world.
@@ -102,6 +104,33 @@ struct Source {
 }
 
 impl GpuTask {
+    /// Opens the configured source, once it is known what there is to simulate, and reads until `shutdown`.
+    pub(crate) async fn run_configured(
+        mut self,
+        config: AgentConfig,
+        epoch: Instant,
+        shutdown: CancellationToken,
+    ) {
+        let told = if engines_tell(&config) {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                told = self.told_by_engines() => told,
+            }
+        } else {
+            Vec::new()
+        };
+        self.run(opener(&config, &told), epoch, shutdown).await;
+    }
+
+    /// The devices below the simulated engines; those of an engine that has not answered in time are missing.
+    async fn told_by_engines(&mut self) -> Vec<Product> {
+        let all = self.views.wait_for(|view| products_told(view).1);
+        if tokio::time::timeout(ENGINES_TELL_WITHIN, all).await.is_err() {
+            warn!("not every simulated engine has told its GPUs: theirs are missing; see gpu.simulated");
+        }
+        products_told(&self.views.borrow()).0
+    }
+
     /// Reads until `shutdown`.
     pub(crate) async fn run(self, open: Opener, epoch: Instant, shutdown: CancellationToken) {
         let (tell, mut answers) = mpsc::channel(ANSWERS_MAX);

@@ -3,7 +3,7 @@
 use aya_config::GpuRef;
 use aya_domain::{Bytes, EngineHealth, EngineKind, GpuSourceKind, GpuUuid};
 use aya_engine::Activity;
-use aya_gpu::GpuLoad;
+use aya_gpu::{GpuLoad, Product};
 
 use crate::view::{EngineView, View};
 
@@ -38,6 +38,20 @@ fn resolve(view: &View, wanted: &GpuRef) -> Option<GpuUuid> {
             Some(gpu.info.uuid.clone())
         }
     }
+}
+
+/// The devices that the node's simulated engines play on, in the engines' order, and whether all have told theirs.
+pub(crate) fn products_told(view: &View) -> (Vec<Product>, bool) {
+    let simulated = view.engines.iter().filter(|engine| engine.kind == EngineKind::Simulated);
+    let (mut products, mut all) = (Vec::new(), true);
+    for engine in simulated {
+        let name = engine.readings.activity.value().and_then(|activity| activity.gpu_name.as_deref());
+        match name.and_then(Product::named) {
+            Some(product) => products.extend(std::iter::repeat_n(product, wanted(engine))),
+            None => all = false,
+        }
+    }
+    (products, all)
 }
 
 /// What the simulated engines of the node do to its GPUs now; an engine that is down does nothing.

@@ -143,7 +143,7 @@ impl Agent {
             updates,
             views: views.clone(),
         };
-        tasks.spawn(gpus.run(gpus::opener(config), epoch, shutdown.clone()));
+        tasks.spawn(gpus.run_configured(config.clone(), epoch, shutdown.clone()));
         let boot = boot_id();
         let shared = Arc::new(Shared {
             identity: Identity { node: config.node_id.clone(), boot, period: report_period(config) },

@@ -84,8 +84,12 @@ fn engine_report(engine: &EngineView, gpus: Vec<GpuUuid>, url: &EndpointUrl, now
         waiting: aged(&readings.waiting, now),
         kv_used: aged(&readings.kv_used, now),
         kv_capacity: aged(&readings.kv_capacity, now),
-        max_sequences: aged(&readings.max_sequences, now),
+        max_sequences: match engine.max_sequences {
+            Some(configured) => Some(Aged::new(configured, Duration::ZERO)),
+            None => aged(&readings.max_sequences, now),
+        },
         profile: engine.profile.or_else(|| readings.profile.value().copied()),
+        kv_bytes_per_token: engine.kv_bytes_per_token,
         gpus,
     }
 }

@@ -338,6 +338,22 @@ async fn simulated_gpus_follow_their_engine() {
 }
 
 #[tokio::test]
+async fn without_a_list_the_engines_tell_which_gpus_to_simulate() {
+    let mut scheduler = FakeScheduler::start().await;
+    let engine = FakeEngine::start(&[
+        ("/health", page("ok")),
+        ("/metrics", page(include_str!("../../fixtures/engines/simulated/metrics.txt"))),
+    ])
+    .await;
+    let more = "[gpu]\nsource = \"simulated\"\nperiod = \"50ms\"\n";
+    let agent = Running::start(&[&scheduler], &[("simulated", &engine)], more).await;
+    let report = scheduler.until("a GPU", |r| !r.gpus.is_empty()).await;
+    let names: Vec<_> = report.gpus.iter().map(|gpu| gpu.info.name.as_str()).collect();
+    assert_eq!(names, ["NVIDIA H100 80GB HBM3"]);
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn gpus_that_cannot_be_read_are_an_error_and_not_an_idle_host() {
     let (mut scheduler, engine) = (FakeScheduler::start().await, vllm().await);
     let more = "[gpu]\nsource = \"nvml\"\nnvml_lib = \"/nonexistent/libnvidia-ml.so.1\"\n";

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use aya_config::{EngineConfig, GpuRef};
 use aya_domain::{
-    EndpointId, EndpointUrl, EngineHealth, EngineKind, EngineProfile, GpuInfo, GpuSample, GpuSourceKind,
-    GpuUuid, MonoTime, Reading, Tokens,
+    Bytes, EndpointId, EndpointUrl, EngineHealth, EngineKind, EngineProfile, GpuInfo, GpuSample,
+    GpuSourceKind, GpuUuid, MonoTime, Reading, Tokens,
 };
 use aya_engine::{EngineReadings, plan};
 use tokio::sync::{mpsc, watch};
@@ -22,6 +22,8 @@ pub(crate) struct EngineView {
     pub(crate) url: EndpointUrl,
     pub(crate) profile: Option<EngineProfile>,
     pub(crate) context_length: Option<Tokens>,
+    pub(crate) max_sequences: Option<u32>,
+    pub(crate) kv_bytes_per_token: Option<Bytes>,
     pub(crate) gpus: Vec<GpuRef>,
     /// GPUs of one engine of the configured profile.
     pub(crate) gpus_per_engine: Option<u32>,
@@ -39,6 +41,8 @@ impl EngineView {
             url: config.url.clone(),
             profile: config.profile.map(|named| named.profile),
             context_length: config.context_length,
+            max_sequences: config.max_sequences,
+            kv_bytes_per_token: config.kv_bytes_per_token,
             gpus: config.gpus.clone(),
             gpus_per_engine: config.profile.map(|named| named.gpus_per_engine),
             health: None,

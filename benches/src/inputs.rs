@@ -110,6 +110,7 @@ fn engine(node: u32, at: u32, sequence: u64) -> EngineReport {
         kv_capacity: Some(Aged::new(Tokens(448_000), Duration::from_secs(7))),
         max_sequences: Some(Aged::new(256, Duration::from_secs(7))),
         profile: None,
+        kv_bytes_per_token: None,
         gpus: vec![uuid(node, 2 * at), uuid(node, 2 * at + 1)],
     }
 }

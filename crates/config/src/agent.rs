@@ -39,7 +39,7 @@ pub struct GpuConfig {
     pub source: GpuChoice,
     /// NVML's library where it is not in the loader's path.
     pub nvml_lib: Option<PathBuf>,
-    /// The devices of the simulated source, in the order of their indexes.
+    /// The devices of the simulated source, in the order of their indexes; empty: those that simulated engines tell of.
     pub simulated: Vec<SimulatedGpus>,
     /// Between two readings.
     pub period: Duration,
@@ -91,6 +91,8 @@ pub struct EngineConfig {
     pub api_key: Option<Secret>,
     /// Overrides what the engine tells.
     pub context_length: Option<Tokens>,
+    /// Sequences per batch, for engines that do not tell (vLLM's `--max-num-seqs`); overrides what others tell.
+    pub max_sequences: Option<u32>,
 }
 
 /// A GPU of this node by its UUID or its index.
@@ -155,10 +157,11 @@ impl AgentConfig {
         if let Some(twice) = self.schedulers.iter().find(|url| !seen.insert(*url)) {
             r.object("schedulers", format!("{twice} is listed twice"));
         }
-        if self.gpu.source == GpuChoice::Simulated && self.gpu.simulated.is_empty() {
+        let engines_tell = self.engines.iter().any(|engine| engine.kind == EngineKind::Simulated);
+        if self.gpu.source == GpuChoice::Simulated && self.gpu.simulated.is_empty() && !engines_tell {
             r.object(
                 "gpu.simulated",
-                "is required by gpu.source = \"simulated\": a list such as [\"8*h100-8b\"]",
+                "is required by gpu.source = \"simulated\" without a simulated engine: a list such as [\"8*h100-8b\"]",
             );
         }
         let host = self.advertise_host.as_deref();
@@ -212,6 +215,8 @@ impl EngineConfig {
         let gpus = r.list("gpus");
         let api_key = r.secret("api_key", "api_key_file");
         let context_length = r.number_if_set("context_length", 1..=COUNT_MAX).map(Tokens);
+        let max_sequences =
+            r.number_if_set("max_sequences", 1..=65_536).and_then(|number| u32::try_from(number).ok());
         Some(Self {
             kind: kind?,
             url: url?,
@@ -221,6 +226,7 @@ impl EngineConfig {
             gpus,
             api_key,
             context_length,
+            max_sequences,
         })
     }
 }

@@ -228,7 +228,9 @@ fn an_agent_needs_a_scheduler_and_nothing_else() {
 fn an_agent_is_told_what_contradicts_itself() {
     check_agent(
         "[gpu]\nsource = \"simulated\"",
-        &["gpu.simulated: is required by gpu.source = \"simulated\": a list such as [\"8*h100-8b\"]"],
+        &[
+            "gpu.simulated: is required by gpu.source = \"simulated\" without a simulated engine: a list such as [\"8*h100-8b\"]",
+        ],
     );
     check_agent(
         "[gpu]\nsimulated = [\"0*h100-8b\"]",

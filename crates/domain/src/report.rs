@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use crate::{
-    Aged, BootId, EndpointId, EndpointUrl, EngineKind, EngineProfile, GpuInfo, GpuSample, GpuSourceKind,
-    GpuUuid, NodeId, Ratio, ServedModel, Tokens,
+    Aged, BootId, Bytes, EndpointId, EndpointUrl, EngineKind, EngineProfile, GpuInfo, GpuSample,
+    GpuSourceKind, GpuUuid, NodeId, Ratio, ServedModel, Tokens,
 };
 
 /// Whether a report names everything.
@@ -83,6 +83,8 @@ pub struct EngineReport {
     pub max_sequences: Option<Aged<u32>>,
     /// The cost of a step where the engine or the configuration tells it.
     pub profile: Option<EngineProfile>,
+    /// KV bytes of one token, where the engine allocates on demand and the configuration tells it.
+    pub kv_bytes_per_token: Option<Bytes>,
     /// The GPUs it runs on; empty if unknown.
     pub gpus: Vec<GpuUuid>,
 }

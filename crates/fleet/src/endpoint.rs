@@ -64,8 +64,7 @@ impl EndpointState {
             profile_source,
             max_sequences: report.max_sequences.map(|aged| aged.value),
             kv_capacity: report.kv_capacity.map(|aged| aged.value),
-            // No engine tells it yet.
-            kv_bytes_per_token: None,
+            kv_bytes_per_token: report.kv_bytes_per_token,
             gpus: report.gpus.clone(),
             version: report.version.clone(),
         };
@@ -144,6 +143,7 @@ impl EndpointState {
             && old.url == report.url
             && old.max_sequences == max_sequences
             && old.kv_capacity == kv_capacity
+            && old.kv_bytes_per_token == report.kv_bytes_per_token
             && old.gpus == report.gpus;
         if same {
             return false;
@@ -155,6 +155,7 @@ impl EndpointState {
         info.url = report.url;
         info.max_sequences = max_sequences;
         info.kv_capacity = kv_capacity;
+        info.kv_bytes_per_token = report.kv_bytes_per_token;
         info.gpus = report.gpus;
         if let Some(models) = models {
             info.models = models;

@@ -1,8 +1,8 @@
 //! Engines: identity is required, every reading is a value with its age or absent.
 
 use aya_domain::{
-    Aged, EndpointId, EndpointUrl, EngineHealth, EngineKind, EngineProfile, EngineReport, GpuUuid, ModelId,
-    Ratio, ServedModel, StepCost, Tokens,
+    Aged, Bytes, EndpointId, EndpointUrl, EngineHealth, EngineKind, EngineProfile, EngineReport, GpuUuid,
+    ModelId, Ratio, ServedModel, StepCost, Tokens,
 };
 
 use super::field::{self, Result};
@@ -31,6 +31,7 @@ pub(super) fn engine(engine: wire::Engine, limits: &Limits) -> Result<EngineRepo
             field::aged(value.value, value.age_us)
         })?,
         profile: within(engine.profile, "profile", |value| profile(&value))?,
+        kv_bytes_per_token: engine.kv_bytes_per_token.map(Bytes),
         gpus: gpus(&engine.gpus)?,
     })
 }
@@ -142,6 +143,7 @@ pub(super) fn engine_to_wire(engine: &EngineReport) -> wire::Engine {
             .map(|pool| wire::AgedTokens { value: Some(pool.value.get()), age_us: field::age_us(pool.age) }),
         max_sequences: engine.max_sequences.map(count_to_wire),
         profile: engine.profile.as_ref().map(profile_to_wire),
+        kv_bytes_per_token: engine.kv_bytes_per_token.map(Bytes::get),
         gpus: engine.gpus.iter().map(|uuid| uuid.as_str().to_owned()).collect(),
     }
 }

@@ -107,7 +107,8 @@ fn engine() -> impl Strategy<Value = EngineReport> {
     let identity =
         (id(), proptest::sample::select(EngineKind::ALL.to_vec()), 1..=u16::MAX, option::of(text()));
     let loads = (aged(any::<u32>()), aged(any::<u32>()), aged(ratio()));
-    let limits = (aged(any::<u64>().prop_map(Tokens)), aged(any::<u32>()), option::of(profile()));
+    let kv_bytes = option::of(any::<u64>().prop_map(Bytes));
+    let limits = (aged(any::<u64>().prop_map(Tokens)), aged(any::<u32>()), option::of(profile()), kv_bytes);
     (identity, (health, age()), aged(models), loads, limits, vec(id(), 0..3)).prop_map(
         |((id, kind, port, version), (health, age), models, loads, limits, gpus)| EngineReport {
             id: EndpointId::parse(&id).unwrap(),
@@ -122,6 +123,7 @@ fn engine() -> impl Strategy<Value = EngineReport> {
             kv_capacity: limits.0,
             max_sequences: limits.1,
             profile: limits.2,
+            kv_bytes_per_token: limits.3,
             gpus: gpus.iter().map(|uuid| GpuUuid::parse(uuid).unwrap()).collect(),
         },
     )

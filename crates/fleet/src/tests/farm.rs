@@ -45,6 +45,7 @@ pub(super) fn engine(id: &str, model: &str) -> EngineReport {
         kv_capacity: None,
         max_sequences: None,
         profile: None,
+        kv_bytes_per_token: None,
         gpus: Vec::new(),
     }
 }
