@@ -90,6 +90,7 @@ impl Agent {
                 .tells_slots
                 .then(|| Aged::new(self.named.profile.max_sequences, Duration::ZERO)),
             profile: Some(self.named.profile),
+            kv_bytes_per_token: None,
             gpus: Vec::new(),
         }
     }
