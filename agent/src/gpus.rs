@@ -292,7 +292,15 @@ mod tests {
         fn discover(&mut self) -> Result<Collected<GpuInfo>, GpuError> {
             let uuid = GpuUuid::parse("GPU-1").unwrap();
             let name = "NVIDIA H100".to_owned();
-            let info = GpuInfo { uuid, name, vram_total: None, power_limit: None, sm_clock_max_mhz: None };
+            let info = GpuInfo {
+                uuid,
+                name,
+                vram_total: None,
+                power_limit: None,
+                sm_clock_max_mhz: None,
+                slowdown_margin: None,
+                mig: None,
+            };
             Ok(Collected::all(vec![info]))
         }
         fn sample(&mut self, _now: MonoTime) -> Result<Collected<(GpuUuid, GpuSample)>, GpuError> {

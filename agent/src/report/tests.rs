@@ -32,6 +32,8 @@ fn gpu(index: usize) -> GpuInfo {
         vram_total: Some(Bytes(80 << 30)),
         power_limit: None,
         sm_clock_max_mhz: None,
+        slowdown_margin: None,
+        mig: None,
     }
 }
 

@@ -40,6 +40,18 @@ pub struct GpuInfo {
     pub vram_total: Option<Bytes>,
     pub power_limit: Option<Milliwatts>,
     pub sm_clock_max_mhz: Option<u32>,
+    /// The thermal margin at which the hardware cuts the clocks; at or below zero.
+    pub slowdown_margin: Option<Celsius>,
+    /// Set on a slice of a GPU; the whole GPU is then not named beside its slices.
+    pub mig: Option<MigSlice>,
+}
+
+/// Which part of a GPU a slice is. Slices of one GPU instance share its memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigSlice {
+    pub parent: GpuUuid,
+    pub gpu_instance: u32,
+    pub compute_instance: u32,
 }
 
 /// One reading of one GPU.
@@ -59,4 +71,23 @@ pub struct GpuSample {
     pub memory_clock_mhz: Option<u32>,
     /// NVML's clocks-event reasons, raw, so that a new bit survives an old scheduler.
     pub clock_event_reasons: Option<u64>,
+    pub memory_temperature: Option<Celsius>,
+    /// Degrees left before the maximum operating temperature; below zero beyond it.
+    pub thermal_margin: Option<Celsius>,
+    /// Errors since the driver was loaded, read every 30 s: corrected, and not correctable.
+    pub ecc_corrected: Option<u64>,
+    pub ecc_uncorrected: Option<u64>,
+    /// Rows of memory replaced because of errors that could not be corrected.
+    pub rows_remapped: Option<u32>,
+    /// A row waits for a reset to be replaced.
+    pub row_remap_pending: Option<bool>,
+    /// A row could not be replaced.
+    pub row_remap_failed: Option<bool>,
+    /// What the driver asks for, raw: 0 nothing, 1 reset, 2 reboot, 3 drain peer-to-peer, 4 drain and reset.
+    pub recovery_action: Option<u32>,
+    /// Shares of the time between two readings: multiprocessors with work, warps in use, tensor cores, memory bandwidth.
+    pub sm_active: Option<Ratio>,
+    pub sm_occupancy: Option<Ratio>,
+    pub tensor_active: Option<Ratio>,
+    pub dram_active: Option<Ratio>,
 }

@@ -27,7 +27,7 @@ pub use engine::{
 pub use fleet::{
     Endpoint, EndpointIndex, EndpointInfo, ForeignLoad, Freshness, Gpu, Health, Node, Phase, Pool, Snapshot,
 };
-pub use gpu::{GpuInfo, GpuSample, GpuSourceKind};
+pub use gpu::{GpuInfo, GpuSample, GpuSourceKind, MigSlice};
 pub use id::{
     BootId, DecisionId, EndpointId, EndpointUrl, GpuUuid, IdError, ModelId, NodeId, PolicyName, RequestId,
 };

@@ -155,6 +155,8 @@ fn describe(device: &Device<'_>) -> Result<GpuInfo, GpuError> {
         vram_total: device.memory_info().ok().map(|m| Bytes(m.total)),
         power_limit: limit.ok().map(|mw| Milliwatts(u64::from(mw))),
         sm_clock_max_mhz: device.max_clock_info(Clock::SM).ok(),
+        slowdown_margin: None,
+        mig: None,
         uuid,
     })
 }
@@ -215,6 +217,7 @@ fn read_sample(device: &Device<'_>, unsupported: &mut u16) -> Result<GpuSample, 
         sm_clock_mhz: sm_clock,
         memory_clock_mhz: memory_clock,
         clock_event_reasons: reasons.map(|r| r.bits()),
+        ..GpuSample::default()
     })
 }
 

@@ -121,6 +121,8 @@ impl SimulatedGpu {
             vram_total: Some(self.product.vram_total),
             power_limit: Some(self.product.power_limit),
             sm_clock_max_mhz: Some(self.product.sm_clock_max_mhz),
+            slowdown_margin: None,
+            mig: None,
         }
     }
 }
@@ -164,6 +166,7 @@ impl Device {
             }),
             memory_clock_mhz: Some(product.memory_clock_mhz),
             clock_event_reasons: Some(reasons),
+            ..GpuSample::default()
         }
     }
 }

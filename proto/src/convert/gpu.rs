@@ -1,7 +1,7 @@
 //! GPUs: nearly every reading may be absent.
 
 use aya_domain::{
-    Aged, Bytes, Celsius, GpuInfo, GpuReport, GpuSample, GpuSourceKind, GpuUuid, Milliwatts, Ratio,
+    Aged, Bytes, Celsius, GpuInfo, GpuReport, GpuSample, GpuSourceKind, GpuUuid, MigSlice, Milliwatts, Ratio,
 };
 
 use super::Limits;
@@ -32,9 +32,27 @@ pub(super) fn gpu(gpu: wire::Gpu, limits: &Limits) -> Result<GpuReport> {
         vram_total: gpu.vram_total_bytes.map(Bytes),
         power_limit: gpu.power_limit_milliwatts.map(Milliwatts),
         sm_clock_max_mhz: gpu.sm_clock_max_mhz,
+        slowdown_margin: gpu.slowdown_margin_celsius.map(Celsius),
+        mig: gpu.mig.as_ref().map(slice).transpose().map_err(|error| error.inside("mig"))?,
     };
     let sample = gpu.sample.as_ref().map(sample).transpose().map_err(|error| error.inside("sample"))?;
     Ok(GpuReport { info, sample })
+}
+
+fn slice(slice: &wire::MigSlice) -> Result<MigSlice> {
+    Ok(MigSlice {
+        parent: field::id(slice.parent.as_deref(), "parent", GpuUuid::parse)?,
+        gpu_instance: field::required(slice.gpu_instance, "gpu_instance")?,
+        compute_instance: field::required(slice.compute_instance, "compute_instance")?,
+    })
+}
+
+fn slice_to_wire(slice: &MigSlice) -> wire::MigSlice {
+    wire::MigSlice {
+        parent: Some(slice.parent.as_str().to_owned()),
+        gpu_instance: Some(slice.gpu_instance),
+        compute_instance: Some(slice.compute_instance),
+    }
 }
 
 fn sample(sample: &wire::GpuSample) -> Result<Aged<GpuSample>> {
@@ -49,6 +67,18 @@ fn sample(sample: &wire::GpuSample) -> Result<Aged<GpuSample>> {
         sm_clock_mhz: sample.sm_clock_mhz,
         memory_clock_mhz: sample.memory_clock_mhz,
         clock_event_reasons: sample.clock_event_reasons,
+        memory_temperature: sample.memory_temperature_celsius.map(Celsius),
+        thermal_margin: sample.thermal_margin_celsius.map(Celsius),
+        ecc_corrected: sample.ecc_corrected,
+        ecc_uncorrected: sample.ecc_uncorrected,
+        rows_remapped: sample.rows_remapped,
+        row_remap_pending: sample.row_remap_pending,
+        row_remap_failed: sample.row_remap_failed,
+        recovery_action: sample.recovery_action,
+        sm_active: field::optional_ratio(sample.sm_active_ratio, "sm_active_ratio")?,
+        sm_occupancy: field::optional_ratio(sample.sm_occupancy_ratio, "sm_occupancy_ratio")?,
+        tensor_active: field::optional_ratio(sample.tensor_active_ratio, "tensor_active_ratio")?,
+        dram_active: field::optional_ratio(sample.dram_active_ratio, "dram_active_ratio")?,
     };
     Ok(Aged::new(value, field::age(sample.age_us)?))
 }
@@ -61,6 +91,8 @@ pub(super) fn gpu_to_wire(gpu: &GpuReport) -> wire::Gpu {
         power_limit_milliwatts: gpu.info.power_limit.map(Milliwatts::get),
         sm_clock_max_mhz: gpu.info.sm_clock_max_mhz,
         sample: gpu.sample.as_ref().map(sample_to_wire),
+        slowdown_margin_celsius: gpu.info.slowdown_margin.map(|celsius| celsius.0),
+        mig: gpu.info.mig.as_ref().map(slice_to_wire),
     }
 }
 
@@ -78,5 +110,17 @@ fn sample_to_wire(sample: &Aged<GpuSample>) -> wire::GpuSample {
         sm_clock_mhz: value.sm_clock_mhz,
         memory_clock_mhz: value.memory_clock_mhz,
         clock_event_reasons: value.clock_event_reasons,
+        memory_temperature_celsius: value.memory_temperature.map(|celsius| celsius.0),
+        thermal_margin_celsius: value.thermal_margin.map(|celsius| celsius.0),
+        ecc_corrected: value.ecc_corrected,
+        ecc_uncorrected: value.ecc_uncorrected,
+        rows_remapped: value.rows_remapped,
+        row_remap_pending: value.row_remap_pending,
+        row_remap_failed: value.row_remap_failed,
+        recovery_action: value.recovery_action,
+        sm_active_ratio: value.sm_active.map(Ratio::get),
+        sm_occupancy_ratio: value.sm_occupancy.map(Ratio::get),
+        tensor_active_ratio: value.tensor_active.map(Ratio::get),
+        dram_active_ratio: value.dram_active.map(Ratio::get),
     }
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use aya_domain::{
     Aged, AgentHealth, BootId, Bytes, Celsius, EndpointId, EndpointUrl, EngineHealth, EngineKind,
-    EngineProfile, EngineReport, GpuInfo, GpuReport, GpuSample, GpuSourceKind, GpuUuid, Milliwatts, ModelId,
-    NodeId, Ratio, Report, ReportKind, ServedModel, StepCost, Tokens,
+    EngineProfile, EngineReport, GpuInfo, GpuReport, GpuSample, GpuSourceKind, GpuUuid, MigSlice, Milliwatts,
+    ModelId, NodeId, Ratio, Report, ReportKind, ServedModel, StepCost, Tokens,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -47,27 +47,67 @@ fn gpu() -> impl Strategy<Value = GpuReport> {
         option::of(any::<u32>()),
         option::of(any::<u64>()),
     );
-    let sample = (memory, rest).prop_map(|((used, free, busy, memory_busy), rest)| GpuSample {
-        vram_used: used.map(Bytes),
-        vram_free: free.map(Bytes),
-        busy,
-        memory_busy,
-        temperature: rest.0.map(Celsius),
-        power: rest.1.map(Milliwatts),
-        energy_millijoules: rest.2,
-        sm_clock_mhz: rest.3,
-        memory_clock_mhz: rest.4,
-        clock_event_reasons: rest.5,
-    });
-    (id(), text(), numbers, aged(sample)).prop_map(|(uuid, name, (vram, power, clock), sample)| GpuReport {
+    let sample = (memory, rest, gpu_health(), gpu_activity()).prop_map(
+        |((used, free, busy, memory_busy), rest, health, activity)| GpuSample {
+            vram_used: used.map(Bytes),
+            vram_free: free.map(Bytes),
+            busy,
+            memory_busy,
+            temperature: rest.0.map(Celsius),
+            power: rest.1.map(Milliwatts),
+            energy_millijoules: rest.2,
+            sm_clock_mhz: rest.3,
+            memory_clock_mhz: rest.4,
+            clock_event_reasons: rest.5,
+            sm_active: activity.0,
+            sm_occupancy: activity.1,
+            tensor_active: activity.2,
+            dram_active: activity.3,
+            ..health
+        },
+    );
+    let margin = option::of(any::<i32>().prop_map(Celsius));
+    let info = (id(), text(), numbers, margin, option::of(slice()));
+    (info, aged(sample)).prop_map(|((uuid, name, (vram, power, clock), margin, mig), sample)| GpuReport {
         info: GpuInfo {
             uuid: GpuUuid::parse(&uuid).unwrap(),
             name,
             vram_total: vram.map(Bytes),
             power_limit: power.map(Milliwatts),
             sm_clock_max_mhz: clock,
+            slowdown_margin: margin,
+            mig,
         },
         sample,
+    })
+}
+
+fn gpu_health() -> impl Strategy<Value = GpuSample> {
+    let heat = (option::of(any::<i32>()), option::of(any::<i32>()));
+    let errors = (option::of(any::<u64>()), option::of(any::<u64>()), option::of(any::<u32>()));
+    let rows = (option::of(any::<bool>()), option::of(any::<bool>()), option::of(any::<u32>()));
+    (heat, errors, rows).prop_map(|(heat, errors, rows)| GpuSample {
+        memory_temperature: heat.0.map(Celsius),
+        thermal_margin: heat.1.map(Celsius),
+        ecc_corrected: errors.0,
+        ecc_uncorrected: errors.1,
+        rows_remapped: errors.2,
+        row_remap_pending: rows.0,
+        row_remap_failed: rows.1,
+        recovery_action: rows.2,
+        ..GpuSample::default()
+    })
+}
+
+fn gpu_activity() -> impl Strategy<Value = (Option<Ratio>, Option<Ratio>, Option<Ratio>, Option<Ratio>)> {
+    (option::of(ratio()), option::of(ratio()), option::of(ratio()), option::of(ratio()))
+}
+
+fn slice() -> impl Strategy<Value = MigSlice> {
+    (id(), any::<u32>(), any::<u32>()).prop_map(|(parent, gpu_instance, compute_instance)| MigSlice {
+        parent: GpuUuid::parse(&parent).unwrap(),
+        gpu_instance,
+        compute_instance,
     })
 }
 

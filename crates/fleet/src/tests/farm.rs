@@ -72,6 +72,8 @@ pub(super) fn gpu(uuid: &str, name: &str, free: Option<u64>) -> GpuReport {
             vram_total: None,
             power_limit: None,
             sm_clock_max_mhz: None,
+            slowdown_margin: None,
+            mig: None,
         },
         sample: Some(aged(GpuSample { vram_free: free.map(Bytes), ..GpuSample::default() })),
     }
