@@ -161,7 +161,7 @@ async fn overload_waits_in_aya_and_the_servers_stay_answerable() {
         clients.spawn(try_chat(farm.api(), if at % 2 == 0 { chat(120) } else { streamed(120) }));
     }
     let mut deepest: f64 = 0.0;
-    while clients.len() > 0 {
+    while !clients.is_empty() {
         for server in &servers {
             assert!(server.answers_health().await);
             let deferred = server.deferred().await;

@@ -13,22 +13,22 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 /// The name under which every server serves its model.
-pub const MODEL: &str = "tiny-random";
+pub(crate) const MODEL: &str = "tiny-random";
 
 /// Where this suite keeps its Python programs.
-pub const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python");
+pub(crate) const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python");
 
 /// Programs and models of the run.
 #[derive(Debug, Clone)]
-pub struct Real {
-    pub python: String,
+pub(crate) struct Real {
+    pub(crate) python: String,
     model: PathBuf,
 }
 
 impl Real {
     /// What the run was given; `None`, said aloud, where it was given nothing.
     #[expect(clippy::disallowed_methods, reason = "settings of a test run, not of the program")]
-    pub fn given() -> Option<Self> {
+    pub(crate) fn given() -> Option<Self> {
         let given = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         let found = given("AYA_TEST_PYTHON").zip(given("AYA_TEST_GGUF"));
         if found.is_none() {
@@ -39,7 +39,7 @@ impl Real {
 
     /// A model of the same words that is about ten times slower and never ends by itself: about 600 tokens per
     /// second, so that a test can act in the middle of an answer.
-    pub fn slow(mut self, dir: &Path) -> Self {
+    pub(crate) fn slow(mut self, dir: &Path) -> Self {
         self.model = dir.join("slow.gguf");
         let made = Command::new(&self.python)
             .arg(format!("{SCRIPTS}/make_tiny_gguf.py"))
@@ -52,7 +52,7 @@ impl Real {
     }
 
     /// Starts a server with so many slots of 2,048 tokens.
-    pub async fn server(&self, dir: &Path, name: &str, slots: u32) -> Server {
+    pub(crate) async fn server(&self, dir: &Path, name: &str, slots: u32) -> Server {
         let mut server = Server {
             process: None,
             name: name.to_owned(),
@@ -68,10 +68,10 @@ impl Real {
 
 /// One llama.cpp server.
 #[derive(Debug)]
-pub struct Server {
+pub(crate) struct Server {
     process: Option<Process>,
-    pub name: String,
-    pub addr: SocketAddr,
+    pub(crate) name: String,
+    pub(crate) addr: SocketAddr,
     slots: u32,
     real: Real,
     dir: PathBuf,
@@ -79,7 +79,7 @@ pub struct Server {
 
 impl Server {
     /// Starts it, the second time at the address it had, and waits until it listens.
-    pub async fn start(&mut self) {
+    pub(crate) async fn start(&mut self) {
         let port_file = self.dir.join(format!("{}.port", self.name));
         // From an earlier life.
         let _ = std::fs::remove_file(&port_file);
@@ -108,21 +108,21 @@ impl Server {
     }
 
     /// `kill -9`.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.process = None;
     }
 
-    pub const fn client(&self) -> Client {
+    pub(crate) const fn client(&self) -> Client {
         Client { addr: self.addr }
     }
 
     /// Slots that generate right now.
-    pub async fn busy(&self) -> usize {
+    pub(crate) async fn busy(&self) -> usize {
         let slots = self.client().get("/slots").await.ok().json();
         slots.as_array().unwrap().iter().filter(|slot| slot["is_processing"] == true).count()
     }
 
-    pub async fn wait_busy(&self, count: usize) {
+    pub(crate) async fn wait_busy(&self, count: usize) {
         until(&format!("{count} busy slots"), async || {
             let busy = self.busy().await;
             if busy == count { Ok(()) } else { Err(busy) }
@@ -131,18 +131,18 @@ impl Server {
     }
 
     /// Requests that wait inside the server.
-    pub async fn deferred(&self) -> f64 {
+    pub(crate) async fn deferred(&self) -> f64 {
         Metrics::parse(self.client().get("/metrics").await.ok().text()).sum("llamacpp:requests_deferred")
     }
 
     /// Whether its health page answers within a second; a server whose few threads are all taken does not.
-    pub async fn answers_health(&self) -> bool {
+    pub(crate) async fn answers_health(&self) -> bool {
         within(Duration::from_secs(1), "the health page", self.client().get("/health")).await.status == 200
     }
 }
 
 /// A farm of one agent beside these servers, once every one of them is ready.
-pub async fn farm_of(servers: &[&Server], scheduler: &str) -> Farm {
+pub(crate) async fn farm_of(servers: &[&Server], scheduler: &str) -> Farm {
     let dir = tempfile::tempdir().unwrap();
     let scheduler = Scheduler::start(aya!(), dir.path(), "scheduler", scheduler).await;
     let engine = |server: &&Server| {
@@ -164,12 +164,12 @@ pub async fn farm_of(servers: &[&Server], scheduler: &str) -> Farm {
 }
 
 /// Endpoints that the scheduler holds for healthy.
-pub async fn healthy(farm: &Farm) -> usize {
+pub(crate) async fn healthy(farm: &Farm) -> usize {
     farm.scheduler.endpoints().await.iter().filter(|endpoint| endpoint["health"] == "healthy").count()
 }
 
 /// A chat request whose answer has exactly so many tokens.
-pub fn chat(tokens: u32) -> Value {
+pub(crate) fn chat(tokens: u32) -> Value {
     json!({
         "model": MODEL,
         "messages": [{"role": "user", "content": format!("hello {}", aya_tests::CANARY)}],
@@ -179,12 +179,12 @@ pub fn chat(tokens: u32) -> Value {
 }
 
 /// The same, streamed, with usage.
-pub fn streamed(tokens: u32) -> Value {
+pub(crate) fn streamed(tokens: u32) -> Value {
     aya_tests::with(chat(tokens), &json!({"stream": true, "stream_options": {"include_usage": true}}))
 }
 
 /// A request under way, to its end if the connection lasts.
-pub async fn try_chat(api: Client, body: Value) -> Result<aya_tests::Answer, String> {
+pub(crate) async fn try_chat(api: Client, body: Value) -> Result<aya_tests::Answer, String> {
     let body = Bytes::from(body.to_string());
     let answer = api.try_open("POST", "/v1/chat/completions", &[], body).await?;
     Ok(answer.whole().await)
