@@ -1,8 +1,9 @@
 //! The view that readers share. What did not change is shared with the last one.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use aya_domain::{EndpointId, Freshness, MonoTime, NodeId, Snapshot};
+use aya_domain::{Endpoint, EndpointId, Freshness, MonoTime, Node, Phase, Snapshot};
 
 use crate::{Fleet, Notice, Target, invariants};
 
@@ -14,19 +15,10 @@ impl Fleet {
         let params = self.params;
         let mut nodes = Vec::with_capacity(self.nodes.len());
         for node in self.nodes.values_mut() {
-            let draining = is_drained(&self.drained, node.id.clone());
+            let draining = is_drained(&self.drained, || Target::Node(node.id.clone()));
             nodes.push(node.view(node.freshness(now, &params), draining));
         }
-        let mut endpoints = Vec::with_capacity(self.endpoints.len());
-        for endpoint in self.endpoints.values() {
-            let node = nodes.binary_search_by(|node| node.id.cmp(&endpoint.info.node)).ok();
-            let node = node.and_then(|at| nodes.get(at));
-            let draining = node.is_some_and(|node| node.phase == aya_domain::Phase::Draining)
-                || (!self.drained.is_empty()
-                    && self.drained.contains(&Target::Endpoint(endpoint.info.id.clone())));
-            let freshness = node.map_or(Freshness::Suspect, |node| node.freshness);
-            endpoints.push(endpoint.view(freshness, draining));
-        }
+        let endpoints = self.endpoint_views(&nodes);
         let snapshot = Snapshot {
             generation: self.generation,
             taken_at: now,
@@ -37,6 +29,23 @@ impl Fleet {
         };
         debug_assert_eq!(invariants::check(&snapshot), Ok(()), "a snapshot breaks its own rules");
         snapshot
+    }
+
+    fn endpoint_views(&self, nodes: &[Arc<Node>]) -> Vec<Endpoint> {
+        let mut views = Vec::with_capacity(self.endpoints.len());
+        // Ids begin with their node's name unless configured, so the next endpoint's node is mostly the last one's.
+        let mut last: Option<&Arc<Node>> = None;
+        for (id, endpoint) in &self.endpoints {
+            if last.is_none_or(|node| node.id != endpoint.info.node) {
+                let at = nodes.binary_search_by(|node| node.id.cmp(&endpoint.info.node)).ok();
+                last = at.and_then(|at| nodes.get(at));
+            }
+            let draining = last.is_some_and(|node| node.phase == Phase::Draining)
+                || is_drained(&self.drained, || Target::Endpoint(id.clone()));
+            let freshness = last.map_or(Freshness::Suspect, |node| node.freshness);
+            views.push(endpoint.view(freshness, draining));
+        }
+        views
     }
 
     fn directory(&mut self) -> Arc<[EndpointId]> {
@@ -55,6 +64,7 @@ impl Fleet {
     }
 }
 
-fn is_drained(drained: &std::collections::BTreeSet<Target>, node: NodeId) -> bool {
-    !drained.is_empty() && drained.contains(&Target::Node(node))
+/// Mostly nothing is drained, and then no target is made up.
+fn is_drained(drained: &BTreeSet<Target>, target: impl FnOnce() -> Target) -> bool {
+    !drained.is_empty() && drained.contains(&target())
 }
