@@ -24,6 +24,8 @@ pub(crate) enum Command {
     SimEngine(SimEngineArgs),
     /// Run a simulated farm and compare Aya with round robin on it.
     Demo(DemoArgs),
+    /// Compare policies on a trace and a simulated fleet, offline.
+    Simulate(crate::simulate::SimulateArgs),
     /// Show the farm: nodes, endpoints, what needs attention.
     Status(StatusArgs),
     /// List the newest decisions.

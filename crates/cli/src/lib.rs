@@ -13,6 +13,7 @@ mod explain;
 mod fleet;
 mod out;
 mod serve;
+mod simulate;
 mod status;
 mod table;
 mod text;
@@ -44,6 +45,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Agent(args) => serve::agent(&args),
         Command::SimEngine(args) => serve::sim_engine(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
         Command::Status(args) => ask::status(&args),
         Command::Decisions(args) => ask::decisions(&args),
         Command::Explain(args) => ask::explain(&args),

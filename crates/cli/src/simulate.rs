@@ -1,0 +1,255 @@
+//! `aya simulate`: what policies would make of a trace on a fleet, without either.
+//!
+//! A policy per row. The simulation itself (`sim-farm`) knows no clock; only `decisions_per_s`, which says how fast
+//! it ran here, differs from run to run.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use aya_observe::Clock;
+use aya_placement::{Policy, UnknownPolicy};
+use aya_sim_farm::{Objectives, Selection, SimConfig, Summary, Workload, parse_fleet, simulate};
+use serde::Serialize;
+
+use crate::args::Output;
+use crate::exit::Failure;
+use crate::out;
+use crate::table::{Side, Table};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct SimulateArgs {
+    /// Azure CSV, Mooncake JSON lines or our own decision records; may be gzip.
+    #[arg(long, value_name = "FILE")]
+    trace: PathBuf,
+    /// Engines by profile, such as 2*h100-8b,4*l4-8b.
+    #[arg(long, value_name = "FLEET")]
+    fleet: String,
+    /// Arrivals come this many times as fast as in the trace.
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
+    speed: f64,
+    /// Use so many requests [default: all].
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Begin at this second of the trace.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0)]
+    from: f64,
+    /// Objective for the time to the first token, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = positive)]
+    slo_ttft: f64,
+    /// Objective for the time per further token, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.1, value_parser = positive)]
+    slo_tpot: f64,
+    /// Policies to compare.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "rr,lc,aya")]
+    policy: Vec<String>,
+    /// Seconds between two reports of an engine.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.1, value_parser = positive)]
+    report_period: f64,
+    /// No report arrives after this second.
+    #[arg(long, value_name = "SECONDS", value_parser = not_negative)]
+    lose_reports_after: Option<f64>,
+    /// Schedulers that share the requests at random, each with its own ledger.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    schedulers: u32,
+    /// Requests wait at the scheduler while every endpoint is busy, for so many seconds at most
+    /// [default: they wait inside the engines].
+    #[arg(long, value_name = "SECONDS", value_parser = not_negative)]
+    hold: Option<f64>,
+    /// Spread requests of one timestamp over the time to the next.
+    #[arg(long)]
+    jitter: bool,
+    /// Decides ties and everything drawn.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// How to show it.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+/// Seconds that a [`Duration`] can hold, a week at most.
+fn seconds(text: &str, least: f64) -> Result<f64, String> {
+    let wrong = || format!("not a number of seconds from {least} to 604800");
+    text.parse().ok().filter(|s| (least..=604_800.0).contains(s)).ok_or_else(wrong)
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    seconds(text, 0.000_1)
+}
+
+fn not_negative(text: &str) -> Result<f64, String> {
+    seconds(text, 0.0)
+}
+
+/// One policy's row; the names are a contract. What no request gave is null.
+#[derive(Debug, Serialize)]
+struct Row {
+    policy: String,
+    requests: usize,
+    goodput_ratio: f64,
+    ttft_p50_s: Option<f64>,
+    ttft_p95_s: Option<f64>,
+    ttft_p99_s: Option<f64>,
+    tpot_p50_s: Option<f64>,
+    tpot_p99_s: Option<f64>,
+    e2e_mean_s: Option<f64>,
+    rejected: usize,
+    preemptions: u64,
+    prefix_hit_ratio: Option<f64>,
+    /// Seconds of virtual time.
+    duration_s: f64,
+    /// Per second of the machine's time, the whole simulation included.
+    decisions_per_s: f64,
+}
+
+/// Simulates every policy and prints the comparison.
+pub(crate) fn run(args: &SimulateArgs) -> Result<(), Failure> {
+    let usage =
+        |flag: &str, problem: &dyn std::fmt::Display| Failure::Usage(format!("error: {flag}: {problem}"));
+    let fleet = parse_fleet(&args.fleet).map_err(|error| usage("--fleet", &error))?;
+    let policies: Result<Vec<Policy>, UnknownPolicy> =
+        args.policy.iter().map(|name| Policy::named(name.trim())).collect();
+    let policies = policies.map_err(|error| usage("--policy", &error))?;
+    let selection = Selection {
+        speed: args.speed,
+        limit: args.limit,
+        from_s: args.from,
+        jitter: args.jitter,
+        seed: args.seed,
+    };
+    let workload = Workload::read(&args.trace, &selection)
+        .map_err(|error| usage("--trace", &format!("{}: {error}", args.trace.display())))?;
+    let objectives = Objectives { ttft_s: args.slo_ttft, tpot_s: args.slo_tpot };
+    let clock = Clock::start();
+    let mut rows = Vec::with_capacity(policies.len());
+    for policy in policies {
+        let name = policy.name.to_string();
+        let policy = Policy { slo_ttft_s: args.slo_ttft, ..policy };
+        let config = SimConfig {
+            fleet: fleet.clone(),
+            policy,
+            report_period: Duration::from_secs_f64(args.report_period),
+            reports_until: args.lose_reports_after.map(Duration::from_secs_f64),
+            schedulers: args.schedulers,
+            hold_at_most: args.hold.map(Duration::from_secs_f64),
+            seed: args.seed,
+        };
+        let begun = clock.now();
+        let results = simulate(&config, &workload)?;
+        let took = clock.now().since(begun).as_secs_f64();
+        let decisions = aya_domain::Tokens(results.decisions).as_f64();
+        rows.push(row(name, &results.summary(&objectives), decisions / took.max(1e-9)));
+    }
+    match args.output {
+        Output::Table => table(&rows).lines().iter().for_each(|line| out::say(line)),
+        Output::Json => out::say(&serde_json::to_string_pretty(&rows)?),
+    }
+    Ok(())
+}
+
+fn row(policy: String, summary: &Summary, decisions_per_s: f64) -> Row {
+    Row {
+        policy,
+        requests: summary.requests,
+        goodput_ratio: summary.goodput_ratio,
+        ttft_p50_s: summary.ttft_p50_s,
+        ttft_p95_s: summary.ttft_p95_s,
+        ttft_p99_s: summary.ttft_p99_s,
+        tpot_p50_s: summary.tpot_p50_s,
+        tpot_p99_s: summary.tpot_p99_s,
+        e2e_mean_s: summary.e2e_mean_s,
+        rejected: summary.rejected,
+        preemptions: summary.preemptions,
+        prefix_hit_ratio: summary.prefix_hit_ratio,
+        duration_s: summary.duration_s,
+        decisions_per_s,
+    }
+}
+
+fn table(rows: &[Row]) -> Table {
+    let mut table = Table::new(&[
+        ("POLICY", Side::Left),
+        ("GOODPUT", Side::Right),
+        ("TTFT P50", Side::Right),
+        ("P95", Side::Right),
+        ("P99", Side::Right),
+        ("TPOT P50", Side::Right),
+        ("P99", Side::Right),
+        ("E2E MEAN", Side::Right),
+        ("REJECTED", Side::Right),
+        ("PREEMPTED", Side::Right),
+        ("PREFIX HITS", Side::Right),
+    ]);
+    let ms = |s: Option<f64>| s.map_or_else(|| "-".to_owned(), |s| format!("{:.0} ms", s * 1e3));
+    for row in rows {
+        table.row(&[
+            row.policy.clone(),
+            format!("{:.1} %", row.goodput_ratio * 100.0),
+            ms(row.ttft_p50_s),
+            ms(row.ttft_p95_s),
+            ms(row.ttft_p99_s),
+            ms(row.tpot_p50_s),
+            ms(row.tpot_p99_s),
+            row.e2e_mean_s.map_or_else(|| "-".to_owned(), |s| format!("{s:.2} s")),
+            row.rejected.to_string(),
+            row.preemptions.to_string(),
+            row.prefix_hit_ratio.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", share * 100.0)),
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn results() -> Summary {
+        Summary {
+            requests: 4,
+            goodput_ratio: 0.75,
+            ttft_p50_s: Some(0.1),
+            ttft_p95_s: Some(0.2),
+            ttft_p99_s: Some(0.3),
+            tpot_p50_s: None,
+            tpot_p99_s: None,
+            e2e_mean_s: Some(6.5),
+            rejected: 1,
+            preemptions: 0,
+            prefix_hit_ratio: None,
+            duration_s: 9.0,
+        }
+    }
+
+    #[test]
+    fn the_json_has_the_names_of_the_contract_and_null_for_unknown() {
+        let json = serde_json::to_value(row("aya".to_owned(), &results(), 10.0)).unwrap();
+        let mut names: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
+        names.sort_unstable();
+        let mut expect: Vec<&str> =
+            "policy requests goodput_ratio ttft_p50_s ttft_p95_s ttft_p99_s tpot_p50_s \
+            tpot_p99_s e2e_mean_s rejected preemptions prefix_hit_ratio duration_s decisions_per_s"
+                .split_whitespace()
+                .collect();
+        expect.sort_unstable();
+        assert_eq!(names, expect);
+        assert!(json["tpot_p99_s"].is_null() && json["prefix_hit_ratio"].is_null());
+    }
+
+    #[test]
+    fn the_table_shows_percent_and_milliseconds() {
+        let lines = table(&[row("aya".to_owned(), &results(), 10.0)]).lines();
+        assert!(
+            lines[1].starts_with("aya") && lines[1].contains("75.0 %") && lines[1].contains("300 ms"),
+            "{lines:?}"
+        );
+    }
+
+    #[test]
+    fn seconds_are_bounded() {
+        for (text, ok) in
+            [("0.1", true), ("0", false), ("-1", false), ("nan", false), ("inf", false), ("1e9", false)]
+        {
+            assert_eq!(positive(text).is_ok(), ok, "{text}");
+        }
+        assert!(not_negative("0").is_ok());
+    }
+}
