@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use crate::client::{Answer, Client};
 use crate::metrics::Metrics;
 use crate::process::Process;
+use crate::tap::Tap;
 use crate::wait::until;
 
 /// A farm in running.
@@ -149,6 +150,23 @@ impl Farm {
     #[must_use]
     pub fn of(exe: &str) -> FarmPlan {
         FarmPlan { exe: exe.to_owned(), scheduler: String::new(), agent: String::new(), nodes: Vec::new() }
+    }
+
+    /// A farm of one engine, `e1`, behind a tap. Must run on a `LocalSet`, see [`crate::tapped`].
+    pub async fn behind_a_tap(exe: &str, toml: &str) -> (Self, Tap) {
+        let mut farm = Self::of(exe).scheduler(toml).start().await;
+        let engine = Engine::start(exe, farm.dir.path(), sim("e1")).await;
+        let tap = Tap::before(engine.addr).await;
+        let engines = [("e1".to_owned(), format!("http://{}", tap.addr))];
+        let schedulers = [format!("http://{}", farm.scheduler.grpc)];
+        farm.agents.push(Agent::start(exe, farm.dir.path(), "n1", &schedulers, &engines, ""));
+        farm.engines.push(engine);
+        until("readiness", async || {
+            let answer = farm.admin().get("/readyz").await;
+            if answer.status == 200 { Ok(()) } else { Err(answer.body) }
+        })
+        .await;
+        (farm, tap)
     }
 
     /// As a client of the farm.

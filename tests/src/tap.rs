@@ -1,4 +1,5 @@
-//! A wire tap between the farm and one engine: passes every byte and remembers what the engine was sent.
+//! A wire tap between the farm and one engine: passes every byte and remembers what the engine was sent. It can
+//! also answer inferences itself, as no engine should; probes still come to the engine.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -9,12 +10,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, LocalSet};
 
 type Heard = Rc<RefCell<Vec<Vec<u8>>>>;
+type Script = Rc<RefCell<Option<String>>>;
 
 /// Listens until it is dropped. Must live on a [`LocalSet`].
 #[derive(Debug)]
 pub struct Tap {
     pub addr: SocketAddr,
     heard: Heard,
+    script: Script,
     listening: JoinHandle<()>,
 }
 
@@ -23,9 +26,15 @@ impl Tap {
     pub async fn before(engine: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let heard = Heard::default();
-        let listening = tokio::task::spawn_local(listen(listener, engine, Rc::clone(&heard)));
-        Self { addr, heard, listening }
+        let (heard, script) = (Heard::default(), Script::default());
+        let line = Line { engine, heard: Rc::clone(&heard), script: Rc::clone(&script) };
+        let listening = tokio::task::spawn_local(listen(listener, line));
+        Self { addr, heard, script, listening }
+    }
+
+    /// From now on inferences get these bytes and the connection's end.
+    pub fn answer_with(&self, bytes: &str) {
+        *self.script.borrow_mut() = Some(bytes.to_owned());
     }
 
     /// What was sent over each connection that asked for an inference; probes are left out.
@@ -47,13 +56,20 @@ pub async fn tapped<T>(test: impl Future<Output = T>) -> T {
     LocalSet::new().run_until(test).await
 }
 
-async fn listen(listener: TcpListener, engine: SocketAddr, heard: Heard) {
+#[derive(Debug, Clone)]
+struct Line {
+    engine: SocketAddr,
+    heard: Heard,
+    script: Script,
+}
+
+async fn listen(listener: TcpListener, line: Line) {
     while let Ok((client, _)) = listener.accept().await {
-        tokio::task::spawn_local(pass(client, engine, Rc::clone(&heard)));
+        tokio::task::spawn_local(pass(client, line.clone()));
     }
 }
 
-async fn pass(client: TcpStream, engine: SocketAddr, heard: Heard) {
+async fn pass(client: TcpStream, Line { engine, heard, script }: Line) {
     let Ok(server) = TcpStream::connect(engine).await else { return };
     let at = heard.borrow().len();
     heard.borrow_mut().push(Vec::new());
@@ -67,14 +83,24 @@ async fn pass(client: TcpStream, engine: SocketAddr, heard: Heard) {
             if let Some(sent) = heard.borrow_mut().get_mut(at) {
                 sent.extend_from_slice(bytes);
             }
+            let scripted = script.borrow().clone().filter(|_| bytes.starts_with(b"POST /v1/"));
+            if let Some(answer) = scripted {
+                return Some(answer);
+            }
             if to_server.write_all(bytes).await.is_err() {
                 break;
             }
         }
+        None
     };
     // Either side's end ends both: an abort must reach the engine.
-    tokio::select! {
-        _ = back => {}
-        () = forth => {}
+    let answer = tokio::select! {
+        _ = back => None,
+        answer = forth => answer,
+    };
+    if let Some(answer) = answer {
+        // The farm may hang up in the middle of it, and should.
+        let _ = to_client.write_all(answer.as_bytes()).await;
+        let _ = to_client.shutdown().await;
     }
 }

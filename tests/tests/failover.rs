@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use aya_tests::{Answer, Farm, FarmPlan, Live, PATIENCE, aya, chat, sim, streamed, until, within};
+use aya_tests::{Answer, Farm, FarmPlan, Live, PATIENCE, aya, chat, sim, streamed, tapped, until, within};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -333,6 +333,75 @@ async fn a_request_that_failed_everywhere_does_not_hold_up_the_queue() {
     let answers = join_all((0..6).map(|_| async { farm.api().chat(&chat(2)).await.ok() }));
     let _ = within(Duration::from_secs(5), "six requests", answers).await;
     farm.assert_accounted().await;
+}
+
+/// What an engine must not send, and what the client of a stream and of a whole answer gets: `whole` is complete.
+const MISBEHAVIOUR: [(&str, &str, &str); 12] = [
+    ("200 with HTML", "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 6\r\n\r\n<html>", "502"),
+    ("204", "HTTP/1.1 204 No Content\r\n\r\n", "502"),
+    (
+        "a redirect",
+        "HTTP/1.1 302 Found\r\nlocation: http://169.254.169.254/\r\ncontent-length: 0\r\n\r\n",
+        "502",
+    ),
+    ("nothing", "", "502"),
+    ("no HTTP", "hello\r\n\r\n", "502"),
+    ("an end within the head", "HTTP/1.1 200 OK\r\ncontent-ty", "502"),
+    ("two lengths", "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n{}", "502"),
+    (
+        "an empty stream",
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n",
+        "502",
+    ),
+    (
+        "only DONE",
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\ndata: [DONE]\n\n",
+        "502",
+    ),
+    (
+        "an end without a finish",
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n\
+         data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"},\"finish_reason\":null}]}\n\n",
+        "cut",
+    ),
+    (
+        "DONE without a finish",
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n\
+         data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"},\"finish_reason\":null}]}\n\ndata: [DONE]\n\n",
+        "cut",
+    ),
+    (
+        "a finish without DONE",
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n\
+         data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"},\"finish_reason\":\"stop\"}]}\n\n",
+        "whole",
+    ),
+];
+
+#[tokio::test]
+async fn success_is_a_finish_reason_and_nothing_else_that_an_engine_says() {
+    tapped(async {
+        for (name, bytes, expect) in MISBEHAVIOUR {
+            // A farm for each: a failed endpoint is left alone for a while.
+            let (farm, tap) = Farm::behind_a_tap(aya!(), "[retry]\nattempts_max = 1").await;
+            tap.answer_with(bytes);
+            let answer = farm.api().chat(&streamed(3)).await;
+            let events: Vec<String> = answer
+                .text()
+                .split_terminator("\n\n")
+                .map(|event| event.trim_start_matches("data: ").to_owned())
+                .collect();
+            let (right, status) = match expect {
+                "cut" => (answer.status == 200 && is_cut(&events), "truncated"),
+                "whole" => (answer.status == 200 && events.len() == 1, "completed"),
+                _ => (answer.error() == "502 upstream_error", "upstream_error"),
+            };
+            assert!(right, "{name}: {} {}", answer.status, answer.text());
+            assert_eq!(farm.record_of(&answer).await["outcome"]["status"], status, "{name}");
+            farm.assert_accounted().await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use aya_tests::{
-    Agent, Client, Engine, Farm, MODEL, Scheduler, Tap, aya, chat, sim, streamed, tapped, until, with,
+    Agent, Client, Engine, Farm, MODEL, Scheduler, aya, chat, sim, streamed, tapped, until, with,
 };
 use serde_json::{Value, json};
 
@@ -355,7 +355,7 @@ async fn the_effective_configuration_masks_secrets_and_the_engine_still_gets_the
         let file = secrets.path().join("key");
         std::fs::write(&file, format!("{SECRET}\n")).unwrap();
         let toml = format!("upstream.api_key_file = {file:?}\nqueue.capacity = 17");
-        let (farm, tap) = tapped_farm(&toml).await;
+        let (farm, tap) = Farm::behind_a_tap(aya!(), &toml).await;
         let config = farm.admin().get("/api/v1/config").await.ok();
         assert!(!config.text().contains(SECRET), "{}", config.text());
         let settings = config.json()["settings"].clone();
@@ -376,21 +376,6 @@ async fn the_effective_configuration_masks_secrets_and_the_engine_still_gets_the
     .await;
 }
 
-/// A farm of one engine behind a tap.
-async fn tapped_farm(toml: &str) -> (Farm, Tap) {
-    let exe = aya!();
-    let mut farm = Farm::of(exe).scheduler(toml).start().await;
-    let dir = farm.dir.path().to_owned();
-    let engine = Engine::start(exe, &dir, sim("e1")).await;
-    let tap = Tap::before(engine.addr).await;
-    let engines = [("e1".to_owned(), format!("http://{}", tap.addr))];
-    let schedulers = [format!("http://{}", farm.scheduler.grpc)];
-    farm.agents.push(Agent::start(exe, &dir, "n1", &schedulers, &engines, ""));
-    farm.engines.push(engine);
-    is_ready(&farm.scheduler).await;
-    (farm, tap)
-}
-
 async fn is_ready(scheduler: &Scheduler) {
     until("readiness", async || {
         let answer = Client { addr: scheduler.admin }.get("/readyz").await;
@@ -402,7 +387,7 @@ async fn is_ready(scheduler: &Scheduler) {
 #[tokio::test]
 async fn an_alias_changes_the_models_name_and_no_other_byte() {
     tapped(async {
-        let (farm, tap) = tapped_farm("[[alias]]\nname = \"fast\"\nmodel = \"llama-3.1-8b\"").await;
+        let (farm, tap) = Farm::behind_a_tap(aya!(), "[[alias]]\nname = \"fast\"\nmodel = \"llama-3.1-8b\"").await;
         let body = |model: &str| {
             format!(
                 "{{ \"messages\" : [{{\"role\":\"user\",\"content\":\"\\u0068i \u{1f980}\"}}],\n\t\"model\":{model} , \
@@ -426,7 +411,7 @@ async fn an_alias_changes_the_models_name_and_no_other_byte() {
 #[tokio::test]
 async fn what_concerns_only_the_clients_connection_does_not_reach_the_engine() {
     tapped(async {
-        let (farm, tap) = tapped_farm("").await;
+        let (farm, tap) = Farm::behind_a_tap(aya!(), "").await;
         let headers = [
             ("authorization", "Bearer of-the-client"),
             ("connection", "keep-alive, x-private"),
