@@ -6,7 +6,9 @@
 //! opinion about where a request should go.
 
 mod fit;
+mod lengths;
 mod output;
+mod prefix;
 mod prior;
 mod profiles;
 mod rate;
@@ -17,9 +19,11 @@ pub use fit::{
     BLOCK_TOKENS, LLAMA_3_1_8B, LLAMA_3_1_70B, MIXTRAL_8X7B, ModelShape, PLANNING_OVERHEAD, PoolPlan,
     QWEN3_32B, WeightFormat, mla_kv_bytes_per_token, total_need, weights_per_gpu,
 };
+pub use lengths::LengthDistribution;
 pub use output::OutputPrior;
+pub use prefix::PrefixIndex;
 pub use prior::{Prior, prior};
-pub use profiles::{NamedProfile, UnknownProfile, all, named};
+pub use profiles::{NamedProfile, UnknownProfile, all, named, relative_speed};
 pub use rate::{DecayedRate, RATE_TAU};
 pub use step::{decode_steps_s, prefill_attention, step_time_s};
 pub use tokens::{BYTES_PER_TOKEN_LIMIT, TokenRatio};

@@ -66,6 +66,17 @@ pub fn named(name: &str) -> Result<&'static NamedProfile, UnknownProfile> {
     ALL.iter().find(|profile| profile.name == name).ok_or_else(|| UnknownProfile(name.to_owned()))
 }
 
+/// How fast an engine is beside an L4: the hand-set weight of a named profile, otherwise how fast it computes
+/// tokens. For weighted baseline policies only; `aya` predicts seconds instead.
+#[must_use]
+pub fn relative_speed(profile: &EngineProfile) -> f64 {
+    let named = ALL.iter().find(|named| named.profile.cost == profile.cost);
+    named.map_or_else(
+        || (SLOWEST.cost.per_token_s / profile.cost.per_token_s.max(1e-9)).max(0.01),
+        |n| n.weight,
+    )
+}
+
 /// Sequences per iteration in all profiles.
 const MAX_SEQUENCES: u32 = 256;
 
@@ -208,6 +219,17 @@ mod tests {
             error,
             "unknown profile \"h200\"; known: l4-8b, a10g-8b, a100-8b, h100-8b, a100x4-70b, h100x4-70b"
         );
+    }
+
+    #[test]
+    fn an_unnamed_engine_gets_about_the_weight_of_its_like() {
+        for p in all() {
+            assert!((relative_speed(&p.profile) - p.weight).abs() < 1e-9, "{}", p.name);
+            let mut unnamed = p.profile;
+            unnamed.cost.overhead_s += 1e-6;
+            let ratio = relative_speed(&unnamed) / p.weight;
+            assert!((0.7..1.3).contains(&ratio), "{}: {ratio}", p.name);
+        }
     }
 
     /// The table's pools are rounded planning numbers; the formula with 1.5 GiB of overhead is the check on
