@@ -1,0 +1,244 @@
+//! One reading of one device: eight calls, and two more where the product has GPM.
+//!
+//! Processes and PCIe throughput are not among them: they cost milliseconds and hold a global driver lock. The
+//! first reading after a discovery also takes what changes slowly.
+
+use aya_domain::{Bytes, Celsius, GpuSample, GpuUuid, Milliwatts, Ratio};
+use nvml_wrapper::enum_wrappers::device::{Clock, EccCounter, MemoryError, TemperatureSensor};
+use nvml_wrapper::error::NvmlError;
+use nvml_wrapper::{Device, Nvml};
+use tracing::warn;
+
+use super::activity::{self, Activity};
+use super::board::{Board, Slice, Slow};
+use super::error::{is_final, is_of_the_gpu, named};
+use super::raw::{self, Memory};
+use crate::GpuError;
+
+/// One batch: temperature of the memory, energy, rows (uncorrectable, pending, failed), recovery action.
+const FIELDS: [u32; 6] = [82, 83, 143, 144, 145, 230];
+
+/// What a device is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Item {
+    Memory,
+    MemoryV1,
+    Utilization,
+    Temperature,
+    Margin,
+    Power,
+    SmClock,
+    Reasons,
+    Fields,
+    Activity,
+    MemoryClock,
+    EccCorrected,
+    EccUncorrected,
+}
+
+/// What a device will never answer: not asked again before the next discovery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Refused(u32);
+
+impl Refused {
+    pub(super) fn add(&mut self, item: Item) {
+        self.0 |= 1 << (item as u32);
+    }
+
+    fn has(self, item: Item) -> bool {
+        self.0 & (1 << (item as u32)) != 0
+    }
+}
+
+/// Asks for one value after another and remembers what will never come.
+struct Asker<'a> {
+    refused: &'a mut Refused,
+    lost: Option<GpuError>,
+    /// A reading needs a right that we do not have.
+    denied: bool,
+}
+
+impl<'a> Asker<'a> {
+    fn new(refused: &'a mut Refused) -> Self {
+        Self { refused, lost: None, denied: false }
+    }
+
+    /// The value; nothing where it is not to be had, and from the moment on at which the GPU is lost.
+    fn ask<T>(&mut self, item: Item, call: impl FnOnce() -> Result<T, NvmlError>) -> Option<T> {
+        if self.refused.has(item) || self.lost.is_some() {
+            return None;
+        }
+        let error = match call() {
+            Ok(value) => return Some(value),
+            Err(error) => error,
+        };
+        let cause = named(&error);
+        if is_of_the_gpu(&cause) {
+            self.lost = Some(cause);
+        } else if is_final(&error) {
+            self.refused.add(item);
+            self.denied |= cause == GpuError::NoPermission;
+        }
+        None
+    }
+
+    fn memory(&mut self, nvml: &Nvml, device: &Device<'_>) -> Option<Memory> {
+        let newer = self.ask(Item::Memory, || device.memory_info());
+        if let Some(memory) = newer {
+            return Some(Memory { total: memory.total, used: memory.used, free: memory.free });
+        }
+        // Only where there is no newer call at all: one that failed just now is no reason for another meaning.
+        if self.refused.has(Item::Memory) {
+            return self.ask(Item::MemoryV1, || raw::memory_v1(nvml, device));
+        }
+        None
+    }
+
+    fn done(self) -> Result<(), GpuError> {
+        self.lost.map_or(Ok(()), Err)
+    }
+}
+
+impl Board {
+    /// Reads the device, or each of its slices. Slices share its heat, clocks and faults; its power, energy and
+    /// duty cycle are those of all slices together and are told of none.
+    pub(super) fn read(&mut self, nvml: &Nvml) -> Result<Vec<(GpuUuid, GpuSample)>, GpuError> {
+        let device = find(nvml, &self.info.uuid)?;
+        let whole = self.read_device(nvml, &device)?;
+        if self.slices.is_empty() {
+            return Ok(vec![(self.info.uuid.clone(), whole)]);
+        }
+        let shared =
+            GpuSample { power: None, energy_millijoules: None, busy: None, memory_busy: None, ..whole };
+        let mut samples = Vec::with_capacity(self.slices.len());
+        for slice in &mut self.slices {
+            samples.push((slice.info.uuid.clone(), slice.read(nvml, &device, shared)?));
+        }
+        Ok(samples)
+    }
+
+    fn read_device(&mut self, nvml: &Nvml, device: &Device<'_>) -> Result<GpuSample, GpuError> {
+        let whole = self.slices.is_empty();
+        let Self { refused, kept, .. } = self;
+        let mut asker = Asker::new(refused);
+        // Neither the memory nor the activity of a sliced device is anybody's.
+        let memory = if whole { asker.memory(nvml, device) } else { None };
+        let activity = match whole {
+            true => asker.ask(Item::Activity, || activity::read(nvml, device, None, kept)),
+            false => None,
+        };
+        let utilization = asker.ask(Item::Utilization, || device.utilization_rates());
+        let temperature = asker.ask(Item::Temperature, || device.temperature(TemperatureSensor::Gpu));
+        let margin = asker.ask(Item::Margin, || raw::thermal_margin(nvml, device));
+        let power = asker.ask(Item::Power, || device.power_usage());
+        let sm_clock = asker.ask(Item::SmClock, || device.clock_info(Clock::SM));
+        let reasons = asker.ask(Item::Reasons, || raw::clock_reasons(nvml, device));
+        let fields = asker.ask(Item::Fields, || raw::fields(nvml, device, FIELDS));
+        let slow = *self.slow.get_or_insert_with(|| read_slow(&mut asker, device));
+        let denied = asker.denied;
+        asker.done()?;
+        if denied && !self.denied_told {
+            warn!(gpu = %self.info.uuid, "some readings are missing: the driver wants more permissions for them");
+        }
+        self.denied_told |= denied;
+        let percent = |p: u32| Ratio::new(f64::from(p) / 100.0).ok();
+        let temperature = temperature.and_then(|celsius| i32::try_from(celsius).ok());
+        let margin = margin.or_else(|| self.heat_max.zip(temperature).map(|(max, now)| max - now));
+        let sample = GpuSample {
+            busy: utilization.as_ref().and_then(|u| percent(u.gpu)),
+            memory_busy: utilization.as_ref().and_then(|u| percent(u.memory)),
+            temperature: temperature.map(Celsius),
+            thermal_margin: margin.map(Celsius),
+            power: power.map(|mw| Milliwatts(u64::from(mw))),
+            sm_clock_mhz: sm_clock,
+            memory_clock_mhz: slow.memory_clock_mhz,
+            clock_event_reasons: reasons,
+            ecc_corrected: slow.ecc_corrected,
+            ecc_uncorrected: slow.ecc_uncorrected,
+            ..with_fields(fields.unwrap_or_default())
+        };
+        Ok(with_memory(with_activity(sample, activity), memory))
+    }
+}
+
+impl Slice {
+    fn read(&mut self, nvml: &Nvml, parent: &Device<'_>, shared: GpuSample) -> Result<GpuSample, GpuError> {
+        let device = find(nvml, &self.info.uuid)?;
+        let mut asker = Asker::new(&mut self.refused);
+        let (instance, kept) = (Some(self.gpu_instance), &mut self.kept);
+        let memory = asker.memory(nvml, &device);
+        let activity = asker.ask(Item::Activity, || activity::read(nvml, parent, instance, kept));
+        asker.done()?;
+        Ok(with_memory(with_activity(shared, activity), memory))
+    }
+}
+
+/// A device by its name. One that is not there any more has gone since the last discovery.
+fn find<'nvml>(nvml: &'nvml Nvml, uuid: &GpuUuid) -> Result<Device<'nvml>, GpuError> {
+    let gone = |error: &NvmlError| matches!(error, NvmlError::NotFound);
+    let found = nvml.device_by_uuid(uuid.as_str());
+    found.map_err(|error| if gone(&error) { GpuError::Lost } else { named(&error) })
+}
+
+fn read_slow(asker: &mut Asker<'_>, device: &Device<'_>) -> Slow {
+    let ecc = |kind| device.total_ecc_errors(kind, EccCounter::Volatile);
+    Slow {
+        memory_clock_mhz: asker.ask(Item::MemoryClock, || device.clock_info(Clock::Memory)),
+        ecc_corrected: asker.ask(Item::EccCorrected, || ecc(MemoryError::Corrected)),
+        ecc_uncorrected: asker.ask(Item::EccUncorrected, || ecc(MemoryError::Uncorrected)),
+    }
+}
+
+/// The batch, by place.
+fn with_fields([heat, energy, rows, pending, failed, recovery]: [Option<i128>; 6]) -> GpuSample {
+    let number = |value: Option<i128>| value.and_then(|value| u32::try_from(value).ok());
+    let flag = |value: Option<i128>| value.map(|value| value != 0);
+    GpuSample {
+        memory_temperature: heat.and_then(|celsius| i32::try_from(celsius).ok()).map(Celsius),
+        energy_millijoules: energy.and_then(|mj| u64::try_from(mj).ok()),
+        rows_remapped: number(rows),
+        row_remap_pending: flag(pending),
+        row_remap_failed: flag(failed),
+        recovery_action: number(recovery),
+        ..GpuSample::default()
+    }
+}
+
+fn with_memory(sample: GpuSample, memory: Option<Memory>) -> GpuSample {
+    // Free is not total - used: what the driver reserves is neither.
+    let (vram_used, vram_free) = (memory.map(|m| Bytes(m.used)), memory.map(|m| Bytes(m.free)));
+    GpuSample { vram_used, vram_free, ..sample }
+}
+
+fn with_activity(sample: GpuSample, activity: Option<Activity>) -> GpuSample {
+    let Activity { sm, occupancy, tensor, dram } = activity.unwrap_or_default();
+    GpuSample { sm_active: sm, sm_occupancy: occupancy, tensor_active: tensor, dram_active: dram, ..sample }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_gpu_does_not_support_is_asked_once_and_a_lost_gpu_is_not_asked_on() {
+        let mut refused = Refused::default();
+        for round in 0..2 {
+            let mut asker = Asker::new(&mut refused);
+            let mut calls = 0;
+            let mut call = |item, answer: Result<u32, NvmlError>| {
+                asker.ask(item, || {
+                    calls += 1;
+                    answer
+                })
+            };
+            assert_eq!(call(Item::Power, Ok(1)), Some(1));
+            assert_eq!(call(Item::Margin, Err(NvmlError::NotSupported)), None);
+            assert_eq!(call(Item::Reasons, Err(NvmlError::Unknown)), None);
+            assert_eq!(call(Item::SmClock, Err(NvmlError::GpuLost)), None);
+            assert_eq!(call(Item::Memory, Ok(5)), None);
+            assert_eq!(asker.lost, Some(GpuError::Lost));
+            assert_eq!(calls, if round == 0 { 4 } else { 3 });
+        }
+        assert!(refused.has(Item::Margin) && !refused.has(Item::Reasons));
+    }
+}

@@ -1,0 +1,357 @@
+//! The real code over the fake library: every scenario of fixtures/nvml, what is read of it and what is not.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use aya_domain::{Bytes, Celsius, Milliwatts, Ratio};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::*;
+
+const MIB: u64 = 1 << 20;
+
+/// A library of its own for one test: the dynamic linker tells libraries apart by file, so each has a state of its own.
+struct Fake {
+    folder: TempDir,
+    source: NvmlSource,
+}
+
+impl Fake {
+    fn play(scenario: &Value) -> Self {
+        Self::play_on(scenario, |library| library)
+    }
+
+    fn play_on(scenario: &Value, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let built = std::env::current_exe().unwrap().with_file_name("libaya_fake_nvml.so");
+        let library = folder.path().join("libnvidia-ml.so.1");
+        fs::write(&library, change(fs::read(built).unwrap())).unwrap();
+        let fake = Self { source: NvmlSource::new(Some(library)), folder };
+        fake.change(scenario);
+        fake
+    }
+
+    /// Puts another scenario in the place of the one that plays; the library sees it at its next call.
+    fn change(&self, scenario: &Value) {
+        let path = self.folder.path().join("libnvidia-ml.so.1.json");
+        fs::write(path, serde_json::to_vec(scenario).unwrap()).unwrap();
+    }
+
+    fn discover(&mut self) -> Collected<GpuInfo> {
+        self.source.discover().unwrap()
+    }
+
+    fn sample(&mut self) -> Collected<(GpuUuid, GpuSample)> {
+        self.source.sample(MonoTime::ZERO).unwrap()
+    }
+}
+
+fn fixture(name: &str) -> Value {
+    let folder: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/nvml");
+    serde_json::from_slice(&fs::read(folder.join(format!("{name}.json"))).unwrap()).unwrap()
+}
+
+/// The scenario as it stands after its last step.
+fn at_the_end(name: &str) -> Value {
+    let mut scenario = fixture(name);
+    for step in scenario["timeline"].as_array_mut().unwrap() {
+        step["at_ms"] = json!(0);
+    }
+    scenario
+}
+
+fn read(scenario: &Value) -> (Vec<GpuInfo>, Vec<GpuSample>) {
+    let mut fake = Fake::play(scenario);
+    let infos = fake.discover().items;
+    let samples = fake.sample();
+    assert_eq!(samples.trouble, None);
+    (infos, samples.items.into_iter().map(|(_, sample)| sample).collect())
+}
+
+fn ratio(value: f64) -> Option<Ratio> {
+    Some(Ratio::new(value).unwrap())
+}
+
+#[test]
+fn an_h100_is_read_whole() {
+    let mut fake = Fake::play(&fixture("h100x2"));
+    let infos = fake.discover();
+    assert_eq!(infos.trouble, None);
+    assert_eq!(fake.source.driver_version().as_deref(), Some("590.48.01"));
+    let info = &infos.items[0];
+    assert_eq!(
+        (info.uuid.as_str(), info.name.as_str()),
+        ("GPU-aaaa0001-0000-4000-8000-000000000001", "NVIDIA H100 80GB HBM3")
+    );
+    assert_eq!(info.vram_total, Some(Bytes(81_559 * MIB)));
+    assert_eq!((info.power_limit, info.sm_clock_max_mhz), (Some(Milliwatts(700_000)), Some(1980)));
+    assert_eq!((info.slowdown_margin, &info.mig), (Some(Celsius(-2)), &None));
+
+    let first = fake.sample().items[0].1;
+    assert_eq!(first.sm_active, None, "the activity is a difference, and there is nothing before the first");
+    let expect = GpuSample {
+        vram_used: Some(Bytes(60_000 * MIB)),
+        // Without the 479 MiB that the driver reserves.
+        vram_free: Some(Bytes(21_080 * MIB)),
+        busy: ratio(0.92),
+        memory_busy: ratio(0.41),
+        temperature: Some(Celsius(52)),
+        power: Some(Milliwatts(350_000)),
+        energy_millijoules: Some(123_456_789),
+        sm_clock_mhz: Some(1755),
+        memory_clock_mhz: Some(2619),
+        clock_event_reasons: Some(0),
+        memory_temperature: Some(Celsius(61)),
+        thermal_margin: Some(Celsius(35)),
+        ecc_corrected: Some(0),
+        ecc_uncorrected: Some(0),
+        rows_remapped: Some(0),
+        row_remap_pending: Some(false),
+        row_remap_failed: Some(false),
+        recovery_action: Some(0),
+        sm_active: ratio(0.61),
+        sm_occupancy: ratio(0.34),
+        tensor_active: ratio(0.425),
+        dram_active: ratio(0.55),
+    };
+    assert_eq!(fake.sample().items[0].1, expect);
+    fake.discover();
+    assert_eq!(fake.sample().items[0].1, expect, "a new discovery costs no reading");
+}
+
+#[test]
+fn slices_take_the_place_of_the_device_they_are_cut_from() {
+    let mut fake = Fake::play(&fixture("h100-mig"));
+    let infos = fake.discover().items;
+    let slices: Vec<_> = infos.iter().filter_map(|info| Some((info, info.mig.as_ref()?))).collect();
+    assert_eq!((infos.len(), slices.len()), (4, 3), "three slices and one whole device");
+    let (info, mig) = slices[1];
+    assert_eq!(info.name, "NVIDIA H100 80GB HBM3 MIG 2g.20gb");
+    assert_eq!(info.uuid.as_str(), "MIG-bbbb0002-0000-5000-8000-000000000001");
+    assert_eq!(mig.parent.as_str(), "GPU-aaaa0001-0000-4000-8000-000000000001");
+    assert_eq!((mig.gpu_instance, mig.compute_instance), (5, 0));
+    assert_eq!((info.vram_total, info.power_limit), (Some(Bytes(20_096 * MIB)), None));
+
+    fake.sample();
+    let samples = fake.sample().items;
+    let named: Vec<_> = samples.iter().map(|(uuid, _)| uuid.clone()).collect();
+    assert_eq!(named, infos.iter().map(|info| info.uuid.clone()).collect::<Vec<_>>());
+    let slice = samples[1].1;
+    assert_eq!((slice.vram_used, slice.vram_free), (Some(Bytes(12_000 * MIB)), Some(Bytes(8_096 * MIB))));
+    assert_eq!((slice.sm_active, slice.dram_active), (ratio(0.2), ratio(0.15)));
+    assert_eq!(
+        (slice.busy, slice.power, slice.energy_millijoules),
+        (None, None, None),
+        "those are not its own"
+    );
+    assert_eq!(
+        (slice.temperature, slice.thermal_margin),
+        (Some(Celsius(52)), Some(Celsius(35))),
+        "its device's"
+    );
+    assert_eq!((slice.rows_remapped, slice.recovery_action), (None, Some(0)), "rows are refused under MIG");
+    let whole = samples[3].1;
+    assert_eq!((whole.busy, whole.power), (ratio(0.92), Some(Milliwatts(350_000))));
+}
+
+#[test]
+fn products_differ_in_what_they_have() {
+    let (infos, samples) = read(&fixture("a100-l4"));
+    let (a100, l4) = (&samples[0], &samples[1]);
+    assert_eq!((infos[0].slowdown_margin, infos[1].slowdown_margin), (None, Some(Celsius(-2))));
+    assert_eq!(a100.thermal_margin, Some(Celsius(85 - 52)), "from the absolute maximum");
+    assert_eq!(l4.thermal_margin, Some(Celsius(20)));
+    assert_eq!((a100.memory_temperature, l4.memory_temperature), (Some(Celsius(61)), None));
+    assert_eq!(a100.sm_active.or(l4.sm_active), None, "neither has GPM");
+    assert_eq!((infos[1].power_limit, l4.sm_clock_mhz), (Some(Milliwatts(72_000)), Some(1785)));
+}
+
+#[test]
+fn an_old_driver_is_read_through_its_older_calls() {
+    let expect = |(infos, samples): (Vec<GpuInfo>, Vec<GpuSample>)| {
+        assert_eq!(infos[0].vram_total, Some(Bytes(81_920 * MIB)));
+        let sample = samples[0];
+        // The first version of the call counts the reserved 637 MiB as used.
+        assert_eq!(sample.vram_used, Some(Bytes(70_637 * MIB)));
+        assert_eq!(sample.vram_free, Some(Bytes(11_283 * MIB)));
+        assert_eq!(sample.clock_event_reasons, Some(0));
+        assert_eq!((sample.recovery_action, sample.thermal_margin), (None, Some(Celsius(33))));
+    };
+    expect(read(&fixture("old-driver")));
+    // The same with symbols that are really missing.
+    let mut scenario = fixture("old-driver");
+    scenario["faults"] = json!({});
+    let missing =
+        ["nvmlDeviceGetMemoryInfo_v2", "nvmlDeviceGetMarginTemperature", "nvmlDeviceGetCurrentClocksEvent"];
+    let mut fake =
+        Fake::play_on(&scenario, |library| missing.iter().fold(library, |l, name| without(l, name)));
+    let infos = fake.discover().items;
+    expect((infos, fake.sample().items.into_iter().map(|(_, sample)| sample).collect()));
+}
+
+/// The library without a symbol: its name is made one that nobody asks for.
+fn without(mut library: Vec<u8>, name: &str) -> Vec<u8> {
+    let name = name.as_bytes();
+    let places: Vec<_> =
+        library.windows(name.len()).enumerate().filter(|(_, w)| *w == name).map(|(at, _)| at).collect();
+    assert!(!places.is_empty());
+    for at in places {
+        library[at] = b'X';
+    }
+    library
+}
+
+#[test]
+fn a_driver_that_cannot_be_opened_says_why_and_is_tried_again() {
+    for (name, expect) in [
+        ("driver-mismatch", GpuError::VersionMismatch),
+        ("driver-missing", GpuError::DriverNotLoaded),
+        ("no-access", GpuError::NoPermission),
+    ] {
+        let mut fake = Fake::play(&fixture(name));
+        assert_eq!(fake.source.discover(), Err(expect.clone()), "{name}");
+        assert_eq!(
+            fake.source.sample(MonoTime::ZERO),
+            Err(expect),
+            "{name}: nothing read is not an idle host"
+        );
+        fake.change(&fixture("h100x2"));
+        assert_eq!(fake.discover().items.len(), 2, "{name}: the driver was repaired");
+    }
+}
+
+#[test]
+fn no_gpu_is_a_failure_and_not_an_idle_host() {
+    let mut fake = Fake::play(&json!({"gpus": []}));
+    assert_eq!(fake.source.discover(), Err(GpuError::NoGpus));
+}
+
+#[test]
+fn what_is_denied_is_absent_and_the_rest_is_read() {
+    let (infos, samples) = read(&fixture("permission-denied"));
+    assert_eq!((infos[0].vram_total, samples[0].vram_free, samples[0].power), (None, None, None));
+    assert_eq!((samples[0].busy, samples[0].temperature), (ratio(0.92), Some(Celsius(52))));
+}
+
+#[test]
+fn a_gpu_that_falls_off_the_bus_is_named_and_the_other_is_read() {
+    for (name, lost) in [("gpu-lost", "aaaa0002"), ("xid79", "aaaa0001")] {
+        let mut whole = fixture(name);
+        whole["timeline"] = json!([]);
+        let mut fake = Fake::play(&whole);
+        assert_eq!(fake.discover().items.len(), 2);
+        assert_eq!(fake.sample().trouble, None);
+        fake.change(&at_the_end(name));
+        let samples = fake.sample();
+        let trouble = samples.trouble.unwrap();
+        assert!(trouble.contains(lost) && trouble.contains("lost"), "{name}: {trouble}");
+        assert_eq!(samples.items.len(), 1);
+        let found = fake.discover();
+        assert_eq!(found.items.len(), 1);
+        assert!(found.trouble.unwrap().contains("lost"));
+        fake.change(&json!({"gpus": []}));
+        assert_eq!(fake.source.sample(MonoTime::ZERO), Err(GpuError::Lost), "all gone");
+    }
+}
+
+#[test]
+fn faults_of_the_memory_are_read() {
+    let (_, samples) = read(&at_the_end("ecc-storm"));
+    let (bad, good) = (samples[0], samples[1]);
+    assert_eq!((bad.ecc_corrected, bad.ecc_uncorrected), (Some(9000), Some(7)));
+    assert_eq!((bad.rows_remapped, bad.row_remap_pending), (Some(1), Some(true)));
+    assert_eq!((bad.row_remap_failed, bad.recovery_action), (Some(true), Some(1)));
+    assert_eq!(
+        (good.ecc_corrected, good.row_remap_failed, good.recovery_action),
+        (Some(0), Some(false), Some(0))
+    );
+    let (_, samples) = read(&at_the_end("xid94"));
+    assert_eq!((samples[1].ecc_uncorrected, samples[1].row_remap_pending), (Some(1), Some(true)));
+}
+
+#[test]
+fn heat_is_read_step_by_step_with_margins_below_zero_and_bits_as_they_are() {
+    let mut scenario = fixture("thermal-ramp");
+    let steps = scenario["timeline"].as_array().unwrap().clone();
+    let mut fake = Fake::play(&scenario);
+    fake.discover();
+    for step in steps {
+        let mut now = step.clone();
+        now["at_ms"] = json!(0);
+        scenario["timeline"] = json!([now]);
+        fake.change(&scenario);
+        let sample = fake.sample().items[0].1;
+        let seen = json!([
+            sample.temperature.unwrap().0,
+            sample.thermal_margin.unwrap().0,
+            sample.clock_event_reasons.unwrap(),
+            sample.sm_clock_mhz.unwrap(),
+            sample.power.unwrap().get()
+        ]);
+        let set = &step["set"];
+        let clock = &set["clock_mhz"][1];
+        let margin = &set["temp_margin_c"];
+        assert_eq!(seen, json!([set["temp_c"], margin, set["clock_event_reasons"], clock, set["power_mw"]]));
+    }
+    scenario["gpus"][0]["clock_event_reasons"] = json!(1_u64 << 40);
+    scenario["timeline"] = json!([]);
+    fake.change(&scenario);
+    assert_eq!(fake.sample().items[0].1.clock_event_reasons, Some(1 << 40), "a bit of tomorrow's drivers");
+}
+
+#[test]
+fn failures_of_single_readings_cost_only_themselves() {
+    let mut fake = Fake::play(&fixture("flaky"));
+    let found = fake.discover();
+    assert!(found.trouble.unwrap().contains("lost"), "GPU not found (28) is a lost GPU");
+    let sample = fake.sample().items[0].1;
+    assert_eq!((sample.busy, sample.power), (None, Some(Milliwatts(350_000))));
+    let mut scenario = fixture("flaky");
+    scenario["gpus"][0]["faults"] = json!({});
+    fake.change(&scenario);
+    assert_eq!(fake.sample().items[0].1.busy, ratio(0.92), "not ready (27) was not for ever");
+}
+
+#[test]
+fn readings_beyond_all_bounds_are_absent_or_themselves() {
+    let scenario = json!({"gpus": [{
+        "util_gpu": 4_294_967_295_u64, "temp_c": 4_294_967_295_u64, "power_mw": 4_294_967_295_u64,
+        "energy_mj": u64::MAX, "gpm": {"2": 1e300, "3": -4.0, "5": 100.0}, "fields_signed": {"230": -5}
+    }]});
+    let mut fake = Fake::play(&scenario);
+    fake.discover();
+    fake.sample();
+    let sample = fake.sample().items[0].1;
+    assert_eq!((sample.busy, sample.temperature, sample.recovery_action), (None, None, None));
+    assert_eq!((sample.power, sample.energy_millijoules), (Some(Milliwatts(4_294_967_295)), Some(u64::MAX)));
+    assert_eq!((sample.sm_active, sample.sm_occupancy, sample.tensor_active), (None, None, ratio(1.0)));
+    assert_eq!(sample.dram_active, None);
+}
+
+#[test]
+fn a_scenario_that_cannot_be_read_leaves_the_last_one_in_force() {
+    let mut fake = Fake::play(&fixture("h100x2"));
+    fake.discover();
+    fake.change(&json!({"gpus": [{"no such key": 1}]}));
+    assert_eq!(fake.sample().items.len(), 2);
+}
+
+#[test]
+fn eight_gpus_are_read_one_by_one() {
+    let (infos, samples) = read(&fixture("h100x8-busy"));
+    assert_eq!((infos.len(), samples.len()), (8, 8));
+    let power: Vec<_> = samples.iter().map(|sample| sample.power.unwrap().get() / 1000).collect();
+    assert_eq!(power, [300, 320, 340, 360, 380, 400, 420, 440]);
+}
+
+#[test]
+fn a_host_without_the_library_says_so_and_may_get_it_later() {
+    let mut source = NvmlSource::new(Some(PathBuf::from("/nonexistent/libnvidia-ml.so.1")));
+    for _ in 0..2 {
+        let error = source.discover().unwrap_err();
+        assert!(matches!(error, GpuError::NoLibrary(_)), "{error:?}");
+        assert!(error.to_string().contains("/nonexistent/libnvidia-ml.so.1"), "{error}");
+        assert_eq!(source.sample(MonoTime::ZERO), Err(error), "nothing read is not an idle host");
+    }
+}
