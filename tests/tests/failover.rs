@@ -404,6 +404,24 @@ async fn success_is_a_finish_reason_and_nothing_else_that_an_engine_says() {
     .await;
 }
 
+/// Found by the storm below: an engine that dies of a request looks like one that closed an idle connection.
+#[tokio::test]
+async fn a_request_that_is_sent_again_on_a_new_connection_has_both_in_its_record() {
+    tapped(async {
+        let (farm, tap) = Farm::behind_a_tap(aya!(), "threads = 1\nretry.attempts_max = 1").await;
+        let _ = farm.api().chat(&chat(1)).await.ok();
+        tap.answer_with("");
+        let answer = farm.api().chat(&chat(1)).await;
+        assert_eq!(answer.error(), "502 upstream_error");
+        let record = farm.record_of(&answer).await;
+        let reasons: Vec<_> = record["attempts"].as_array().unwrap().iter().map(|a| &a["reason"]).collect();
+        assert_eq!(reasons, ["stale_socket", "closed_before_head"]);
+        assert_eq!(tap.requests().concat().matches("POST /v1/").count(), 3);
+        farm.assert_accounted().await;
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn every_request_of_a_storm_of_faults_is_accounted_for() {
     let mut farm = Farm::of(aya!())

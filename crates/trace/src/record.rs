@@ -17,7 +17,7 @@ pub struct Record {
     pub request: Option<Request>,
     /// The last decision; `None`: it never came to one.
     pub decision: Option<Decision>,
-    /// In order; each went to another endpoint.
+    /// In order; the next one goes elsewhere where it can.
     pub attempts: Vec<Attempt>,
     /// Time in the scheduler's queue.
     pub queue: Duration,

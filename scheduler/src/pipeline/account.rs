@@ -126,6 +126,19 @@ impl Account {
         }
     }
 
+    /// A kept connection was closed as the request went out, and it is sent once more on a new one. Whether the
+    /// engine had begun, nobody can tell from here: so the record has both.
+    pub(crate) fn resent(&mut self) {
+        let now = self.shared.clock.now();
+        let Some(open) = &mut self.open else { return };
+        let Some(last) = open.attempts.last_mut() else { return };
+        last.result = AttemptResult::Failed { reason: "stale_socket".to_owned() };
+        let endpoint = last.endpoint.clone();
+        let started = now.since(open.arrived_at);
+        open.attempts.push(Attempt { endpoint, started, result: AttemptResult::Open });
+        self.shared.metrics.retries.inc();
+    }
+
     fn end_wait(&mut self) {
         if let Some(open) = &mut self.open
             && let Some(since) = open.queued_at.take()

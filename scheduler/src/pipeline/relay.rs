@@ -160,7 +160,7 @@ async fn wait_first_event(
     account: &mut Account,
     ttft: Duration,
 ) -> Result<FirstEvent, Failure> {
-    let mut response = sent.exchange(ttft).await?;
+    let mut response = sent.exchange(account, ttft).await?;
     if !response.head.is_event_stream() {
         return Err(Failure::broken("the answer is no event stream"));
     }

@@ -12,7 +12,7 @@ use aya_proxy::{
 use tokio::time::timeout;
 
 use super::failure::{Failure, Pause, in_openai_shape};
-use super::{Prepared, resolve};
+use super::{Account, Prepared, resolve};
 use crate::http::conn::ConnState;
 use crate::shared::Shared;
 
@@ -86,7 +86,11 @@ pub(super) struct Sent<'a> {
 
 impl Sent<'_> {
     /// Sends the request and gives the answer if its status is a success.
-    pub(super) async fn exchange(&self, head_timeout: Duration) -> Result<EngineResponse, Failure> {
+    pub(super) async fn exchange(
+        &self,
+        account: &mut Account,
+        head_timeout: Duration,
+    ) -> Result<EngineResponse, Failure> {
         let Upstream { shared, prepared, .. } = self.up;
         let address: SocketAddr = resolve::resolve(&self.endpoint.url, shared.clock.now())
             .await
@@ -114,6 +118,7 @@ impl Sent<'_> {
         };
         let mut answer = exchange(address, &head, &body, &config, Socket::PooledOrFresh).await;
         if answer.as_ref().is_err_and(UpstreamError::is_stale_socket) {
+            account.resent();
             answer = exchange(address, &head, &body, &config, Socket::Fresh).await;
         }
         let response = answer?;

@@ -57,18 +57,20 @@ async fn whole(
     let limit = shared.config.limits.response_max;
     let assumed = Duration::from_secs_f64(predicted_ttft_s.clamp(0.0, ASSUMED_TTFT_MAX_S));
     let work = async {
-        let response = sent.exchange(left).await?;
+        let response = sent.exchange(account, left).await?;
         if !response.head.content_type.as_ref().is_some_and(aya_proxy::headers::is_json) {
             return Err(Failure::broken("the answer is no JSON"));
         }
         response.body.collect(limit).await?.ok_or_else(|| too_large(limit))
     };
-    let mut work = std::pin::pin!(work);
-    let body = match timeout(assumed, work.as_mut()).await {
-        Ok(result) => result?,
-        Err(_) => {
-            lease.first_token();
-            work.await?
+    let body = {
+        let mut work = std::pin::pin!(work);
+        match timeout(assumed, work.as_mut()).await {
+            Ok(result) => result?,
+            Err(_) => {
+                lease.first_token();
+                work.await?
+            }
         }
     };
     let facts = StreamFacts::of_answer(&body);
@@ -86,7 +88,7 @@ async fn whole(
 async fn assembled(sent: &Sent<'_>, account: &mut Account, lease: &mut Lease) -> Result<Bytes, Failure> {
     let Upstream { shared, prepared, .. } = sent.up;
     let timeouts = &shared.config.timeouts;
-    let mut response = sent.exchange(timeouts.ttft).await?;
+    let mut response = sent.exchange(account, timeouts.ttft).await?;
     if !response.head.is_event_stream() {
         return Err(Failure::broken("the answer is no event stream"));
     }
