@@ -10,6 +10,7 @@ mod error;
 mod raw;
 mod read;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
@@ -27,6 +28,10 @@ pub struct NvmlSource {
     nvml: Option<Nvml>,
     driver_version: Option<String>,
     boards: Vec<Board>,
+    /// Devices that were there once and are not in the list any more: told until they are back.
+    gone: BTreeSet<GpuUuid>,
+    /// What was wrong at the last discovery.
+    trouble: Option<String>,
     /// Why `nvml` is closed.
     closed_by: GpuError,
 }
@@ -50,6 +55,8 @@ impl NvmlSource {
             nvml: None,
             driver_version: None,
             boards: Vec::new(),
+            gone: BTreeSet::new(),
+            trouble: None,
             closed_by: GpuError::DriverNotLoaded,
         }
     }
@@ -94,7 +101,11 @@ impl NvmlSource {
         if let Some(nvml) = &self.nvml {
             self.boards.iter_mut().for_each(|board| board.release(nvml));
         }
+        self.gone.extend(self.boards.iter().map(|board| board.info.uuid.clone()));
         self.boards = found;
+        for board in &self.boards {
+            self.gone.remove(&board.info.uuid);
+        }
     }
 }
 
@@ -121,8 +132,10 @@ impl GpuSource for NvmlSource {
         match found {
             Ok(found) => {
                 self.replace(found.items);
+                let gone = self.gone.iter().map(|uuid| format!("{uuid}: not in the driver's list any more"));
+                self.trouble = told(found.trouble.into_iter().chain(gone));
                 let items = self.boards.iter().flat_map(Board::gpus).cloned().collect();
-                Ok(Collected { items, trouble: found.trouble })
+                Ok(Collected { items, trouble: self.trouble.clone() })
             }
             Err(error) => Err(self.close_after(error)),
         }
@@ -138,7 +151,8 @@ impl GpuSource for NvmlSource {
                 Err(error) => failed.push((board.info.uuid.to_string(), error)),
             }
         }
-        let trouble = told(failed.iter().map(|(uuid, error)| (uuid.clone(), error)));
+        let lines = failed.iter().map(|(uuid, error)| format!("{uuid}: {error}"));
+        let trouble = told(self.trouble.iter().cloned().chain(lines));
         match failed.pop() {
             Some((_, error)) if items.is_empty() => Err(self.close_after(error)),
             _ => Ok(Collected { items, trouble }),
@@ -147,8 +161,8 @@ impl GpuSource for NvmlSource {
 }
 
 /// What is wrong with which GPU, in one line.
-fn told<'a>(failed: impl Iterator<Item = (String, &'a GpuError)>) -> Option<String> {
-    let lines: Vec<String> = failed.map(|(gpu, error)| format!("{gpu}: {error}")).collect();
+fn told(failed: impl Iterator<Item = String>) -> Option<String> {
+    let lines: Vec<String> = failed.collect();
     (!lines.is_empty()).then(|| lines.join("; "))
 }
 

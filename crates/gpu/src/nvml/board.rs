@@ -86,7 +86,7 @@ pub(super) fn describe_all(nvml: &Nvml) -> Result<Collected<Board>, GpuError> {
             Err(error) => failed.push((index, error)),
         }
     }
-    let trouble = super::told(failed.iter().map(|(index, error)| (format!("GPU {index}"), error)));
+    let trouble = super::told(failed.iter().map(|(index, error)| format!("GPU {index}: {error}")));
     match failed.pop() {
         Some((_, error)) if items.is_empty() => Err(error),
         None if items.is_empty() => Err(GpuError::NoGpus),

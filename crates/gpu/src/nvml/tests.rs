@@ -249,7 +249,15 @@ fn a_gpu_that_falls_off_the_bus_is_named_and_the_other_is_read() {
         assert_eq!(samples.items.len(), 1);
         let found = fake.discover();
         assert_eq!(found.items.len(), 1);
-        assert!(found.trouble.unwrap().contains("lost"));
+        let trouble = found.trouble.unwrap();
+        assert!(trouble.contains("lost") && trouble.contains(lost), "{name}: {trouble}");
+        assert_eq!(
+            fake.sample().trouble,
+            Some(trouble),
+            "{name}: a list without it does not end the trouble"
+        );
+        fake.change(&whole);
+        assert_eq!(fake.discover().trouble, None, "{name}: it is back");
         fake.change(&json!({"gpus": []}));
         assert_eq!(fake.source.sample(MonoTime::ZERO), Err(GpuError::Lost), "all gone");
     }
