@@ -123,7 +123,7 @@ pub(crate) fn run(args: &SimulateArgs) -> Result<(), Failure> {
     let mut rows = Vec::with_capacity(policies.len());
     for policy in policies {
         let name = policy.name.to_string();
-        let policy = Policy { slo_ttft_s: args.slo_ttft, ..policy };
+        let policy = Policy { slo_ttft_s: args.slo_ttft, slo_tpot_s: args.slo_tpot, ..policy };
         let config = SimConfig {
             fleet: fleet.clone(),
             policy,

@@ -83,6 +83,8 @@ pub struct Terms {
     pub harm_s: f64,
     /// Penalty for a predicted TTFT close to or beyond its objective.
     pub slo_s: f64,
+    /// Weighted number of objectives that the newcomer is expected to break; 0 where the streams are not known.
+    pub miss_s: f64,
     /// Widening by the age of the data.
     pub uncertainty_s: f64,
 }

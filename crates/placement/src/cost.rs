@@ -1,15 +1,16 @@
 //! What it would cost to place a request on an endpoint, in seconds: its time to the first token and to
 //! decode, the slowdown of those already there, and a penalty near the TTFT objective.
 //!
-//! Not here yet: the prefix index (every prompt token counts as uncached), a term for expected misses of
-//! the objectives, and learned corrections of the coefficients. More load never makes an endpoint cheaper;
-//! a property test holds that.
+//! Not here yet: learned corrections of the coefficients. More load never makes an endpoint cheaper; a property
+//! test holds that.
 
 use std::time::Duration;
 
 use aya_domain::{EngineProfile, ForeignLoad, Freshness, OwnLoad, Request, RequestKind, Terms, Tokens};
-use aya_estimate::{prefill_attention, step_time_s};
+use aya_estimate::{LengthDistribution, prefill_attention, step_time_s};
 
+use crate::knowledge::Insight;
+use crate::misses::{self, Pace};
 use crate::policy::Policy;
 
 /// What a waiting request of somebody else is taken to bring: nobody says how long its prompt is. The mean of
@@ -26,6 +27,9 @@ const LEAST_CHUNK: f64 = 64.0;
 const DUTY_MAX: f64 = 0.9;
 /// Seconds over which the newcomer's own prompt counts towards the dispatch rate; the rate's tau.
 const DUTY_WINDOW_S: f64 = aya_estimate::RATE_TAU.as_secs() as f64;
+/// Share of the duty that lengthens a stream's pace when misses are foreseen: the stalls that are known count
+/// by themselves.
+const MISS_DUTY: f64 = 0.3;
 /// Seconds of doubt per second of age, once telemetry is stale, and the most it can come to. Small: the own
 /// ledger is still fresh, and old telemetry must not empty a healthy endpoint.
 const DOUBT_PER_S: f64 = 0.02;
@@ -68,12 +72,12 @@ impl Load {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Newcomer {
     /// Prompt tokens (p).
-    prompt: f64,
+    pub(crate) prompt: f64,
     /// Prompt tokens not in the endpoint's cache (u), at least 1.
-    uncached: f64,
+    pub(crate) uncached: f64,
     attention: f64,
     /// Expected answer (eo).
-    output: f64,
+    pub(crate) output: f64,
     /// Mean rest of a running answer (res).
     residual: f64,
 }
@@ -93,6 +97,15 @@ impl Newcomer {
             output,
             residual: request.expected_residual.max(0.0),
         }
+    }
+
+    /// The same where so many leading prompt tokens are cached; one at least is always computed.
+    pub(crate) fn with_cached(self, cached: Tokens) -> Self {
+        if cached == Tokens(0) {
+            return self;
+        }
+        let uncached = (self.prompt - cached.as_f64()).max(1.0);
+        Self { uncached, attention: prefill_attention(uncached, self.prompt - uncached), ..self }
     }
 }
 
@@ -135,7 +148,8 @@ impl<'a> Site<'a> {
             + current_iteration
             + self.kv_wait_s;
 
-        let duty = ((prefill_rate + new.uncached / DUTY_WINDOW_S) * cost.per_token_s).min(DUTY_MAX);
+        let rate = prefill_rate + new.uncached / DUTY_WINDOW_S;
+        let duty = (rate * cost.per_token_s).min(DUTY_MAX);
         let tpot_before = decode_step / (1.0 - duty);
         let kv_after = kv_tokens + new.prompt + new.output / 2.0;
         let tpot_after = step_time_s(cost, decoding + 1.0, kv_after, 0.0) / (1.0 - duty);
@@ -150,8 +164,31 @@ impl<'a> Site<'a> {
             decode_s: new.output * tpot_after,
             harm_s: weights.harm * decoding * (stall + slowdown),
             slo_s: weights.slo * (ttft - weights.slo_share * policy.slo_ttft_s).max(0.0),
+            miss_s: 0.0,
             uncertainty_s: doubt_s,
         }
+    }
+
+    /// The weighted number of objectives that the newcomer is expected to break here, where the streams are known.
+    pub(crate) fn miss_s(
+        &self,
+        new: &Newcomer,
+        policy: &Policy,
+        insight: &Insight<'_>,
+        lengths: &LengthDistribution,
+    ) -> f64 {
+        let cost = &self.profile.cost;
+        let Load { decoding, kv_tokens, prefill_rate, .. } = self.load;
+        let rate = prefill_rate + new.uncached / DUTY_WINDOW_S;
+        let busy = 1.0 - MISS_DUTY * (rate * cost.per_token_s).min(DUTY_MAX);
+        let kv_after = kv_tokens + new.prompt + new.output / 2.0;
+        let pace = Pace {
+            before_s: self.decode_step_s / busy,
+            after_s: step_time_s(cost, decoding + 1.0, kv_after, 0.0) / busy,
+            stall_s: new.uncached * cost.per_token_s + cost.attention_s * new.attention,
+            per_token_s: cost.per_token_s,
+        };
+        policy.weights.miss * misses::expected(insight, lengths, &pace, policy.slo_tpot_s)
     }
 }
 
@@ -175,7 +212,8 @@ pub(crate) fn doubt_s(freshness: Freshness, age: Option<Duration>) -> f64 {
 
 /// The price: the sum of the weighted terms. Not a number (absurd coefficients) ranks last.
 pub(crate) fn total_s(terms: &Terms) -> f64 {
-    let total = terms.ttft_s + terms.decode_s + terms.harm_s + terms.slo_s + terms.uncertainty_s;
+    let total =
+        terms.ttft_s + terms.decode_s + terms.harm_s + terms.slo_s + terms.miss_s + terms.uncertainty_s;
     if total.is_finite() { total } else { f64::MAX }
 }
 

@@ -9,11 +9,13 @@ use aya_domain::{
     OwnLoad, Phase, Pool, RefusalReason, Rejection, Request, Snapshot, Tokens, Verdict, splitmix64,
 };
 
-use crate::cost::{Load, Newcomer, Site, doubt_s, total_s};
+use crate::cost::{Load, Newcomer, Site, doubt_s};
 use crate::filter::{self, Ask, Subject};
 use crate::invariants;
+use crate::knowledge::Knowledge;
 use crate::pick;
 use crate::policy::{Policy, Scorer};
+use crate::rank;
 
 /// Decides where a request goes. `loads` is parallel to `snapshot.endpoints`; an endpoint without an entry
 /// has nothing of ours in flight. Every endpoint of the snapshot appears in the decision, in order, with
@@ -27,7 +29,21 @@ pub fn decide(
     now: MonoTime,
     seed: u64,
 ) -> Decision {
-    let farm = Farm { snapshot, loads, policy, seed };
+    decide_knowing(snapshot, loads, &Knowledge::default(), request, policy, now, seed)
+}
+
+/// [`decide`] by a scheduler that knows more than its sums.
+#[must_use]
+pub fn decide_knowing(
+    snapshot: &Snapshot,
+    loads: &[OwnLoad],
+    knowledge: &Knowledge<'_>,
+    request: &Request,
+    policy: &Policy,
+    now: MonoTime,
+    seed: u64,
+) -> Decision {
+    let farm = Farm { snapshot, loads, knowledge, policy, seed };
     let mut candidates = Vec::with_capacity(snapshot.endpoints.len());
     let ask = Ask::new(request, &policy.hold, now);
     let outcome = match snapshot.models.get(&request.model) {
@@ -50,11 +66,12 @@ pub fn decide(
 }
 
 /// What stays the same while one request is decided.
-struct Farm<'a> {
-    snapshot: &'a Snapshot,
-    loads: &'a [OwnLoad],
-    policy: &'a Policy,
-    seed: u64,
+pub(crate) struct Farm<'a> {
+    pub(crate) snapshot: &'a Snapshot,
+    pub(crate) loads: &'a [OwnLoad],
+    pub(crate) knowledge: &'a Knowledge<'a>,
+    pub(crate) policy: &'a Policy,
+    pub(crate) seed: u64,
 }
 
 impl Farm<'_> {
@@ -85,11 +102,12 @@ impl Farm<'_> {
             let verdict = match member {
                 None => Verdict::Rejected(Rejection::ModelNotServed),
                 Some((_, context)) => {
-                    let site = site(endpoint, &own, &ask.newcomer);
-                    let on = Subject { endpoint, own: &own, context: *context, site };
+                    let newcomer = ask.newcomer.with_cached(self.knowledge.of(index).cached);
+                    let site = site(endpoint, &own, &newcomer);
+                    let on = Subject { endpoint, own: &own, context: *context, site, newcomer };
                     let doubt = doubt_s(endpoint.freshness, age);
                     filter::rejection(ask, &on)
-                        .map_or_else(|| self.score(ask, &on, index, doubt), Verdict::Rejected)
+                        .map_or_else(|| self.score(&on, index, doubt), Verdict::Rejected)
                 }
             };
             let own_in_flight = own.in_flight;
@@ -105,22 +123,19 @@ impl Farm<'_> {
 
     /// The terms are filled for every scorer, so that a baseline's choice can be compared with the
     /// prediction.
-    fn score(&self, ask: &Ask<'_>, on: &Subject<'_>, index: EndpointIndex, doubt_s: f64) -> Verdict {
-        let terms = on.site.terms(&ask.newcomer, self.policy, doubt_s);
-        let total = match self.policy.scorer {
-            Scorer::Cost => total_s(&terms),
-            Scorer::LeastRequests => f64::from(on.site.load.requests),
-            Scorer::Random => unit(splitmix64(self.seed ^ splitmix64(u64::from(index.0)))),
-            // Known only when all are judged: `choose`.
-            Scorer::RoundRobin => 0.0,
-        };
+    fn score(&self, on: &Subject<'_>, index: EndpointIndex, doubt_s: f64) -> Verdict {
+        let mut terms = on.site.terms(&on.newcomer, self.policy, doubt_s);
+        let insight = self.knowledge.of(index);
+        if let (Scorer::Cost, Some(lengths)) = (self.policy.scorer, self.knowledge.lengths) {
+            terms.miss_s = on.site.miss_s(&on.newcomer, self.policy, &insight, lengths);
+        }
+        let drawn = || unit(splitmix64(self.seed ^ splitmix64(u64::from(index.0))));
+        let total = rank::alone(self.policy.scorer, on, &insight, &terms, drawn);
         Verdict::Scored { total, terms }
     }
 
     fn choose(&self, ask: &Ask<'_>, candidates: &mut [Candidate]) -> Option<Chosen> {
-        if self.policy.scorer == Scorer::RoundRobin {
-            rank_round_robin(candidates, ask.request.sequence);
-        }
+        rank::among(self, ask, candidates);
         pick::pick(candidates, self.seed)
     }
 
@@ -200,21 +215,8 @@ fn hold(candidates: &[Candidate]) -> Outcome {
     Outcome::Hold(if full { HoldReason::AllFull } else { HoldReason::NoneReady })
 }
 
-/// Totals become ranks: 0 for the endpoint whose turn it is, 1 for the one after it.
-fn rank_round_robin(candidates: &mut [Candidate], sequence: u64) {
-    let eligible = pick::scored(candidates).count() as u64;
-    let Some(turn) = sequence.checked_rem(eligible) else { return };
-    let mut position = 0;
-    for candidate in candidates {
-        if let Verdict::Scored { total, .. } = &mut candidate.verdict {
-            *total = Tokens((position + eligible - turn) % eligible).as_f64();
-            position += 1;
-        }
-    }
-}
-
 /// A number from 0 to 1 from 53 random bits.
-fn unit(bits: u64) -> f64 {
+pub(crate) fn unit(bits: u64) -> f64 {
     Tokens(bits >> 11).as_f64() / Tokens(1 << 53).as_f64()
 }
 

@@ -64,6 +64,8 @@ pub(crate) struct Subject<'a> {
     /// The context this endpoint gives the model; `None` if the engine does not say.
     pub(crate) context: Option<Tokens>,
     pub(crate) site: Site<'a>,
+    /// The request as this endpoint would see it.
+    pub(crate) newcomer: Newcomer,
 }
 
 /// Why this endpoint of the model's pool cannot take the request now; `None`: it can.

@@ -9,11 +9,15 @@ mod cost;
 mod decide;
 mod filter;
 pub mod invariants;
+mod knowledge;
+mod misses;
 mod pick;
 mod policy;
+mod rank;
 #[cfg(test)]
 mod testkit;
 
 pub use cost::FOREIGN_PROMPT_TOKENS;
-pub use decide::decide;
+pub use decide::{decide, decide_knowing};
+pub use knowledge::{Insight, Knowledge, Stream};
 pub use policy::{CostWeights, HoldRules, Policy, Scorer, UnknownPolicy};

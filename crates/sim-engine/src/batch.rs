@@ -6,7 +6,7 @@
 use aya_estimate::prefill_attention;
 
 use crate::engine::Engine;
-use crate::kv::{BLOCK_TOKENS, blocks_for};
+use crate::kv::blocks_for;
 use crate::sequence::Sequence;
 
 /// The load of one iteration, as the cost model counts it.
@@ -104,13 +104,13 @@ impl Engine {
     /// Gives a waiting sequence the blocks of its whole prompt; all or none.
     fn allocate_prompt(&mut self, sequence: &mut Sequence) -> bool {
         // One token at least is computed, or there would be nothing to sample from.
-        let reusable = (sequence.goal.saturating_sub(1) / BLOCK_TOKENS) as usize;
+        let reusable = (sequence.goal.saturating_sub(1) / self.tokens_per_hash()) as usize;
         let hashes = &sequence.request.prefix;
         let hashes = hashes.get(..hashes.len().min(reusable)).unwrap_or_default();
         let hits = self.kv.prefix.leading_hits(hashes);
         let cached = hashes.get(..hits).unwrap_or_default();
         let shared = u32::try_from(hits).unwrap_or(u32::MAX);
-        let new = blocks_for(sequence.goal).saturating_sub(shared);
+        let new = blocks_for(sequence.goal).saturating_sub(shared.saturating_mul(sequence.unit));
 
         let demand = self.kv.demand(cached, new);
         // Alone it may use the headroom too: nobody else can give any back.
@@ -128,7 +128,7 @@ impl Engine {
         }
         sequence.shared = shared;
         sequence.private = new;
-        sequence.computed = shared.saturating_mul(BLOCK_TOKENS);
+        sequence.computed = shared.saturating_mul(self.tokens_per_hash());
         if sequence.cached_tokens.is_none() {
             sequence.cached_tokens = Some(sequence.computed);
             self.counters.prefix_queries += u64::from(sequence.goal);

@@ -113,6 +113,13 @@ impl Engine {
     /// of each, so that every step makes progress.
     #[must_use]
     pub fn new(profile: EngineProfile, waiting_max: u32) -> Self {
+        Self::with_prefix_blocks(profile, waiting_max, 1)
+    }
+
+    /// The same with a prefix cache that counts by so many blocks at once: one hash per
+    /// `blocks * BLOCK_TOKENS` prompt tokens. Traces tell hashes of 512 tokens.
+    #[must_use]
+    pub fn with_prefix_blocks(profile: EngineProfile, waiting_max: u32, blocks_per_hash: u32) -> Self {
         let blocks = profile.kv_capacity.get() / u64::from(BLOCK_TOKENS);
         let total = u32::try_from(blocks).unwrap_or(u32::MAX);
         Self {
@@ -123,7 +130,7 @@ impl Engine {
             },
             waiting_max,
             admission_limit: headroom(total),
-            kv: KvPool::new(total),
+            kv: KvPool::new(total, blocks_per_hash),
             waiting: VecDeque::new(),
             running: Vec::new(),
             preempted: Vec::new(),
@@ -149,13 +156,13 @@ impl Engine {
         if self.waiting.len() >= self.waiting_max as usize {
             return Err(SubmitError::QueueFull { limit: self.waiting_max });
         }
-        let full_blocks = (request.prompt_tokens / BLOCK_TOKENS) as usize;
+        let full_blocks = (request.prompt_tokens / self.tokens_per_hash()) as usize;
         if let Some(excess) = request.prefix.get(..full_blocks).filter(|p| p.len() < request.prefix.len()) {
             request.prefix = excess.into();
         }
         debug_assert!(!self.contains(request.id), "request {} lives already", request.id);
         self.counters.submitted += 1;
-        self.waiting.push_back(Sequence::new(request));
+        self.waiting.push_back(Sequence::new(request, self.kv.unit));
         Ok(())
     }
 
@@ -282,6 +289,11 @@ impl Engine {
         &self.profile
     }
 
+    /// Prompt tokens that one hash of the prefix cache stands for.
+    pub(crate) const fn tokens_per_hash(&self) -> u32 {
+        self.kv.unit.saturating_mul(BLOCK_TOKENS)
+    }
+
     fn price(&self, work: &Work) -> f64 {
         let kv_tokens = aya_domain::Tokens(work.kv_tokens).as_f64();
         step_time_s(&self.profile.cost, f64::from(work.tokens()), kv_tokens, work.attention_pairs)
@@ -319,12 +331,13 @@ fn progress(sequence: &mut Sequence, kv: &mut KvPool, counters: &mut Counters) -
 
 /// Offers the prompt blocks completed in this step to later prompts.
 fn publish_prompt(sequence: &mut Sequence, kv: &mut KvPool) {
-    let complete = sequence.computed.min(sequence.request.prompt_tokens) / BLOCK_TOKENS;
-    while sequence.shared < complete && sequence.private > 0 {
+    let tokens_per_hash = sequence.unit.saturating_mul(BLOCK_TOKENS);
+    let complete = sequence.computed.min(sequence.request.prompt_tokens) / tokens_per_hash;
+    while sequence.shared < complete && sequence.private >= sequence.unit {
         let Some(hash) = sequence.request.prefix.get(sequence.shared as usize) else { break };
         kv.publish(*hash);
         sequence.shared += 1;
-        sequence.private -= 1;
+        sequence.private -= sequence.unit;
     }
     debug_assert!(sequence.blocks() >= blocks_for(sequence.computed), "KV without a block");
 }

@@ -39,7 +39,8 @@ pub fn cheap(engine: &Engine) -> Result<(), Violation> {
     if held != counted {
         return Err(Violation::PrivateBlocks { held, counted });
     }
-    let (used, idle, total) = (engine.kv.used(), engine.kv.prefix.idle(), engine.kv.total());
+    let (used, idle, total) =
+        (engine.kv.used(), engine.kv.prefix.idle() * engine.kv.unit as usize, engine.kv.total());
     if used as usize + idle > total as usize {
         return Err(Violation::PoolExceeded { used, idle, total });
     }

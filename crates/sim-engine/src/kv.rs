@@ -19,12 +19,14 @@ pub const fn blocks_for(tokens: u32) -> u32 {
 pub(crate) struct KvPool {
     total: u32,
     private: u32,
+    /// Blocks that one hash of the prefix cache stands for.
+    pub(crate) unit: u32,
     pub(crate) prefix: PrefixCache,
 }
 
 impl KvPool {
-    pub(crate) fn new(total: u32) -> Self {
-        Self { total, private: 0, prefix: PrefixCache::default() }
+    pub(crate) fn new(total: u32, unit: u32) -> Self {
+        Self { total, private: 0, unit: unit.max(1), prefix: PrefixCache::default() }
     }
 
     pub(crate) const fn total(&self) -> u32 {
@@ -38,7 +40,7 @@ impl KvPool {
 
     /// Blocks that running sequences hold. What is only cached counts as free.
     pub(crate) fn used(&self) -> u32 {
-        self.private.saturating_add(count(self.prefix.referenced()))
+        self.private.saturating_add(self.blocks(self.prefix.referenced()))
     }
 
     /// Blocks a sequence may still get, by evicting cached ones if need be.
@@ -48,7 +50,7 @@ impl KvPool {
 
     /// Blocks that would leave the free ones if a prompt with these cached and this many new blocks came in.
     pub(crate) fn demand(&self, cached: &[u64], new: u32) -> u32 {
-        new.saturating_add(count(self.prefix.idle_among(cached)))
+        new.saturating_add(self.blocks(self.prefix.idle_among(cached)))
     }
 
     /// Takes blocks for one sequence alone; all or none.
@@ -57,7 +59,7 @@ impl KvPool {
             return false;
         }
         self.private += blocks;
-        while self.used().saturating_add(count(self.prefix.idle())) > self.total {
+        while self.used().saturating_add(self.blocks(self.prefix.idle())) > self.total {
             if !self.prefix.evict_oldest() {
                 break;
             }
@@ -65,14 +67,19 @@ impl KvPool {
         true
     }
 
-    /// Turns a private block whose content is now complete into a cached one. If the same content was cached
+    /// Blocks of so many hashes of the prefix cache.
+    fn blocks(&self, hashes: usize) -> u32 {
+        count(hashes).saturating_mul(self.unit)
+    }
+
+    /// Turns the private blocks of one hash, whose content is now complete, into cached ones. If the same content was cached
     /// meanwhile, the private copy is freed and the cached block is shared.
     pub(crate) fn publish(&mut self, hash: u64) {
-        debug_assert!(self.private > 0, "published a block nobody holds");
+        debug_assert!(self.private >= self.unit, "published a block nobody holds");
         if !self.prefix.acquire(hash) {
             self.prefix.insert(hash);
         }
-        self.private = self.private.saturating_sub(1);
+        self.private = self.private.saturating_sub(self.unit);
     }
 
     /// Returns everything a sequence held.

@@ -11,7 +11,7 @@ pub struct SimRequest {
     pub id: u64,
     /// At least one is computed, whatever the cache holds.
     pub prompt_tokens: u32,
-    /// One chained hash per full block of the prompt, from its start; may be shorter, never wrong.
+    /// One chained hash per full block of the prompt (or per so many blocks as the engine's prefix cache counts by), from its start; may be shorter, never wrong.
     pub prefix: Arc<[u64]>,
     /// Tokens of the answer. Zero: the prompt is computed and the request ends (an embedding).
     pub output_tokens: u32,
@@ -29,8 +29,10 @@ pub(crate) struct Sequence {
     pub(crate) goal: u32,
     /// Tokens of this sequence in the step that runs now.
     pub(crate) scheduled: u32,
-    /// Leading prompt blocks held through the prefix cache.
+    /// Leading hashes of the prompt whose blocks are held through the prefix cache.
     pub(crate) shared: u32,
+    /// Blocks that one hash stands for.
+    pub(crate) unit: u32,
     /// Blocks held alone.
     pub(crate) private: u32,
     /// Prompt tokens found in the cache at the first admission; `None` before it.
@@ -38,7 +40,7 @@ pub(crate) struct Sequence {
 }
 
 impl Sequence {
-    pub(crate) const fn new(request: SimRequest) -> Self {
+    pub(crate) const fn new(request: SimRequest, unit: u32) -> Self {
         let goal = request.prompt_tokens;
         Self {
             request,
@@ -47,6 +49,7 @@ impl Sequence {
             goal,
             scheduled: 0,
             shared: 0,
+            unit,
             private: 0,
             cached_tokens: None,
         }
@@ -59,7 +62,7 @@ impl Sequence {
 
     /// Blocks it holds, shared ones included.
     pub(crate) const fn blocks(&self) -> u32 {
-        self.shared.saturating_add(self.private)
+        self.shared.saturating_mul(self.unit).saturating_add(self.private)
     }
 
     /// The hashes of the blocks it holds through the prefix cache.

@@ -9,6 +9,8 @@ use aya_estimate::DecayedRate;
 pub(crate) struct Cell {
     load: OwnLoad,
     rate: DecayedRate,
+    /// Prompt tokens of everything in flight.
+    pub(crate) prompts: u64,
     /// Requests without a first token, in order of dispatch.
     pub(crate) pending: Vec<usize>,
     /// Requests that stream.
@@ -27,7 +29,8 @@ impl Cell {
         OwnLoad { prefill_rate: self.rate.read(now), ..self.load }
     }
 
-    pub(crate) fn claim(&mut self, request: usize, uncached: u32, now: MonoTime) -> Lease {
+    pub(crate) fn claim(&mut self, request: usize, prompt: u32, uncached: u32, now: MonoTime) -> Lease {
+        self.prompts += u64::from(prompt);
         self.load.in_flight += 1;
         self.load.prefilling += 1;
         self.load.prefill_tokens += u64::from(uncached);
@@ -53,7 +56,8 @@ impl Cell {
         }
     }
 
-    pub(crate) fn release(&mut self, lease: Lease, request: usize) {
+    pub(crate) fn release(&mut self, lease: Lease, request: usize, prompt: u32) {
+        self.prompts = self.prompts.saturating_sub(u64::from(prompt));
         match lease {
             Lease::Prefill { uncached } => self.leave_prefill(request, uncached),
             Lease::Decode { kv_tokens } => {
@@ -73,7 +77,10 @@ impl Cell {
 
     /// Nothing is in flight and nothing was left behind.
     pub(crate) fn is_empty(&self) -> bool {
-        self.load == OwnLoad::default() && self.pending.is_empty() && self.decoding.is_empty()
+        self.load == OwnLoad::default()
+            && self.prompts == 0
+            && self.pending.is_empty()
+            && self.decoding.is_empty()
     }
 }
 
@@ -94,14 +101,14 @@ mod tests {
         let now = MonoTime::from_millis(5);
         for streamed in [None, Some(0), Some(7)] {
             let mut cell = Cell::default();
-            let mut lease = cell.claim(3, 100, now);
+            let mut lease = cell.claim(3, 150, 100, now);
             assert_eq!((cell.read(now).prefilling, cell.read(now).prefill_tokens), (1, 100));
             if let Some(tokens) = streamed {
                 cell.first_token(&mut lease, 3, 150);
                 cell.token(&mut lease, tokens);
                 assert_eq!(cell.read(now).decode_kv_tokens, 150 + tokens);
             }
-            cell.release(lease, 3);
+            cell.release(lease, 3, 150);
             assert!(cell.is_empty(), "{cell:?}");
             assert!(cell.read(now).prefill_rate > 0.0, "what was just sent is remembered");
         }

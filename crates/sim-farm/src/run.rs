@@ -9,7 +9,7 @@ use aya_domain::{
 };
 use aya_estimate::NamedProfile;
 use aya_placement::Policy;
-use aya_sim_engine::{Emission, Engine, SimRequest, StepResult};
+use aya_sim_engine::{BLOCK_TOKENS, Emission, Engine, SimRequest, StepResult};
 
 use crate::conservation::{self, Violation};
 use crate::ledger::Lease;
@@ -17,7 +17,7 @@ use crate::scheduler::Scheduler;
 use crate::site::Site;
 use crate::summary::{Outcome, RequestRecord, Results};
 use crate::telemetry::Agent;
-use crate::workload::Workload;
+use crate::workload::{PREFIX_BLOCK_TOKENS, Workload};
 
 /// How often a scheduler notes its ledger for the fleet, as live.
 const NOTE_EVERY: Duration = Duration::from_millis(50);
@@ -69,6 +69,16 @@ pub(crate) struct Progress {
     pub(crate) outcomes: u32,
 }
 
+impl Progress {
+    /// Prompt tokens still to be computed, as estimated at dispatch.
+    pub(crate) const fn uncached(&self) -> u32 {
+        match self.place {
+            Some((_, Lease::Prefill { uncached })) => uncached,
+            Some((_, Lease::Decode { .. })) | None => 0,
+        }
+    }
+}
+
 /// The state of a run.
 #[derive(Debug)]
 pub(crate) struct Farm<'a> {
@@ -107,10 +117,13 @@ impl<'a> Farm<'a> {
         let mut sites = Vec::with_capacity(config.fleet.len());
         for (at, named) in config.fleet.iter().enumerate() {
             let agent = Agent::new(at, named, &model, config.report_period, holds)?;
-            sites.push(Site::new(Engine::new(named.profile, ENGINE_QUEUE_MAX), agent));
+            let blocks = PREFIX_BLOCK_TOKENS / BLOCK_TOKENS;
+            let engine = Engine::with_prefix_blocks(named.profile, ENGINE_QUEUE_MAX, blocks);
+            sites.push(Site::new(engine, agent));
         }
+        let pools: Vec<Tokens> = config.fleet.iter().map(|named| named.profile.kv_capacity).collect();
         let request = blank_request(model)?;
-        let schedulers = (0..config.schedulers.max(1)).map(|_| Scheduler::new(sites.len(), request.clone()));
+        let schedulers = (0..config.schedulers.max(1)).map(|_| Scheduler::new(&pools, request.clone()));
         let schedulers: Vec<Scheduler> = schedulers.collect();
         let count = schedulers.len() as u64;
         let progress = |(at, arrival): (usize, &crate::Arrival)| Progress {
@@ -260,7 +273,7 @@ impl<'a> Farm<'a> {
         };
         let Some(scheduler) = self.schedulers.get_mut(progress.scheduler) else { return true };
         self.decisions += 1;
-        let decision = scheduler.decide(arrival, &self.policy, self.now, self.config.seed);
+        let decision = scheduler.decide(arrival, &self.requests, &self.policy, self.now, self.config.seed);
         match decision.outcome {
             Decided::Placed(chosen) => self.dispatch(request, chosen.endpoint.get()),
             Decided::Refused(_) => self.end(request, Outcome::Rejected),
@@ -282,8 +295,13 @@ impl<'a> Farm<'a> {
         else {
             return;
         };
+        let prompt = arrival.prompt_tokens;
+        let uncached = prompt - scheduler.cached(arrival, at);
+        if let Some(index) = scheduler.prefixes.get_mut(at) {
+            index.insert(&arrival.blocks);
+        }
         let Some(cell) = scheduler.cells.get_mut(at) else { return };
-        progress.place = Some((at, cell.claim(request, arrival.prompt_tokens, self.now)));
+        progress.place = Some((at, cell.claim(request, prompt, uncached, self.now)));
         progress.endpoint = Some(at);
         let submitted = site.engine.submit(SimRequest {
             id: request as u64,
@@ -345,6 +363,7 @@ impl<'a> Farm<'a> {
 
     /// The one way out: releases the lease, teaches the prior, counts the outcome.
     fn end(&mut self, request: usize, outcome: Outcome) {
+        let prompt = self.workload.arrivals.get(request).map_or(0, |arrival| arrival.prompt_tokens);
         let Some(progress) = self.requests.get_mut(request) else { return };
         progress.outcome = outcome;
         progress.ended = self.now;
@@ -354,10 +373,11 @@ impl<'a> Farm<'a> {
         if let Some((at, lease)) = progress.place.take()
             && let Some(cell) = scheduler.cells.get_mut(at)
         {
-            cell.release(lease, request);
+            cell.release(lease, request, prompt);
         }
         if outcome == Outcome::Completed {
             scheduler.output.observe(progress.generated);
+            scheduler.lengths.observe(progress.generated);
         }
     }
 

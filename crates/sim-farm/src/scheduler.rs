@@ -6,13 +6,16 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use aya_domain::{Decision, MonoTime, OwnLoad, Report, Request, Snapshot, Tokens, splitmix64};
-use aya_estimate::OutputPrior;
+use aya_estimate::{LengthDistribution, OutputPrior, PrefixIndex};
 use aya_fleet::{Event, Fleet, OwnInFlight, Params};
-use aya_placement::{Policy, decide};
+use aya_placement::{Insight, Knowledge, Policy, Stream, decide_knowing};
 
 use crate::ledger::Cell;
-use crate::workload::Arrival;
+use crate::run::Progress;
+use crate::workload::{Arrival, PREFIX_BLOCK_TOKENS};
 
+/// Blocks at the beginning of a prompt that make its key for policies that hash.
+const AFFINITY_BLOCKS: usize = 4;
 /// A changed view is published at most this often, as live.
 const PUBLISH_EVERY: Duration = Duration::from_millis(20);
 
@@ -25,16 +28,25 @@ pub(crate) struct Scheduler {
     published_at: MonoTime,
     pub(crate) cells: Vec<Cell>,
     pub(crate) output: OutputPrior,
+    pub(crate) lengths: LengthDistribution,
+    /// One index per endpoint.
+    pub(crate) prefixes: Vec<PrefixIndex>,
     sequence: u64,
     /// Requests for which no endpoint had room, first come first served.
     pub(crate) held: VecDeque<usize>,
     loads: Vec<OwnLoad>,
+    streams: Vec<Stream>,
+    pending: Vec<f64>,
     /// Filled anew for every decision.
     request: Request,
 }
 
 impl Scheduler {
-    pub(crate) fn new(endpoints: usize, request: Request) -> Self {
+    /// `kv_tokens`: the KV pool of every endpoint.
+    pub(crate) fn new(kv_tokens: &[Tokens], request: Request) -> Self {
+        let endpoints = kv_tokens.len();
+        let blocks =
+            |tokens: &Tokens| usize::try_from(tokens.get() / u64::from(PREFIX_BLOCK_TOKENS)).unwrap_or(0);
         Self {
             fleet: Fleet::new(Params::DEFAULT),
             snapshot: Snapshot::empty(),
@@ -42,9 +54,13 @@ impl Scheduler {
             published_at: MonoTime::ZERO,
             cells: std::iter::repeat_with(Cell::default).take(endpoints).collect(),
             output: OutputPrior::default(),
+            lengths: LengthDistribution::default(),
+            prefixes: kv_tokens.iter().map(|tokens| PrefixIndex::new(blocks(tokens))).collect(),
             sequence: 0,
             held: VecDeque::new(),
             loads: Vec::with_capacity(endpoints),
+            streams: Vec::new(),
+            pending: Vec::new(),
             request,
         }
     }
@@ -85,10 +101,19 @@ impl Scheduler {
         }
     }
 
-    /// Decides where a request goes; the same call that the live scheduler makes.
+    /// Prompt tokens that the cache of the endpoint at this position probably holds: at least one is computed.
+    pub(crate) fn cached(&self, arrival: &Arrival, at: usize) -> u32 {
+        let blocks = self.prefixes.get(at).map_or(0, |index| index.matched(&arrival.blocks));
+        let tokens = u32::try_from(blocks).unwrap_or(u32::MAX).saturating_mul(PREFIX_BLOCK_TOKENS);
+        tokens.min(arrival.prompt_tokens.saturating_sub(1))
+    }
+
+    /// Decides where a request goes; the same call that the live scheduler makes, with what only the simulation
+    /// can know yet.
     pub(crate) fn decide(
         &mut self,
         arrival: &Arrival,
+        requests: &[Progress],
         policy: &Policy,
         now: MonoTime,
         seed: u64,
@@ -105,6 +130,47 @@ impl Scheduler {
         self.request.arrived_at = now;
         let seed = splitmix64(seed ^ self.sequence);
         self.sequence += 1;
-        decide(&self.snapshot, &self.loads, &self.request, policy, now, seed)
+        self.look_at_streams(requests, now);
+        let insights = self.insights(arrival);
+        let first = arrival.blocks.get(..arrival.blocks.len().min(AFFINITY_BLOCKS)).unwrap_or_default();
+        let hashed = || first.iter().fold(0, |hash, block| splitmix64(hash ^ block));
+        let knowledge = Knowledge {
+            endpoints: &insights,
+            lengths: Some(&self.lengths),
+            affinity: (!first.is_empty()).then(hashed),
+        };
+        decide_knowing(&self.snapshot, &self.loads, &knowledge, &self.request, policy, now, seed)
+    }
+
+    /// Every stream and pending prompt of every cell, one after the other.
+    fn look_at_streams(&mut self, requests: &[Progress], now: MonoTime) {
+        self.streams.clear();
+        self.pending.clear();
+        for cell in &self.cells {
+            let streaming = cell.decoding.iter().filter_map(|at| requests.get(*at));
+            self.streams.extend(streaming.map(|request| Stream {
+                tokens: f64::from(request.generated),
+                since_first_s: request.first_token.map_or(0.0, |at| now.since(at).as_secs_f64()),
+            }));
+            let pending = cell.pending.iter().filter_map(|at| requests.get(*at));
+            self.pending.extend(pending.map(|request| f64::from(request.uncached())));
+        }
+    }
+
+    fn insights(&self, arrival: &Arrival) -> Vec<Insight<'_>> {
+        let (mut streams, mut pending) = (self.streams.as_slice(), self.pending.as_slice());
+        let mut insights = Vec::with_capacity(self.cells.len());
+        for (at, cell) in self.cells.iter().enumerate() {
+            let (mine, others) = streams.split_at(cell.decoding.len().min(streams.len()));
+            let (waiting, further) = pending.split_at(cell.pending.len().min(pending.len()));
+            (streams, pending) = (others, further);
+            insights.push(Insight {
+                cached: Tokens(u64::from(self.cached(arrival, at))),
+                pending: waiting,
+                streams: mine,
+                prompts_in_flight: Some(Tokens(cell.prompts)),
+            });
+        }
+        insights
     }
 }

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use aya_domain::{EndpointId, EngineKind, Freshness, Health, Phase};
 
 use super::*;
+use crate::cost::total_s;
 use crate::testkit::{Fleet, NOW, fleet, outcome, request, verdicts};
 
 fn check(text: &str, request: &Request, expect: &str) {

@@ -128,6 +128,29 @@ fn a_shared_prefix_is_computed_once_and_survives_its_request() {
 }
 
 #[test]
+fn a_prefix_cache_may_count_by_several_blocks_at_once() {
+    let profile = EngineProfile { kv_capacity: Tokens(64 * 16), ..*engine(64, 4096, 8).profile() };
+    let mut engine = Engine::with_prefix_blocks(profile, 100, 4);
+    let asked = |id| SimRequest { id, prompt_tokens: 200, prefix: [7, 8, 9].into(), output_tokens: 2 };
+    engine.submit(asked(1)).unwrap();
+    while !engine.is_idle() {
+        engine.step();
+        assert_eq!(invariants::full(&engine), Ok(()));
+    }
+    engine.submit(asked(2)).unwrap();
+    assert_eq!(
+        engine.begin_step().unwrap().prefill_tokens,
+        200 - 3 * 64,
+        "three hashes of four blocks are found"
+    );
+    assert_eq!(engine.kv_blocks_used(), 13);
+    while !engine.is_idle() {
+        engine.step();
+    }
+    assert_eq!((engine.kv_blocks_used(), invariants::full(&engine)), (0, Ok(())));
+}
+
+#[test]
 fn the_least_recently_used_prefix_is_evicted_first() {
     let mut engine = engine(9, 1000, 8);
     for (id, document) in [(1, 1), (2, 2), (3, 1)] {
