@@ -55,6 +55,9 @@ pub(crate) struct SimulateArgs {
     /// [default: they wait inside the engines].
     #[arg(long, value_name = "SECONDS", value_parser = not_negative)]
     hold: Option<f64>,
+    /// Reject a request that would lose more than so many seconds to those before it [default: none].
+    #[arg(long, value_name = "SECONDS", value_parser = not_negative)]
+    shed: Option<f64>,
     /// Spread requests of one timestamp over the time to the next.
     #[arg(long)]
     jitter: bool,
@@ -131,6 +134,7 @@ pub(crate) fn run(args: &SimulateArgs) -> Result<(), Failure> {
             reports_until: args.lose_reports_after.map(Duration::from_secs_f64),
             schedulers: args.schedulers,
             hold_at_most: args.hold.map(Duration::from_secs_f64),
+            shed_above_s: args.shed,
             seed: args.seed,
         };
         let begun = clock.now();

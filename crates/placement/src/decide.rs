@@ -5,8 +5,8 @@
 //! and was that certain?
 
 use aya_domain::{
-    Candidate, Chosen, Decision, Endpoint, EndpointIndex, HoldReason, KvAllocation, MonoTime, Outcome,
-    OwnLoad, Phase, Pool, RefusalReason, Rejection, Request, Snapshot, Tokens, Verdict, splitmix64,
+    Candidate, Chosen, Decision, Endpoint, EndpointIndex, ForeignLoad, HoldReason, KvAllocation, MonoTime,
+    Outcome, OwnLoad, Phase, Pool, RefusalReason, Rejection, Request, Snapshot, Tokens, Verdict, splitmix64,
 };
 
 use crate::cost::{Load, Newcomer, Site, doubt_s};
@@ -63,6 +63,26 @@ pub fn decide_knowing(
     };
     debug_assert_eq!(invariants::broken(&decision, snapshot, request), None);
     decision
+}
+
+/// Seconds by which the predicted time to the first token exceeds that of the same request alone on the chosen
+/// endpoint: what it would lose to those before it. Fair over prompt lengths, so admission can shed by it. `None`
+/// unless the request was placed.
+#[must_use]
+pub fn queueing_s(
+    decision: &Decision,
+    snapshot: &Snapshot,
+    knowledge: &Knowledge<'_>,
+    request: &Request,
+    policy: &Policy,
+) -> Option<f64> {
+    let index = decision.chosen()?.endpoint;
+    let Verdict::Scored { terms, .. } = decision.candidates.get(index.get())?.verdict else { return None };
+    let profile = &snapshot.endpoint(index)?.info.profile;
+    let newcomer = Newcomer::of(request).with_cached(knowledge.of(index).cached);
+    let idle = Load::of(&OwnLoad::default(), &ForeignLoad::default());
+    let alone = Site::of(profile, None, idle, &newcomer).terms(&newcomer, policy, 0.0);
+    Some((terms.predicted_ttft_s - alone.predicted_ttft_s).max(0.0))
 }
 
 /// What stays the same while one request is decided.

@@ -18,6 +18,6 @@ mod rank;
 mod testkit;
 
 pub use cost::FOREIGN_PROMPT_TOKENS;
-pub use decide::{decide, decide_knowing};
+pub use decide::{decide, decide_knowing, queueing_s};
 pub use knowledge::{Insight, Knowledge, Stream};
 pub use policy::{CostWeights, HoldRules, Policy, Scorer, UnknownPolicy};

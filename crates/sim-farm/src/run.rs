@@ -41,6 +41,8 @@ pub struct SimConfig {
     /// Whether requests wait at the scheduler while every endpoint is busy, for this long at most; `None`: they
     /// are sent at once, and wait inside the engines.
     pub hold_at_most: Option<Duration>,
+    /// A request that would lose more seconds than this to those before it is rejected; `None`: none is.
+    pub shed_above_s: Option<f64>,
     pub seed: u64,
 }
 
@@ -273,8 +275,11 @@ impl<'a> Farm<'a> {
         };
         let Some(scheduler) = self.schedulers.get_mut(progress.scheduler) else { return true };
         self.decisions += 1;
-        let decision = scheduler.decide(arrival, &self.requests, &self.policy, self.now, self.config.seed);
+        let (decision, queueing_s) =
+            scheduler.decide(arrival, &self.requests, &self.policy, self.now, self.config.seed);
+        let shed = self.config.shed_above_s.is_some_and(|limit| queueing_s > limit);
         match decision.outcome {
+            Decided::Placed(_) if shed => self.end(request, Outcome::Rejected),
             Decided::Placed(chosen) => self.dispatch(request, chosen.endpoint.get()),
             Decided::Refused(_) => self.end(request, Outcome::Rejected),
             // Without a queue of our own, "not now" is "no".

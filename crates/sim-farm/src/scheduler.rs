@@ -8,7 +8,7 @@ use std::time::Duration;
 use aya_domain::{Decision, MonoTime, OwnLoad, Report, Request, Snapshot, Tokens, splitmix64};
 use aya_estimate::{LengthDistribution, OutputPrior, PrefixIndex};
 use aya_fleet::{Event, Fleet, OwnInFlight, Params};
-use aya_placement::{Insight, Knowledge, Policy, Stream, decide_knowing};
+use aya_placement::{Insight, Knowledge, Policy, Stream, decide_knowing, queueing_s};
 
 use crate::ledger::Cell;
 use crate::run::Progress;
@@ -109,7 +109,7 @@ impl Scheduler {
     }
 
     /// Decides where a request goes; the same call that the live scheduler makes, with what only the simulation
-    /// can know yet.
+    /// can know yet; and the seconds that the request would lose to those before it.
     pub(crate) fn decide(
         &mut self,
         arrival: &Arrival,
@@ -117,7 +117,7 @@ impl Scheduler {
         policy: &Policy,
         now: MonoTime,
         seed: u64,
-    ) -> Decision {
+    ) -> (Decision, f64) {
         self.publish(now);
         self.loads.clear();
         self.loads.extend(self.cells.iter().map(|cell| cell.read(now)));
@@ -139,7 +139,10 @@ impl Scheduler {
             lengths: Some(&self.lengths),
             affinity: (!first.is_empty()).then(hashed),
         };
-        decide_knowing(&self.snapshot, &self.loads, &knowledge, &self.request, policy, now, seed)
+        let decision =
+            decide_knowing(&self.snapshot, &self.loads, &knowledge, &self.request, policy, now, seed);
+        let queueing = queueing_s(&decision, &self.snapshot, &knowledge, &self.request, policy);
+        (decision, queueing.unwrap_or(0.0))
     }
 
     /// Every stream and pending prompt of every cell, one after the other.

@@ -114,6 +114,21 @@ fn scraped_queues_and_caches_are_weighed_and_missing_ones_score_nothing() {
 }
 
 #[test]
+fn queueing_is_what_a_request_loses_to_those_before_it() {
+    let queueing = |text: &str, prompt: u64| {
+        let (fleet, request, policy) = (fleet(text), request(prompt, None), Policy::named("lc").unwrap());
+        let decision = fleet.decide(&request, "lc", 1);
+        crate::queueing_s(&decision, &fleet.snapshot, &Knowledge::default(), &request, &policy)
+    };
+    for prompt in [100, 6000] {
+        assert!(queueing("a: a100", prompt).unwrap() < 1e-9, "alone, however long the prompt");
+        let behind = queueing("a: a100 np=1 P=4000", prompt).unwrap();
+        assert!((0.15..0.4).contains(&behind), "{behind}");
+    }
+    assert_eq!(queueing("a: a100 unhealthy", 100), None);
+}
+
+#[test]
 fn every_policy_places_and_its_names_are_not_confused() {
     let other = Request {
         id: RequestId::parse("x").unwrap(),

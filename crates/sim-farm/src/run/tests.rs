@@ -15,6 +15,7 @@ pub(crate) fn config(fleet: &str, policy: &str) -> SimConfig {
         reports_until: None,
         schedulers: 1,
         hold_at_most: None,
+        shed_above_s: None,
         seed: 1,
     }
 }
@@ -83,6 +84,17 @@ fn requests_wait_at_the_scheduler_only_if_told_to() {
     assert!(held.decisions > 60 && held.requests.iter().all(|r| r.outcome == Outcome::Completed));
     let expired = run(&hold(2), &workload);
     assert!(expired.requests.iter().any(|r| r.outcome == Outcome::Rejected));
+}
+
+#[test]
+fn shedding_keeps_the_promise_to_those_it_takes() {
+    let workload = steady(800, 5, 1200, 200);
+    let objectives = Objectives { ttft_s: 1.0, tpot_s: 0.05 };
+    let taken = run(&config("2*a100-8b", "aya"), &workload).summary(&objectives);
+    let shed = SimConfig { shed_above_s: Some(0.1), ..config("2*a100-8b", "aya") };
+    let shed = run(&shed, &workload).summary(&objectives);
+    assert_eq!(taken.rejected, 0);
+    assert!(shed.rejected > 0 && shed.goodput_ratio > 2.0 * taken.goodput_ratio, "{taken:?} {shed:?}");
 }
 
 #[test]
