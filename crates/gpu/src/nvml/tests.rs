@@ -1,5 +1,7 @@
 //! The real code over the fake library: every scenario of fixtures/nvml, what is read of it and what is not.
 
+mod python;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -55,7 +57,8 @@ fn fixture(name: &str) -> Value {
 /// The scenario as it stands after its last step.
 fn at_the_end(name: &str) -> Value {
     let mut scenario = fixture(name);
-    for step in scenario["timeline"].as_array_mut().unwrap() {
+    let timeline = scenario.get_mut("timeline").and_then(Value::as_array_mut);
+    for step in timeline.into_iter().flatten() {
         step["at_ms"] = json!(0);
     }
     scenario
