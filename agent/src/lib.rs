@@ -151,14 +151,14 @@ impl Agent {
             advertise_host: config.advertise_host.clone(),
             clock: self.clock.clone(),
             epoch,
-            sequence: AtomicU64::new(0),
             views,
         });
         let mut seed = boot.0;
         for scheduler in &config.schedulers {
             seed = splitmix64(seed);
             let (shared, scheduler) = (Arc::clone(&shared), scheduler.clone());
-            let uplink = Uplink { metrics: metrics.uplink(&scheduler), shared, scheduler, seed };
+            let (metrics, sequence) = (metrics.uplink(&scheduler), AtomicU64::new(0));
+            let uplink = Uplink { metrics, shared, scheduler, sequence, seed };
             tasks.spawn(uplink.run(shutdown.clone()));
         }
     }

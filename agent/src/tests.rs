@@ -209,7 +209,11 @@ async fn several_schedulers_are_told_independently() {
     let dead_addr = dead.addr;
     let agent = Running::start(&[&one, &two, &dead], &[("vllm", &engine)], "").await;
     for scheduler in [&mut one, &mut two] {
-        assert_eq!(scheduler.next().await.kind, ReportKind::Full);
+        for sequence in 1..=4 {
+            // A number that is missing here would look like a lost report there.
+            let report = scheduler.next().await;
+            assert_eq!((report.kind == ReportKind::Full, report.sequence), (sequence == 1, sequence));
+        }
     }
     drop(dead);
     let (before, also_before) = (one.next().await, two.next().await);
@@ -366,6 +370,42 @@ async fn gpus_that_cannot_be_read_are_an_error_and_not_an_idle_host() {
         is_ready(&scheduler.until("the engine", is_ready).await),
         "the engines are reported all the same"
     );
+    agent.stop().await;
+}
+
+/// Puts the fake NVML and its first scenario into a folder and answers with the library's path.
+fn fake_nvml(folder: &std::path::Path, scenario: &str) -> std::path::PathBuf {
+    let built = std::env::current_exe().unwrap().with_file_name("libaya_fake_nvml.so");
+    let library = folder.join("nvml.so");
+    std::fs::copy(built, &library).unwrap();
+    std::fs::write(folder.join("nvml.so.json"), scenario).unwrap();
+    library
+}
+
+#[tokio::test]
+async fn a_driver_that_hangs_stops_no_report_and_is_told_until_it_answers() {
+    let (mut scheduler, engine) = (FakeScheduler::start().await, vllm().await);
+    let dir = tempfile::tempdir().unwrap();
+    let library = fake_nvml(dir.path(), include_str!("../../fixtures/nvml/h100-mig.json"));
+    let more = format!("[gpu]\nsource = \"nvml\"\nperiod = \"50ms\"\nnvml_lib = {library:?}\n");
+    let agent = Running::start(&[&scheduler], &[("vllm", &engine)], &more).await;
+
+    let report = scheduler.until("four GPUs", |r| r.gpus.len() == 4).await;
+    let slices = report.gpus.iter().filter(|gpu| gpu.info.mig.is_some()).count();
+    assert_eq!((report.agent.gpu_source, report.agent.gpu_error, slices), (GpuSourceKind::Nvml, None, 3));
+    assert_eq!(report.agent.driver_version.as_deref(), Some("590.48.01"));
+
+    let hang = r#"{"gpus": [{}], "hangs": [{"function": "*", "from_ms": 0, "for_ms": 60000}]}"#;
+    std::fs::write(dir.path().join("nvml.so.json"), hang).unwrap();
+    let stalled =
+        |r: &Report| r.agent.gpu_error.as_deref().is_some_and(|e| e.starts_with("nvml stalled for"));
+    let first = scheduler.until("the stall", stalled).await;
+    let later = scheduler.until("reports go on", |r| r.sequence >= first.sequence + 4).await;
+    assert!(stalled(&later) && is_ready(&scheduler.until("the engine", is_ready).await), "{later:?}");
+
+    let well = include_str!("../../fixtures/nvml/h100x2.json");
+    std::fs::write(dir.path().join("nvml.so.json"), well).unwrap();
+    scheduler.until("the driver answers", |r| r.agent.gpu_error.is_none()).await;
     agent.stop().await;
 }
 

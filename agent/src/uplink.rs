@@ -49,8 +49,6 @@ pub(crate) struct Shared {
     pub(crate) advertise_host: Option<String>,
     pub(crate) clock: Clock,
     pub(crate) epoch: Instant,
-    /// The number of the last report, over all streams.
-    pub(crate) sequence: AtomicU64,
     pub(crate) views: watch::Receiver<Arc<View>>,
 }
 
@@ -59,6 +57,8 @@ pub(crate) struct Uplink {
     pub(crate) shared: Arc<Shared>,
     pub(crate) scheduler: EndpointUrl,
     pub(crate) metrics: UplinkMetrics,
+    /// The number of the last report to this scheduler, over all streams to it: a scheduler takes a gap for a loss.
+    pub(crate) sequence: AtomicU64,
     pub(crate) seed: u64,
 }
 
@@ -245,8 +245,8 @@ impl Uplink {
         let full = told.full_at.is_none_or(|at| now.duration_since(at) >= self.shared.full_period)
             || view.membership > told.revision;
         let kind = if full { ReportKind::Full } else { ReportKind::Delta };
-        // Relaxed: only the number counts; each stream sends its own in order.
-        let sequence = self.shared.sequence.fetch_add(1, Ordering::Relaxed) + 1;
+        // Relaxed: one task counts; it is an atomic only because that task shares itself with its sessions.
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
         let wanted = Wanted { kind, sequence, since: told.revision, urls };
         let report = report(&self.shared.identity, &view, wanted, self.shared.clock.now());
         room.send(agent_message(&report));
@@ -319,12 +319,12 @@ mod tests {
             advertise_host: None,
             clock: Clock::start(),
             epoch: Instant::now(),
-            sequence: AtomicU64::new(0),
             views,
         };
         let scheduler = EndpointUrl::parse("http://127.0.0.1:1").unwrap();
         let metrics = Metrics::new("n1").unwrap().uplink(&scheduler);
-        let uplink = Uplink { shared: Arc::new(shared), scheduler, metrics, seed: 1 };
+        let uplink =
+            Uplink { shared: Arc::new(shared), scheduler, metrics, sequence: AtomicU64::new(0), seed: 1 };
         let (outbox, mut sent) = mpsc::channel(OUTBOX_MAX);
         let mut told = Told { revision: 0, full_at: None };
         let mut next = || report_of_message(sent.try_recv().unwrap(), &Limits::default()).unwrap();

@@ -22,7 +22,7 @@ pub enum ReportKind {
 pub struct Report {
     pub node: NodeId,
     pub boot: BootId,
-    /// Counts up by one per report of a boot, over all streams; a repeated or lower number is ignored.
+    /// Counts up by one per report of a boot to one scheduler, over all streams to it; a repeated or lower number is ignored.
     pub sequence: u64,
     pub kind: ReportKind,
     pub agent: AgentHealth,
