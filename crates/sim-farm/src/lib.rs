@@ -6,9 +6,11 @@
 //! workload, configuration and seed give the same outcomes. Not modelled: network, tokenisation, the cost of
 //! deciding.
 
+mod config;
 mod conservation;
 mod fleet_spec;
 mod ledger;
+mod progress;
 mod run;
 mod scheduler;
 mod site;
@@ -16,8 +18,9 @@ mod summary;
 mod telemetry;
 mod workload;
 
+pub use config::SimConfig;
 pub use conservation::Violation;
 pub use fleet_spec::{FleetError, parse_fleet};
-pub use run::{SimConfig, simulate};
+pub use run::simulate;
 pub use summary::{Objectives, Outcome, RequestRecord, Results, Summary};
 pub use workload::{Arrival, PREFIX_BLOCK_TOKENS, Selection, Workload, WorkloadError};

@@ -7,15 +7,15 @@ use std::time::Duration;
 use aya_domain::{
     IdError, ModelId, MonoTime, Outcome as Decided, Request, RequestId, RequestKind, Tokens, splitmix64,
 };
-use aya_estimate::NamedProfile;
 use aya_placement::Policy;
 use aya_sim_engine::{BLOCK_TOKENS, Emission, Engine, SimRequest, StepResult};
 
+use crate::config::SimConfig;
 use crate::conservation::{self, Violation};
-use crate::ledger::Lease;
+use crate::progress::Progress;
 use crate::scheduler::Scheduler;
 use crate::site::Site;
-use crate::summary::{Outcome, RequestRecord, Results};
+use crate::summary::{Outcome, Results};
 use crate::telemetry::Agent;
 use crate::workload::{PREFIX_BLOCK_TOKENS, Workload};
 
@@ -26,26 +26,6 @@ const RECHECK: Duration = Duration::from_millis(50);
 /// Requests in one engine's own queue: no engine of the study refuses any.
 const ENGINE_QUEUE_MAX: u32 = 10_000_000;
 
-/// One run.
-#[derive(Debug, Clone)]
-pub struct SimConfig {
-    /// One profile per engine.
-    pub fleet: Vec<&'static NamedProfile>,
-    pub policy: Policy,
-    /// Time between two reports of an agent; agent `i` of `n` begins `i/n` of it later.
-    pub report_period: Duration,
-    /// After this virtual time no report arrives any more.
-    pub reports_until: Option<Duration>,
-    /// Each with its own ledger and its own share of the requests, drawn at random.
-    pub schedulers: u32,
-    /// Whether requests wait at the scheduler while every endpoint is busy, for this long at most; `None`: they
-    /// are sent at once, and wait inside the engines.
-    pub hold_at_most: Option<Duration>,
-    /// A request that would lose more seconds than this to those before it is rejected; `None`: none is.
-    pub shed_above_s: Option<f64>,
-    pub seed: u64,
-}
-
 /// What happens; the order of the variants decides between events of one instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
@@ -54,31 +34,6 @@ enum Event {
     Note,
     Recheck,
     Arrival { request: usize },
-}
-
-/// A request on its way.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Progress {
-    scheduler: usize,
-    place: Option<(usize, Lease)>,
-    endpoint: Option<usize>,
-    arrived: MonoTime,
-    pub(crate) first_token: Option<MonoTime>,
-    ended: MonoTime,
-    outcome: Outcome,
-    pub(crate) generated: u32,
-    /// How often it ended: exactly once, as `conservation` checks.
-    pub(crate) outcomes: u32,
-}
-
-impl Progress {
-    /// Prompt tokens still to be computed, as estimated at dispatch.
-    pub(crate) const fn uncached(&self) -> u32 {
-        match self.place {
-            Some((_, Lease::Prefill { uncached })) => uncached,
-            Some((_, Lease::Decode { .. })) | None => 0,
-        }
-    }
 }
 
 /// The state of a run.
@@ -387,19 +342,15 @@ impl<'a> Farm<'a> {
     }
 
     fn results(&self) -> Results {
-        let record = |(progress, arrival): (&Progress, &crate::Arrival)| RequestRecord {
-            outcome: progress.outcome,
-            arrived_s: arrival.at_s,
-            endpoint: progress.endpoint,
-            ttft_s: progress.first_token.map_or(0.0, |at| at.since(progress.arrived).as_secs_f64()),
-            e2e_s: progress.ended.since(progress.arrived).as_secs_f64(),
-            prompt_tokens: arrival.prompt_tokens,
-            output_tokens: arrival.output_tokens,
-        };
         let counters = || self.sites.iter().map(|site| site.engine.counters());
         let has_prefixes = self.workload.has_prefixes();
         Results {
-            requests: self.requests.iter().zip(&self.workload.arrivals).map(record).collect(),
+            requests: self
+                .requests
+                .iter()
+                .zip(&self.workload.arrivals)
+                .map(|(request, arrival)| request.record(arrival))
+                .collect(),
             duration_s: self.now.as_secs_f64(),
             decisions: self.decisions,
             preemptions: counters().map(|c| c.preemptions).sum(),

@@ -11,7 +11,7 @@ use aya_fleet::{Event, Fleet, OwnInFlight, Params};
 use aya_placement::{Insight, Knowledge, Policy, Stream, decide_knowing, queueing_s};
 
 use crate::ledger::Cell;
-use crate::run::Progress;
+use crate::progress::Progress;
 use crate::workload::{Arrival, PREFIX_BLOCK_TOKENS};
 
 /// Blocks at the beginning of a prompt that make its key for policies that hash.
