@@ -244,6 +244,11 @@ impl GpuTask {
                 self.metrics.gpus_read(samples.is_err());
                 match samples {
                     Ok(samples) => {
+                        // A GPU that has gone, or slices cut anew: the list is looked at soon.
+                        if samples.trouble.is_some() && samples.trouble != source.view.error {
+                            let soonest = source.discovered_at.unwrap_or(now).after(DISCOVER_RETRY);
+                            source.discover_after = source.discover_after.min(soonest);
+                        }
                         Self::error(source, samples.trouble);
                         self.tell(Update::Samples { at, samples: samples.items }).await;
                     }

@@ -403,6 +403,7 @@ async fn a_driver_that_hangs_stops_no_report_and_is_told_until_it_answers() {
     let later = scheduler.until("reports go on", |r| r.sequence >= first.sequence + 4).await;
     assert!(stalled(&later) && is_ready(&scheduler.until("the engine", is_ready).await), "{later:?}");
 
+    // The slices are gone meanwhile: the list is read again at once, not at its next turn.
     let well = include_str!("../../fixtures/nvml/h100x2.json");
     std::fs::write(dir.path().join("nvml.so.json"), well).unwrap();
     scheduler.until("the driver answers", |r| r.agent.gpu_error.is_none()).await;
