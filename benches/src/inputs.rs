@@ -95,6 +95,8 @@ fn gpu(node: u32, at: u32, sequence: u64) -> GpuReport {
                 row_remap_pending: Some(false),
                 row_remap_failed: Some(false),
                 recovery_action: Some(0),
+                xids: Some(0),
+                last_xid: None,
                 sm_active: Some(Ratio::clamped(0.9)),
                 sm_occupancy: Some(Ratio::clamped(0.4)),
                 tensor_active: Some(Ratio::clamped(0.3)),

@@ -85,6 +85,9 @@ pub struct GpuSample {
     pub row_remap_failed: Option<bool>,
     /// What the driver asks for, raw: 0 nothing, 1 reset, 2 reboot, 3 drain peer-to-peer, 4 drain and reset.
     pub recovery_action: Option<u32>,
+    /// Critical errors (XIDs) since the agent began to listen, and the last one; absent: it cannot listen.
+    pub xids: Option<u32>,
+    pub last_xid: Option<u32>,
     /// Shares of the time between two readings: multiprocessors with work, warps in use, tensor cores, memory bandwidth.
     pub sm_active: Option<Ratio>,
     pub sm_occupancy: Option<Ratio>,

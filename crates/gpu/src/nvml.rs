@@ -7,6 +7,7 @@
 mod activity;
 mod board;
 mod error;
+mod events;
 mod raw;
 mod read;
 
@@ -20,6 +21,7 @@ use nvml_wrapper::Nvml;
 
 use self::board::{Board, describe_all};
 use self::error::named;
+use self::events::Heard;
 use crate::{Collected, GpuError, GpuSource};
 
 /// The driver of this host, opened at the first discovery and again after a failure that needs it.
@@ -28,6 +30,7 @@ pub struct NvmlSource {
     nvml: Option<Nvml>,
     driver_version: Option<String>,
     boards: Vec<Board>,
+    heard: Heard,
     /// Devices that were there once and are not in the list any more: told until they are back.
     gone: BTreeSet<GpuUuid>,
     /// What was wrong at the last discovery.
@@ -55,6 +58,7 @@ impl NvmlSource {
             nvml: None,
             driver_version: None,
             boards: Vec::new(),
+            heard: Heard::default(),
             gone: BTreeSet::new(),
             trouble: None,
             closed_by: GpuError::DriverNotLoaded,
@@ -87,6 +91,7 @@ impl NvmlSource {
     fn close(&mut self) {
         if let Some(nvml) = &self.nvml {
             self.boards.iter_mut().for_each(|board| board.release(nvml));
+            self.heard.free(nvml);
         }
         self.nvml = None;
     }
@@ -105,6 +110,9 @@ impl NvmlSource {
         self.boards = found;
         for board in &self.boards {
             self.gone.remove(&board.info.uuid);
+        }
+        if let Some(nvml) = &self.nvml {
+            self.heard.listen(nvml, self.boards.iter().map(|board| board.info.uuid.clone()).collect());
         }
     }
 }
@@ -145,13 +153,17 @@ impl GpuSource for NvmlSource {
         let nvml = self.nvml.as_ref().ok_or_else(|| self.closed_by.clone())?;
         let mut items = Vec::with_capacity(self.boards.len());
         let mut failed = Vec::new();
+        self.heard.take_new(nvml);
         for board in &mut self.boards {
-            match board.read(nvml) {
+            match board.read(nvml, &self.heard) {
                 Ok(samples) => items.extend(samples),
-                Err(error) => failed.push((board.info.uuid.to_string(), error)),
+                Err(error) => failed.push((board.info.uuid.clone(), error)),
             }
         }
-        let lines = failed.iter().map(|(uuid, error)| format!("{uuid}: {error}"));
+        let lines = failed.iter().map(|(uuid, error)| match self.heard.last(uuid) {
+            Some(xid) => format!("{uuid}: {error}, XID {xid}"),
+            None => format!("{uuid}: {error}"),
+        });
         let trouble = told(self.trouble.iter().cloned().chain(lines));
         match failed.pop() {
             Some((_, error)) if items.is_empty() => Err(self.close_after(error)),

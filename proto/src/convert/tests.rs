@@ -86,7 +86,8 @@ fn gpu_health() -> impl Strategy<Value = GpuSample> {
     let heat = (option::of(any::<i32>()), option::of(any::<i32>()));
     let errors = (option::of(any::<u64>()), option::of(any::<u64>()), option::of(any::<u32>()));
     let rows = (option::of(any::<bool>()), option::of(any::<bool>()), option::of(any::<u32>()));
-    (heat, errors, rows).prop_map(|(heat, errors, rows)| GpuSample {
+    let xids = (option::of(any::<u32>()), option::of(any::<u32>()));
+    (heat, errors, rows, xids).prop_map(|(heat, errors, rows, xids)| GpuSample {
         memory_temperature: heat.0.map(Celsius),
         thermal_margin: heat.1.map(Celsius),
         ecc_corrected: errors.0,
@@ -95,6 +96,8 @@ fn gpu_health() -> impl Strategy<Value = GpuSample> {
         row_remap_pending: rows.0,
         row_remap_failed: rows.1,
         recovery_action: rows.2,
+        xids: xids.0,
+        last_xid: xids.1,
         ..GpuSample::default()
     })
 }

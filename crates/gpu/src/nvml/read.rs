@@ -12,6 +12,7 @@ use tracing::warn;
 use super::activity::{self, Activity};
 use super::board::{Board, Slice, Slow};
 use super::error::{is_final, is_of_the_gpu, named};
+use super::events::{Heard, Xids};
 use super::raw::{self, Memory};
 use crate::GpuError;
 
@@ -102,17 +103,19 @@ impl<'a> Asker<'a> {
 impl Board {
     /// Reads the device, or each of its slices. Slices share its heat, clocks and faults; its power, energy and
     /// duty cycle are those of all slices together and are told of none.
-    pub(super) fn read(&mut self, nvml: &Nvml) -> Result<Vec<(GpuUuid, GpuSample)>, GpuError> {
+    pub(super) fn read(&mut self, nvml: &Nvml, heard: &Heard) -> Result<Vec<(GpuUuid, GpuSample)>, GpuError> {
         let device = find(nvml, &self.info.uuid)?;
         let whole = self.read_device(nvml, &device)?;
         if self.slices.is_empty() {
-            return Ok(vec![(self.info.uuid.clone(), whole)]);
+            let sample = with_xids(whole, heard.of(&self.info.uuid, None));
+            return Ok(vec![(self.info.uuid.clone(), sample)]);
         }
         let shared =
             GpuSample { power: None, energy_millijoules: None, busy: None, memory_busy: None, ..whole };
         let mut samples = Vec::with_capacity(self.slices.len());
         for slice in &mut self.slices {
-            samples.push((slice.info.uuid.clone(), slice.read(nvml, &device, shared)?));
+            let xids = heard.of(&self.info.uuid, Some(slice.gpu_instance));
+            samples.push((slice.info.uuid.clone(), with_xids(slice.read(nvml, &device, shared)?, xids)));
         }
         Ok(samples)
     }
@@ -202,6 +205,10 @@ fn with_fields([heat, energy, rows, pending, failed, recovery]: [Option<i128>; 6
         recovery_action: number(recovery),
         ..GpuSample::default()
     }
+}
+
+fn with_xids(sample: GpuSample, xids: Option<Xids>) -> GpuSample {
+    GpuSample { xids: xids.map(|xids| xids.count), last_xid: xids.and_then(|xids| xids.last), ..sample }
 }
 
 fn with_memory(sample: GpuSample, memory: Option<Memory>) -> GpuSample {

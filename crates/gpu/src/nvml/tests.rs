@@ -113,6 +113,8 @@ fn an_h100_is_read_whole() {
         row_remap_pending: Some(false),
         row_remap_failed: Some(false),
         recovery_action: Some(0),
+        xids: Some(0),
+        last_xid: None,
         sm_active: ratio(0.61),
         sm_occupancy: ratio(0.34),
         tensor_active: ratio(0.425),
@@ -309,6 +311,55 @@ fn heat_is_read_step_by_step_with_margins_below_zero_and_bits_as_they_are() {
     scenario["timeline"] = json!([]);
     fake.change(&scenario);
     assert_eq!(fake.sample().items[0].1.clock_event_reasons, Some(1 << 40), "a bit of tomorrow's drivers");
+}
+
+/// The scenario with its events at once, and nothing else changed yet.
+fn events_now(name: &str) -> Value {
+    let mut scenario = fixture(name);
+    scenario["timeline"] = json!([]);
+    for event in scenario["events"].as_array_mut().unwrap() {
+        event["at_ms"] = json!(0);
+    }
+    scenario
+}
+
+#[test]
+fn xids_are_counted_where_they_hit() {
+    let seen = |fake: &mut Fake| -> Vec<_> {
+        fake.sample().items.iter().map(|(_, sample)| (sample.xids, sample.last_xid)).collect()
+    };
+    for (name, expect) in [
+        ("h100-mig", vec![(Some(0), None), (Some(1), Some(13)), (Some(0), None), (Some(0), None)]),
+        ("xid94", vec![(Some(0), None), (Some(1), Some(94))]),
+        ("ecc-storm", vec![(Some(3), Some(64)), (Some(0), None)]),
+    ] {
+        let mut quiet = fixture(name);
+        (quiet["events"], quiet["timeline"]) = (json!([]), json!([]));
+        let mut fake = Fake::play(&quiet);
+        fake.discover();
+        assert!(seen(&mut fake).iter().all(|xids| *xids == (Some(0), None)), "{name}");
+        fake.change(&events_now(name));
+        assert_eq!(seen(&mut fake), expect, "{name}");
+        fake.discover();
+        assert_eq!(seen(&mut fake), expect, "{name}: neither lost nor heard twice");
+    }
+    let mut deaf = Fake::play(&fixture("permission-denied"));
+    deaf.discover();
+    assert_eq!(seen(&mut deaf), [(None, None)], "nobody listens, which is not the same as no error");
+}
+
+#[test]
+fn the_xid_of_a_lost_gpu_is_told_with_it() {
+    let mut quiet = fixture("xid79");
+    (quiet["events"], quiet["timeline"]) = (json!([]), json!([]));
+    let mut fake = Fake::play(&quiet);
+    fake.discover();
+    fake.sample();
+    let mut end = at_the_end("xid79");
+    end["events"][0]["at_ms"] = json!(0);
+    fake.change(&end);
+    let trouble = fake.sample().trouble.unwrap();
+    assert!(trouble.ends_with("the GPU is lost (fell off the bus), XID 79"), "{trouble}");
 }
 
 #[test]
