@@ -64,6 +64,36 @@ struct GpuJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     sm_clock_mhz: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    parent_uuid: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_temperature_celsius: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    thermal_margin_celsius: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clock_event_reasons: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sm_active_ratio: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tensor_active_ratio: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dram_active_ratio: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ecc_corrected: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ecc_uncorrected: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rows_remapped: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    row_remap_pending: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    row_remap_failed: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recovery_action: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    xids: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_xid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     age_ms: Option<u64>,
 }
 
@@ -169,6 +199,21 @@ fn gpu_json(gpu: &Gpu, now: MonoTime) -> GpuJson {
         power_milliwatts: sample.power.map(|p| p.get()),
         power_limit_milliwatts: gpu.info.power_limit.map(|p| p.get()),
         sm_clock_mhz: sample.sm_clock_mhz,
+        parent_uuid: gpu.info.mig.as_ref().map(|mig| mig.parent.to_string()),
+        memory_temperature_celsius: sample.memory_temperature.map(|t| t.0),
+        thermal_margin_celsius: sample.thermal_margin.map(|t| t.0),
+        clock_event_reasons: sample.clock_event_reasons,
+        sm_active_ratio: sample.sm_active.map(|r| r.get()),
+        tensor_active_ratio: sample.tensor_active.map(|r| r.get()),
+        dram_active_ratio: sample.dram_active.map(|r| r.get()),
+        ecc_corrected: sample.ecc_corrected,
+        ecc_uncorrected: sample.ecc_uncorrected,
+        rows_remapped: sample.rows_remapped,
+        row_remap_pending: sample.row_remap_pending,
+        row_remap_failed: sample.row_remap_failed,
+        recovery_action: sample.recovery_action,
+        xids: sample.xids,
+        last_xid: sample.last_xid,
         age_ms: gpu.sample.map(|reading| millis(reading.age(now))),
     }
 }
