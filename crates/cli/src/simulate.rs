@@ -51,6 +51,9 @@ pub(crate) struct SimulateArgs {
     /// Schedulers that share the requests at random, each with its own ledger.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     schedulers: u32,
+    /// Schedulers tell each other their ledgers every 50 ms.
+    #[arg(long)]
+    share_ledgers: bool,
     /// Requests wait at the scheduler while every endpoint is busy, for so many seconds at most
     /// [default: they wait inside the engines].
     #[arg(long, value_name = "SECONDS", value_parser = not_negative)]
@@ -133,6 +136,7 @@ pub(crate) fn run(args: &SimulateArgs) -> Result<(), Failure> {
             report_period: Duration::from_secs_f64(args.report_period),
             reports_until: args.lose_reports_after.map(Duration::from_secs_f64),
             schedulers: args.schedulers,
+            share_ledgers: args.share_ledgers,
             hold_at_most: args.hold.map(Duration::from_secs_f64),
             shed_above_s: args.shed,
             seed: args.seed,

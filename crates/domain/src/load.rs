@@ -20,3 +20,19 @@ pub struct OwnLoad {
     /// Not to be chosen before this instant: it failed or pushed back a moment ago.
     pub cooling_until: Option<MonoTime>,
 }
+
+impl OwnLoad {
+    /// This account and another scheduler's of the same endpoint together.
+    #[must_use]
+    pub fn with(&self, other: &Self) -> Self {
+        Self {
+            in_flight: self.in_flight.saturating_add(other.in_flight),
+            prefilling: self.prefilling.saturating_add(other.prefilling),
+            prefill_tokens: self.prefill_tokens.saturating_add(other.prefill_tokens),
+            decoding: self.decoding.saturating_add(other.decoding),
+            decode_kv_tokens: self.decode_kv_tokens.saturating_add(other.decode_kv_tokens),
+            prefill_rate: self.prefill_rate + other.prefill_rate,
+            cooling_until: self.cooling_until.max(other.cooling_until),
+        }
+    }
+}

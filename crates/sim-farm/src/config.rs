@@ -17,6 +17,8 @@ pub struct SimConfig {
     pub reports_until: Option<Duration>,
     /// Each with its own ledger and its own share of the requests, drawn at random.
     pub schedulers: u32,
+    /// Whether schedulers tell each other their ledgers every 50 ms.
+    pub share_ledgers: bool,
     /// Whether requests wait at the scheduler while every endpoint is busy, for this long at most; `None`: they
     /// are sent at once, and wait inside the engines.
     pub hold_at_most: Option<Duration>,

@@ -5,7 +5,8 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use aya_domain::{
-    IdError, ModelId, MonoTime, Outcome as Decided, Request, RequestId, RequestKind, Tokens, splitmix64,
+    IdError, ModelId, MonoTime, Outcome as Decided, OwnLoad, Request, RequestId, RequestKind, Tokens,
+    splitmix64,
 };
 use aya_placement::Policy;
 use aya_sim_engine::{BLOCK_TOKENS, Emission, Engine, SimRequest, StepResult};
@@ -167,11 +168,26 @@ impl<'a> Farm<'a> {
     }
 
     fn note(&mut self) {
+        if self.config.share_ledgers {
+            self.exchange();
+        }
         for scheduler in &mut self.schedulers {
             scheduler.note(self.now);
             scheduler.tick(self.now);
         }
         self.at(self.now.after(NOTE_EVERY), Event::Note);
+    }
+
+    /// Every scheduler learns what the others have in flight now.
+    fn exchange(&mut self) {
+        let now = self.now;
+        let read =
+            |scheduler: &Scheduler| scheduler.cells.iter().map(|cell| cell.read(now)).collect::<Vec<_>>();
+        let told: Vec<Vec<OwnLoad>> = self.schedulers.iter().map(read).collect();
+        for (at, scheduler) in self.schedulers.iter_mut().enumerate() {
+            let others = told.iter().enumerate().filter(|(other, _)| *other != at).map(|(_, loads)| loads);
+            scheduler.hear_ledgers(others);
+        }
     }
 
     fn arrival(&mut self, request: usize) {

@@ -27,6 +27,8 @@ pub(crate) struct Scheduler {
     changed: bool,
     published_at: MonoTime,
     pub(crate) cells: Vec<Cell>,
+    /// What other schedulers last told of theirs, parallel to `cells`.
+    others: Vec<OwnLoad>,
     pub(crate) output: OutputPrior,
     pub(crate) lengths: LengthDistribution,
     /// One index per endpoint.
@@ -53,6 +55,7 @@ impl Scheduler {
             changed: false,
             published_at: MonoTime::ZERO,
             cells: std::iter::repeat_with(Cell::default).take(endpoints).collect(),
+            others: vec![OwnLoad::default(); endpoints],
             output: OutputPrior::default(),
             lengths: LengthDistribution::default(),
             prefixes: kv_tokens.iter().map(|tokens| PrefixIndex::new(blocks(tokens))).collect(),
@@ -74,8 +77,8 @@ impl Scheduler {
     /// Notes the ledger for the fleet's history, from which foreign load is told.
     pub(crate) fn note(&mut self, now: MonoTime) {
         let directory = self.snapshot.directory.iter();
-        let loads = directory.zip(&self.cells).map(|(id, cell)| {
-            let own = cell.read(now);
+        let loads = directory.zip(self.cells.iter().zip(&self.others)).map(|(id, (cell, others))| {
+            let own = cell.read(now).with(others);
             let noted = OwnInFlight {
                 in_flight: own.in_flight,
                 decoding: own.decoding,
@@ -85,6 +88,16 @@ impl Scheduler {
         });
         let loads = loads.collect();
         self.changed |= self.fleet.apply(Event::OwnLoad { at: now, loads }, now).changed;
+    }
+
+    /// Takes the ledgers of all other schedulers. What they hold is then not foreign any more.
+    pub(crate) fn hear_ledgers<'a>(&mut self, ledgers: impl Iterator<Item = &'a Vec<OwnLoad>>) {
+        self.others.fill(OwnLoad::default());
+        for ledger in ledgers {
+            for (sum, load) in self.others.iter_mut().zip(ledger) {
+                *sum = sum.with(load);
+            }
+        }
     }
 
     /// Time passes for the fleet: nodes grow stale.
@@ -120,7 +133,8 @@ impl Scheduler {
     ) -> (Decision, f64) {
         self.publish(now);
         self.loads.clear();
-        self.loads.extend(self.cells.iter().map(|cell| cell.read(now)));
+        let cells = self.cells.iter().zip(&self.others);
+        self.loads.extend(cells.map(|(cell, others)| cell.read(now).with(others)));
         let prompt = Tokens(u64::from(arrival.prompt_tokens));
         self.request.sequence = self.sequence;
         self.request.prompt_tokens = prompt;

@@ -48,6 +48,7 @@ fn run(scenario: &Scenario, policy: &str) -> Summary {
         report_period: Duration::from_millis(scenario.report_period_ms),
         reports_until: None,
         schedulers: 1,
+        share_ledgers: false,
         hold_at_most: None,
         shed_above_s: scenario.shed_above_s,
         seed: 1,

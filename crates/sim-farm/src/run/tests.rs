@@ -14,6 +14,7 @@ pub(crate) fn config(fleet: &str, policy: &str) -> SimConfig {
         report_period: Duration::from_millis(100),
         reports_until: None,
         schedulers: 1,
+        share_ledgers: false,
         hold_at_most: None,
         shed_above_s: None,
         seed: 1,
@@ -95,6 +96,22 @@ fn shedding_keeps_the_promise_to_those_it_takes() {
     let shed = run(&shed, &workload).summary(&objectives);
     assert_eq!(taken.rejected, 0);
     assert!(shed.rejected > 0 && shed.goodput_ratio > 2.0 * taken.goodput_ratio, "{taken:?} {shed:?}");
+}
+
+#[test]
+fn schedulers_that_share_their_ledgers_place_almost_as_one() {
+    let workload = steady(600, 8, 1000, 120);
+    let ttft = |schedulers, share_ledgers| {
+        let config = SimConfig {
+            schedulers,
+            share_ledgers,
+            reports_until: Some(Duration::ZERO),
+            ..config("h100-8b,2*a100-8b,2*l4-8b", "aya")
+        };
+        run(&config, &workload).summary(&Objectives { ttft_s: 1.0, tpot_s: 0.05 }).ttft_p99_s.unwrap()
+    };
+    let (one, apart, sharing) = (ttft(1, false), ttft(4, false), ttft(4, true));
+    assert!(sharing < apart, "one {one}, apart {apart}, sharing {sharing}");
 }
 
 #[test]
