@@ -399,6 +399,39 @@ fn a_scenario_that_cannot_be_read_leaves_the_last_one_in_force() {
     assert_eq!(fake.sample().items.len(), 2);
 }
 
+/// Asks the library itself, by its hook, how often a function was called.
+#[expect(unsafe_code, reason = "the hook of the fake library is a C function")]
+fn calls(fake: &Fake, function: &str) -> u64 {
+    let function = std::ffi::CString::new(function).unwrap();
+    // SAFETY: the library is the one that the source has loaded, so nothing runs at its loading.
+    let library = unsafe { libloading::Library::new(fake.folder.path().join("libnvidia-ml.so.1")) }.unwrap();
+    type Hook = extern "C" fn(*const std::ffi::c_char) -> u64;
+    // SAFETY: the hook has this type, and the text ends with a zero byte and outlives the call.
+    let hook = unsafe { library.get::<Hook>(b"aya_fake_nvml_calls") }.unwrap();
+    hook(function.as_ptr())
+}
+
+#[test]
+fn a_reading_is_cheap() {
+    let mut fake = Fake::play(&fixture("h100x2"));
+    fake.discover();
+    fake.sample();
+    let count = |fake: &Fake, names: &mut dyn Iterator<Item = &&str>| -> u64 {
+        names.map(|name| calls(fake, name)).sum()
+    };
+    let names: Vec<&str> = aya_fake_nvml::EXPORTS.iter().copied().flatten().copied().collect();
+    let is_reading = |name: &&&str| name.starts_with("nvmlDeviceGet") && !name.contains("Handle");
+    let readings = |fake: &Fake| count(fake, &mut names.iter().filter(is_reading));
+    let gpm = |fake: &Fake| count(fake, &mut names.iter().filter(|name| name.starts_with("nvmlGpm")));
+    let before = (readings(&fake), gpm(&fake));
+    fake.sample();
+    let calls_per_gpu = ((readings(&fake) - before.0) / 2, (gpm(&fake) - before.1) / 2);
+    assert_eq!(calls_per_gpu.0, 8, "driver calls per GPU and reading");
+    assert_eq!(calls_per_gpu.1, 4, "a sample made, taken and freed, and the difference");
+    let expensive = ["nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetPcieThroughput"];
+    assert_eq!(count(&fake, &mut expensive.iter()), 0, "those cost milliseconds under a global lock");
+}
+
 #[test]
 fn eight_gpus_are_read_one_by_one() {
     let (infos, samples) = read(&fixture("h100x8-busy"));
