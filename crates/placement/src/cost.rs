@@ -188,7 +188,10 @@ impl<'a> Site<'a> {
             stall_s: new.uncached * cost.per_token_s + cost.attention_s * new.attention,
             per_token_s: cost.per_token_s,
         };
-        policy.weights.miss * misses::expected(insight, lengths, &pace, policy.slo_tpot_s)
+        // What others run there is taken to be like what we run.
+        let known = u32::try_from(insight.streams.len() + insight.pending.len()).unwrap_or(u32::MAX);
+        let like_ours = f64::from(self.load.requests.max(known)) / f64::from(known.max(1));
+        policy.weights.miss * misses::expected(insight, lengths, &pace, policy.slo_tpot_s, like_ours)
     }
 }
 

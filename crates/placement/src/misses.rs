@@ -25,12 +25,14 @@ pub(crate) struct Pace {
     pub(crate) per_token_s: f64,
 }
 
-/// Objectives that the newcomer breaks, its own included: 0 to the number of requests there plus 1.
+/// Objectives that the newcomer breaks, its own included: 0 to the number of requests there plus 1. `like_ours`: how
+/// many requests there are for each that is known.
 pub(crate) fn expected(
     insight: &Insight<'_>,
     lengths: &LengthDistribution,
     pace: &Pace,
     slo_tpot_s: f64,
+    like_ours: f64,
 ) -> f64 {
     let limit = AIM * slo_tpot_s;
     let (slack_before, slack_after) = (limit - pace.before_s, limit - pace.after_s);
@@ -56,7 +58,7 @@ pub(crate) fn expected(
         behind_it -= tokens;
         newly(1.0, pace.per_token_s * behind_it)
     });
-    own + streaming.sum::<f64>() + pending.sum::<f64>()
+    own + like_ours * (streaming.sum::<f64>() + pending.sum::<f64>())
 }
 
 #[cfg(test)]
@@ -72,7 +74,7 @@ mod tests {
             .map(|(tokens, since_first_s)| Stream { tokens: *tokens, since_first_s: *since_first_s })
             .collect();
         let insight = Insight { pending, streams: &streams, ..Insight::default() };
-        expected(&insight, &LengthDistribution::default(), &pace, 0.05)
+        expected(&insight, &LengthDistribution::default(), &pace, 0.05, 1.0)
     }
 
     #[test]
