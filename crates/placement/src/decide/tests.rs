@@ -6,7 +6,9 @@ use aya_domain::{EndpointId, EngineKind, Freshness, Health, Phase};
 
 use super::*;
 use crate::cost::total_s;
+use crate::knowledge::{Insight, Stream};
 use crate::testkit::{Fleet, NOW, fleet, outcome, request, verdicts};
+use aya_estimate::LengthDistribution;
 
 fn check(text: &str, request: &Request, expect: &str) {
     let decision = fleet(text).decide(request, "aya", 1);
@@ -364,11 +366,47 @@ proptest! {
         parts in any_fleet(6),
         request in any_request(),
         seed: u64,
-        policy in 0_usize..4,
+        policy in prop::sample::select(Policy::names().collect::<Vec<_>>()),
     ) {
-        let policy = Policy::names().nth(policy).unwrap();
         let decide = || build(&parts).decide(&request, policy, seed);
         prop_assert_eq!(decide(), decide());
+    }
+
+    /// Whatever is known beyond the ledger, the promises of `invariants` hold for every policy, and knowledge never
+    /// changes who can take the request at all, only who waits for how much.
+    #[test]
+    fn knowledge_breaks_no_promise(
+        parts in any_fleet(6),
+        request in any_request(),
+        seed: u64,
+        policy in prop::sample::select(Policy::names().collect::<Vec<_>>()),
+        (cached, affinity) in (0_u64..13_000, prop::option::of(any::<u64>())),
+        streams in prop::collection::vec((0.0..900.0_f64, 0.0..60.0_f64), 0..9),
+        pending in prop::collection::vec(1.0..9_000.0_f64, 0..4),
+    ) {
+        let farm = build(&parts);
+        let streams: Vec<Stream> =
+            streams.into_iter().map(|(tokens, since_first_s)| Stream { tokens, since_first_s }).collect();
+        let insight = Insight { cached: Tokens(cached), pending: &pending, streams: &streams, prompts_in_flight: None };
+        let lengths = LengthDistribution::default();
+        // The last endpoint has no entry.
+        let insights = vec![insight; parts.len() - 1];
+        let knowledge = Knowledge { endpoints: &insights, lengths: Some(&lengths), affinity };
+        let policy = Policy::named(policy).unwrap();
+        let known = decide_knowing(&farm.snapshot, &farm.loads, &knowledge, &request, &policy, NOW, seed);
+        prop_assert_eq!(invariants::broken(&known, &farm.snapshot, &request), None);
+        for candidate in &known.candidates {
+            if let Verdict::Scored { terms, .. } = candidate.verdict {
+                // At most every request there and the newcomer: 12 + 12 own, 4 + 4 foreign.
+                prop_assert!((0.0..=30.0 * 33.0).contains(&terms.miss_s), "{terms:?}");
+            }
+        }
+        let blind = farm.decide(&request, policy.name.as_str(), seed);
+        for (with, without) in known.candidates.iter().zip(&blind.candidates) {
+            let backlog = |c: &Candidate| matches!(c.verdict, Verdict::Rejected(Rejection::Backlogged { .. }));
+            let rejected = |c: &Candidate| matches!(c.verdict, Verdict::Rejected(_));
+            prop_assert!(rejected(with) == rejected(without) || backlog(with) || backlog(without));
+        }
     }
 
     #[test]
