@@ -170,6 +170,16 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
+/// Microseconds since 1970, the time that NVML stamps its samples with.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the library lives in foreign programs: nobody hands it a clock"
+)]
+pub(crate) fn wall_micros() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
 #[expect(clippy::disallowed_methods, reason = "a slow or hanging driver call blocks its caller's thread")]
 pub(crate) fn sleep(time: Duration) {
     std::thread::sleep(time);

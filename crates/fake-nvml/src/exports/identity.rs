@@ -50,6 +50,24 @@ exports! {
         driver.gpu(device)?;
         out.put(0)
     };
+    nvmlDeviceGetDisplayActive(device: Handle, out: Out<c_uint>) = |driver| {
+        driver.gpu(device)?;
+        out.put(0)
+    };
+    nvmlDeviceGetDisplayMode(device: Handle, out: Out<c_uint>) = |driver| {
+        driver.gpu(device)?;
+        out.put(0)
+    };
+    // A thing of Windows.
+    nvmlDeviceGetDriverModel(device: Handle, _current: Out<c_uint>, _pending: Out<c_uint>) = |driver| {
+        driver.gpu(device)?;
+        Err(Code::NOT_SUPPORTED)
+    };
+    // The products played here are cooled by their host.
+    nvmlDeviceGetFanSpeed(device: Handle, _out: Out<c_uint>) = |driver| {
+        driver.gpu(device)?;
+        Err(Code::NOT_SUPPORTED)
+    };
     nvmlDeviceGetPerformanceState(device: Handle, out: Out<c_uint>) =
         |driver| out.put(driver.gpu(device)?.performance_state);
     nvmlDeviceGetCudaComputeCapability(device: Handle, major: Out<c_int>, minor: Out<c_int>) = |driver| {

@@ -7,7 +7,7 @@ use nvml_wrapper_sys::bindings as sys;
 
 use crate::abi::{Code, Handle, Out};
 use crate::scenario::Process;
-use crate::state::Target;
+use crate::state::{Target, wall_micros};
 
 const MIB: u64 = 1 << 20;
 /// "Not available", in a memory column and in an instance column.
@@ -56,7 +56,7 @@ exports! {
         if gpu.mig.is_some() {
             return Err(Code::NOT_SUPPORTED);
         }
-        let at = u64::try_from(driver.since_load.as_micros()).unwrap_or(u64::MAX);
+        let at = wall_micros();
         let busy = gpu.processes.iter().filter(|process| process.sm_util > 0 && at > since);
         let samples: Vec<_> = busy
             .map(|process| sys::nvmlProcessUtilizationSample_t {

@@ -166,7 +166,9 @@ impl Board {
 
 impl Slice {
     fn read(&mut self, nvml: &Nvml, parent: &Device<'_>, shared: GpuSample) -> Result<GpuSample, GpuError> {
-        let device = find(nvml, &self.info.uuid)?;
+        let gone = || GpuError::Other(format!("the slice {} is not there any more", self.info.uuid));
+        let cut_anew = |error| if error == GpuError::Lost { gone() } else { error };
+        let device = find(nvml, &self.info.uuid).map_err(cut_anew)?;
         let mut asker = Asker::new(&mut self.refused);
         let (instance, kept) = (Some(self.gpu_instance), &mut self.kept);
         let memory = asker.memory(nvml, &device);

@@ -161,6 +161,23 @@ fn slices_take_the_place_of_the_device_they_are_cut_from() {
 }
 
 #[test]
+fn slices_cut_anew_are_not_a_lost_gpu() {
+    let mut scenario = fixture("h100-mig");
+    let mut fake = Fake::play(&scenario);
+    fake.discover();
+    scenario["gpus"][0]["mig"].as_array_mut().unwrap().remove(0);
+    fake.change(&scenario);
+    let samples = fake.sample();
+    assert_eq!(samples.items.len(), 1, "the other device is read");
+    let trouble = samples.trouble.unwrap();
+    assert!(
+        trouble.ends_with("the slice MIG-bbbb0001-0000-5000-8000-000000000001 is not there any more"),
+        "{trouble}"
+    );
+    assert_eq!((fake.discover().items.len(), fake.sample().trouble), (3, None));
+}
+
+#[test]
 fn products_differ_in_what_they_have() {
     let (infos, samples) = read(&fixture("a100-l4"));
     let (a100, l4) = (&samples[0], &samples[1]);
