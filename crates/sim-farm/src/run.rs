@@ -4,17 +4,14 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use aya_domain::{
-    IdError, ModelId, MonoTime, Outcome as Decided, OwnLoad, Request, RequestId, RequestKind, Tokens,
-    splitmix64,
-};
+use aya_domain::{IdError, ModelId, MonoTime, Outcome as Decided, OwnLoad, Tokens, splitmix64};
 use aya_placement::Policy;
 use aya_sim_engine::{BLOCK_TOKENS, Emission, Engine, SimRequest, StepResult};
 
 use crate::config::SimConfig;
 use crate::conservation::{self, Violation};
 use crate::progress::Progress;
-use crate::scheduler::Scheduler;
+use crate::scheduler::{Scheduler, blank_request};
 use crate::site::Site;
 use crate::summary::{Outcome, Results};
 use crate::telemetry::Agent;
@@ -374,25 +371,6 @@ impl<'a> Farm<'a> {
             prefix_queries: if has_prefixes { counters().map(|c| c.prefix_queries).sum() } else { 0 },
         }
     }
-}
-
-/// The request that every decision fills anew.
-fn blank_request(model: ModelId) -> Result<Request, IdError> {
-    Ok(Request {
-        id: RequestId::parse("simulated")?,
-        sequence: 0,
-        model,
-        kind: RequestKind::Chat,
-        stream: true,
-        prompt_bytes: 0,
-        prompt_tokens: Tokens(0),
-        prompt_tokens_min: Tokens(0),
-        max_tokens: None,
-        expected_output: 0.0,
-        expected_residual: 0.0,
-        arrived_at: MonoTime::ZERO,
-        tried: Vec::new(),
-    })
 }
 
 /// A position from 0 to `count - 1` by a drawn number.

@@ -5,7 +5,10 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use aya_domain::{Decision, MonoTime, OwnLoad, Report, Request, Snapshot, Tokens, splitmix64};
+use aya_domain::{
+    Decision, IdError, ModelId, MonoTime, OwnLoad, Report, Request, RequestId, RequestKind, Snapshot, Tokens,
+    splitmix64,
+};
 use aya_estimate::{LengthDistribution, OutputPrior, PrefixIndex};
 use aya_fleet::{Event, Fleet, OwnInFlight, Params};
 use aya_placement::{Insight, Knowledge, Policy, Stream, decide_knowing, queueing_s};
@@ -190,4 +193,23 @@ impl Scheduler {
         }
         insights
     }
+}
+
+/// The request that every decision fills anew.
+pub(crate) fn blank_request(model: ModelId) -> Result<Request, IdError> {
+    Ok(Request {
+        id: RequestId::parse("simulated")?,
+        sequence: 0,
+        model,
+        kind: RequestKind::Chat,
+        stream: true,
+        prompt_bytes: 0,
+        prompt_tokens: Tokens(0),
+        prompt_tokens_min: Tokens(0),
+        max_tokens: None,
+        expected_output: 0.0,
+        expected_residual: 0.0,
+        arrived_at: MonoTime::ZERO,
+        tried: Vec::new(),
+    })
 }
