@@ -138,13 +138,27 @@ pub(crate) async fn run(
     account.classified(&prepared);
     let policy = policy.as_ref().unwrap_or(&shared.default_policy);
     let wait = deadline.map_or(shared.config.queue.wait_max, |d| d.min(shared.config.queue.wait_max));
-    let wait_until = prepared.request.arrived_at.after(wait);
-    attempts(shared, conn, account, &mut prepared, policy, wait_until).await
+    let arrived_at = prepared.request.arrived_at;
+    let total_until = sent::total_until(shared, &prepared);
+    let until = Until {
+        wait: arrived_at.after(wait),
+        dispatch: deadline.map_or(total_until, |d| arrived_at.after(d).min(total_until)),
+    };
+    attempts(shared, conn, account, &mut prepared, policy, until).await
 }
 
 /// How often engines may push one request back as long as its wait lasts; each time it waits for room anew. A pause
 /// takes a second at least, so this is more than the default wait needs, and bounds the attempts of a record.
 const PUSHBACKS_MAX: usize = 64;
+
+/// The last instants of a request's steps.
+#[derive(Debug, Clone, Copy)]
+struct Until {
+    /// It waits for room no longer.
+    wait: MonoTime,
+    /// It is sent to no further engine.
+    dispatch: MonoTime,
+}
 
 /// Attempt after attempt, until something can be told to the client.
 async fn attempts(
@@ -153,13 +167,13 @@ async fn attempts(
     mut account: Account,
     prepared: &mut Prepared,
     policy: &Policy,
-    wait_until: MonoTime,
+    until: Until,
 ) -> Response<ClientBody> {
     let mut failures = 0;
     let mut pushbacks = 0;
     loop {
         let placed =
-            place::place(shared, &prepared.request, policy, wait_until, |now| account.queued(now)).await;
+            place::place(shared, &prepared.request, policy, until.wait, |now| account.queued(now)).await;
         let placed = match placed {
             Ok(placed) => placed,
             Err(unplaced) => return not_placed(shared, conn, account, prepared, unplaced),
@@ -168,7 +182,8 @@ async fn attempts(
         let patience = Patience {
             failures_left: shared.config.retry.attempts_max.saturating_sub(failures + 1),
             pushbacks_left: PUSHBACKS_MAX - pushbacks,
-            wait_until,
+            wait_until: until.wait,
+            dispatch_until: until.dispatch,
         };
         let upstream = Upstream { shared, conn, prepared, patience };
         let (returned, why) = match relay::attempt(upstream, account, placed).await {
@@ -184,6 +199,7 @@ async fn attempts(
             }
             // Full is not broken: it may come back here when the pause that the engine asked for is over.
             Pause::PushedBack(_) => pushbacks += 1,
+            Pause::Over => {}
         }
     }
 }

@@ -299,6 +299,48 @@ async fn an_engine_that_never_begins_ends_in_504() {
     }
 }
 
+/// Two engines that take requests and never answer.
+async fn silent(timeouts: &str) -> Farm {
+    let toml = format!("[retry]\nattempts_max = 3\n[timeouts]\n{timeouts}\n[queue]\nwait_max = \"50ms\"");
+    let farm = Farm::of(aya!()).scheduler(&toml).engine(sim("e1")).engine(sim("e2")).start().await;
+    for engine in &farm.engines {
+        engine.fault(&json!({"stall": true})).await;
+    }
+    farm
+}
+
+/// The attempts of a request that ends in 504, and the endpoints that are left alone because of it.
+async fn given_up(farm: &Farm, deadline_ms: &str, body: &Value) -> (usize, usize) {
+    let headers = [("x-aya-deadline-ms", deadline_ms)];
+    let api = farm.api();
+    let sent = api.post_with("/v1/chat/completions", &headers, body);
+    let answer = within(Duration::from_secs(3), "the answer", sent).await;
+    assert_eq!(answer.error(), "504 upstream_timeout");
+    let cooling = farm.scheduler.endpoints().await.iter().filter(|e| !e["cooling_ms"].is_null()).count();
+    let record = farm.record_of(&answer).await;
+    let attempts = record["attempts"].as_array().unwrap().len();
+    for engine in &farm.engines {
+        engine.fault(&json!({"stall": false})).await;
+    }
+    farm.assert_accounted().await;
+    (attempts, cooling)
+}
+
+#[tokio::test]
+async fn a_request_whose_time_is_over_goes_nowhere_else_and_blames_no_endpoint() {
+    for body in [chat(5), streamed(5)] {
+        let farm = silent("ttft = \"300ms\"\ntotal = \"300ms\"").await;
+        // The request has used some of its total time when it is sent, so that this ends before the wait for a token.
+        assert_eq!(given_up(&farm, "60000", &body).await, (1, 0), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn after_the_clients_deadline_a_failed_request_goes_nowhere_else() {
+    let farm = silent("ttft = \"300ms\"").await;
+    assert_eq!(given_up(&farm, "100", &streamed(5)).await, (1, 1));
+}
+
 #[tokio::test]
 async fn an_engine_that_stops_in_the_middle_is_cut_off_after_the_silence_allowed() {
     let farm = alone(&json!({}), "inter_token = \"300ms\"").await;

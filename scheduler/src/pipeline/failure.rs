@@ -8,8 +8,8 @@ use bytes::Bytes;
 use http::StatusCode;
 use serde_json::{Map, Value};
 
-/// How long an engine that pushes back without saying so is left alone.
-const PUSHBACK_DEFAULT: Duration = Duration::from_secs(1);
+/// How long an engine that pushes back is left alone at least, in seconds; also if it says 0, or nothing.
+const PUSHBACK_MIN_S: u32 = 1;
 
 /// Why an attempt gave no answer.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub(crate) enum Pause {
     Failed,
     /// It is full: leave it alone for as long as it asked.
     PushedBack(Duration),
+    /// The request's own time is over, which says nothing about the endpoint.
+    Over,
 }
 
 impl Failure {
@@ -37,17 +39,26 @@ impl Failure {
     }
 
     pub(super) fn late(reason: &str) -> Self {
+        Self::timeout(reason, Pause::Failed)
+    }
+
+    /// The request's total time ran out while the endpoint worked on it.
+    pub(super) fn over() -> Self {
+        Self::timeout("total_timeout", Pause::Over)
+    }
+
+    fn timeout(reason: &str, pause: Pause) -> Self {
         let error =
             ApiError::new(504, "timeout_error", "the engine did not answer in time").code("upstream_timeout");
-        Self::Endpoint { error, reason: reason.to_owned(), pause: Pause::Failed }
+        Self::Endpoint { error, reason: reason.to_owned(), pause }
     }
 
     pub(super) fn overloaded(reason: &str, retry_after_s: Option<u32>) -> Self {
-        let seconds = retry_after_s.unwrap_or(1).max(1);
+        let seconds = retry_after_s.unwrap_or(PUSHBACK_MIN_S).max(PUSHBACK_MIN_S);
         let error = ApiError::new(503, "unavailable_error", "the engine is overloaded")
             .code("engine_overloaded")
             .retry_after_s(seconds);
-        let pause = retry_after_s.map_or(PUSHBACK_DEFAULT, |s| Duration::from_secs(u64::from(s)));
+        let pause = Duration::from_secs(u64::from(seconds));
         Self::Endpoint { error, reason: reason.to_owned(), pause: Pause::PushedBack(pause) }
     }
 }
@@ -113,6 +124,17 @@ mod tests {
     fn told(body: &str) -> Value {
         let body = in_openai_shape(StatusCode::BAD_REQUEST, body.as_bytes());
         serde_json::from_slice::<Value>(&body).unwrap()["error"].take()
+    }
+
+    #[test]
+    fn a_pushed_back_endpoint_is_left_alone_for_a_second_at_least() {
+        for (asked, expect) in [(None, 1), (Some(0), 1), (Some(1), 1), (Some(7), 7)] {
+            let Failure::Endpoint { error, pause, .. } = Failure::overloaded("status 429", asked) else {
+                panic!("an overload is the endpoint's")
+            };
+            assert_eq!(pause, Pause::PushedBack(Duration::from_secs(u64::from(expect))), "{asked:?}");
+            assert_eq!(error.retry_after_s, Some(expect), "{asked:?}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::account::{Account, End};
 use super::failure::{Failure, Pause, told_in_stream};
 use super::place::Placed;
-use super::sent::{Mode, Sent, Upstream, total_until};
+use super::sent::{BEHIND, Mode, Sent, Upstream, total_until};
 use super::stream::{Begun, StreamBody};
 use super::whole;
 use crate::http::body::ClientBody;
@@ -87,10 +87,13 @@ fn failed(
             AttemptEnd::Answered(response)
         }
         Failure::Endpoint { error, reason, pause } => {
-            metrics.failures.inc();
             match pause {
                 Pause::Failed => lease.cell().failed(now),
                 Pause::PushedBack(pause) => lease.cell().pushed_back(now, pause),
+                Pause::Over => {}
+            }
+            if pause != Pause::Over {
+                metrics.failures.inc();
             }
             let last = up.patience.is_over(pause, now);
             tracing::warn!(request = %account.request_id(), reason, last, "attempt failed");
@@ -148,9 +151,12 @@ fn begin(
 
 /// Waits for the engine's first event, holding back everything before it.
 async fn first_event(sent: &Sent<'_>, account: &mut Account) -> Result<FirstEvent, Failure> {
-    let ttft = sent.up.shared.config.timeouts.ttft;
-    match timeout(ttft, wait_first_event(sent, account, ttft)).await {
+    let Upstream { shared, prepared, .. } = sent.up;
+    let ttft = shared.config.timeouts.ttft;
+    let left = total_until(shared, prepared).since(shared.clock.now());
+    match timeout(ttft.min(left), wait_first_event(sent, account, ttft)).await {
         Ok(result) => result,
+        Err(_) if left < ttft => Err(Failure::over()),
         Err(_) => Err(Failure::late("ttft_timeout")),
     }
 }
@@ -160,7 +166,7 @@ async fn wait_first_event(
     account: &mut Account,
     ttft: Duration,
 ) -> Result<FirstEvent, Failure> {
-    let mut response = sent.exchange(account, ttft).await?;
+    let mut response = sent.exchange(account, ttft.saturating_add(BEHIND)).await?;
     if !response.head.is_event_stream() {
         return Err(Failure::broken("the answer is no event stream"));
     }

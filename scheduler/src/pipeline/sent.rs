@@ -19,6 +19,10 @@ use crate::shared::Shared;
 /// An engine's error answer; more of it is not read.
 const ERROR_BODY_MAX: usize = 256 * 1024;
 
+/// Where a deadline around the whole exchange rules, the socket's own comes this much later: the two differ in whose
+/// fault they are.
+pub(super) const BEHIND: Duration = Duration::from_secs(1);
+
 /// How the endpoint is asked and the client answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
@@ -60,12 +64,15 @@ pub(crate) struct Patience {
     pub(crate) failures_left: usize,
     pub(crate) pushbacks_left: usize,
     pub(crate) wait_until: MonoTime,
+    /// Nothing is dispatched after it: the client's deadline, or the end of the request's total time.
+    pub(crate) dispatch_until: MonoTime,
 }
 
 impl Patience {
     pub(super) fn is_over(self, why: Pause, now: MonoTime) -> bool {
         match why {
-            Pause::Failed => self.failures_left == 0,
+            Pause::Failed => self.failures_left == 0 || now >= self.dispatch_until,
+            Pause::Over => true,
             Pause::PushedBack(_) => self.pushbacks_left == 0 || now >= self.wait_until,
         }
     }
@@ -92,8 +99,10 @@ impl Sent<'_> {
         head_timeout: Duration,
     ) -> Result<EngineResponse, Failure> {
         let Upstream { shared, prepared, .. } = self.up;
-        let address: SocketAddr = resolve::resolve(&self.endpoint.url, shared.clock.now())
+        let resolving = resolve::resolve(&self.endpoint.url, shared.clock.now());
+        let address: SocketAddr = timeout(shared.config.timeouts.connect, resolving)
             .await
+            .map_err(|_| Failure::late("resolve_timeout"))?
             .map_err(|error| Failure::broken(format!("resolve: {error}")))?;
         let body = self.body();
         let own_key = shared.upstream_authorization.as_ref().or(prepared.authorization.as_ref());

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::account::{Account, End};
 use super::failure::{Failure, told_in_stream};
-use super::sent::{Mode, Sent, Upstream, total_until};
+use super::sent::{BEHIND, Mode, Sent, Upstream, total_until};
 use crate::http::body::ClientBody;
 use crate::ledger::Lease;
 
@@ -40,7 +40,7 @@ pub(super) async fn answer(
     };
     match timeout(left, work).await {
         Ok(result) => result,
-        Err(_) => Err(Failure::late("total_timeout")),
+        Err(_) => Err(Failure::over()),
     }
 }
 
@@ -55,9 +55,10 @@ async fn whole(
 ) -> Result<Bytes, Failure> {
     let Upstream { shared, prepared, .. } = sent.up;
     let limit = shared.config.limits.response_max;
-    let assumed = Duration::from_secs_f64(predicted_ttft_s.clamp(0.0, ASSUMED_TTFT_MAX_S));
+    let assumed = predicted_ttft_s.min(ASSUMED_TTFT_MAX_S);
+    let assumed = Duration::try_from_secs_f64(assumed).unwrap_or_default();
     let work = async {
-        let response = sent.exchange(account, left).await?;
+        let response = sent.exchange(account, left.saturating_add(BEHIND)).await?;
         if !response.head.content_type.as_ref().is_some_and(aya_proxy::headers::is_json) {
             return Err(Failure::broken("the answer is no JSON"));
         }
