@@ -104,16 +104,22 @@ fn describe(nvml: &Nvml, device: &Device<'_>) -> Result<(Board, Option<GpuError>
         vram_total: vram_total(nvml, device),
         power_limit: limit.ok().map(|mw| Milliwatts(u64::from(mw))),
         sm_clock_max_mhz: device.max_clock_info(Clock::SM).ok(),
-        slowdown_margin: slowdown.and_then(|margin| i32::try_from(margin).ok()).map(Celsius),
+        slowdown_margin: slowdown.and_then(signed).map(Celsius),
         mig: None,
     };
-    let (slices, trouble) = slices(nvml, device, &info);
+    let (mut slices, trouble) = slices(nvml, device, &info);
     let mut refused = Refused::default();
     if !device.gpm_support().unwrap_or(false) {
         refused.add(Item::Activity);
+        slices.iter_mut().for_each(|slice| slice.refused.add(Item::Activity));
     }
     let heat_max = heat_max.and_then(|celsius| i32::try_from(celsius).ok());
     Ok((Board { info, slices, heat_max, refused, kept: None, slow: None, denied_told: false }, trouble))
+}
+
+/// A margin, also from a driver that hands the bits of a negative number over as an unsigned one.
+fn signed(margin: i128) -> Option<i32> {
+    i32::try_from(margin).ok().or_else(|| u32::try_from(margin).ok().map(u32::cast_signed))
 }
 
 fn uuid(device: &Device<'_>) -> Result<GpuUuid, GpuError> {

@@ -409,6 +409,14 @@ fn readings_beyond_all_bounds_are_absent_or_themselves() {
 }
 
 #[test]
+fn a_margin_keeps_its_sign_whatever_type_the_driver_gives_it() {
+    for fields in [json!({"fields_signed": {"194": -2}}), json!({"fields": {"194": 4_294_967_294_u64}})] {
+        let mut fake = Fake::play(&json!({"gpus": [fields]}));
+        assert_eq!(fake.discover().items[0].slowdown_margin, Some(Celsius(-2)), "{fields}");
+    }
+}
+
+#[test]
 fn a_scenario_that_cannot_be_read_leaves_the_last_one_in_force() {
     let mut fake = Fake::play(&fixture("h100x2"));
     fake.discover();
