@@ -47,6 +47,9 @@ pub enum SchedulerError {
     Grpc(#[from] tonic::transport::Error),
     #[error("the admin listener failed: {0}")]
     Admin(io::Error),
+    /// A panic: the process must not end as if it had been asked to.
+    #[error("a part of the scheduler failed: {0}")]
+    Task(#[from] tokio::task::JoinError),
 }
 
 /// A scheduler whose listeners are bound.
@@ -156,7 +159,7 @@ impl Scheduler {
         let cores = start_cores(api, &shared, &shutdown)?;
         let result = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
-            Some(ended) = tasks.join_next() => ended.unwrap_or(Ok(())),
+            Some(ended) = tasks.join_next() => ended.unwrap_or_else(|panicked| Err(panicked.into())),
         };
         shared.draining.store(true, Ordering::Release);
         shutdown.cancel();

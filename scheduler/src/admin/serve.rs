@@ -22,12 +22,10 @@ const DRAIN: Duration = Duration::from_secs(1);
 pub(crate) async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
     let mut connections = JoinSet::new();
     loop {
-        while connections.len() >= CONNECTIONS_MAX {
-            connections.join_next().await;
-        }
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
-            accepted = listener.accept() => accepted,
+            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => accepted,
+            Some(_) = connections.join_next(), if connections.len() >= CONNECTIONS_MAX => continue,
         };
         match accepted {
             Ok((socket, _)) => {
@@ -52,4 +50,31 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, shutdown: Cance
     let drained = async { while connections.join_next().await.is_some() {} };
     // Whoever still reads a page after that is cut off with the process.
     let _ = tokio::time::timeout(DRAIN, drained).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_that_never_end_do_not_hold_up_the_shutdown() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let mut serving = JoinSet::new();
+        serving.spawn(serve(listener, Router::new(), shutdown.clone()));
+        let mut silent = Vec::new();
+        for _ in 0..CONNECTIONS_MAX {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        // All of them are accepted by then.
+        for _ in 0..10 * CONNECTIONS_MAX {
+            tokio::task::yield_now().await;
+        }
+        shutdown.cancel();
+        let ended = tokio::time::timeout(DRAIN * 10, serving.join_next()).await;
+        assert!(ended.is_ok(), "it waits for a connection to end");
+    }
 }
