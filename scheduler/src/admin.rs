@@ -10,7 +10,7 @@ mod serve;
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -40,6 +40,7 @@ fn is_ready(endpoint: &Endpoint) -> bool {
 
 /// All routes.
 pub(crate) fn router(admin: Admin) -> Router {
+    let body_max = admin.shared.config.limits.body_max;
     Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
@@ -53,6 +54,9 @@ pub(crate) fn router(admin: Admin) -> Router {
         .route("/api/v1/nodes/{target}", post(operate_node))
         .route("/api/v1/endpoints/{target}", post(operate_endpoint))
         .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        // A dry run takes what the clients' side takes.
+        .layer(DefaultBodyLimit::max(body_max))
         .with_state(admin)
 }
 
@@ -67,6 +71,14 @@ async fn unknown() -> Response {
         StatusCode::NOT_FOUND,
         "unknown_path",
         "unknown path; see /api/v1/fleet, /api/v1/decisions, /metrics",
+    )
+}
+
+async fn wrong_method() -> Response {
+    problem(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "wrong_method",
+        "this path has another method; see the Allow header",
     )
 }
 

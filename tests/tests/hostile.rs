@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use aya_tests::{Answer, CANARY, Farm, MODEL, Raw, aya, chat, raw_exchange, sim, streamed, within};
+use aya_tests::{Answer, CANARY, Farm, MODEL, Raw, aya, chat, raw_exchange, sim, streamed, with, within};
 use bytes::Bytes;
 use serde_json::json;
 
@@ -443,5 +443,19 @@ async fn bad_requests_to_the_operators_listener_are_refused_too() {
         assert_eq!(answer.status, status, "{method} {path}: {}", answer.text());
     }
     assert_eq!(farm.scheduler.endpoint("e1").await["phase"], "serving");
+    let answer = farm.admin().open("POST", "/metrics", &[], Bytes::new()).await.whole().await;
+    assert_eq!((answer.error().as_str(), answer.header("allow")), ("405 wrong_method", Some("GET,HEAD")));
+    farm.assert_accounted().await;
+}
+
+#[tokio::test]
+async fn a_dry_run_takes_the_bodies_that_clients_may_send_and_no_larger_ones() {
+    let farm = Farm::of(aya!()).scheduler("limits.body_max = \"4MiB\"").engine(sim("e1")).start().await;
+    let explained = async |bytes: usize| {
+        let body = with(chat(1), &json!({"messages": [{"role": "user", "content": "x".repeat(bytes)}]}));
+        farm.admin().post("/api/v1/placements:explain", &body).await
+    };
+    assert_eq!(explained(3 * 1024 * 1024).await.ok().json()["request"]["prompt_bytes"], 3 * 1024 * 1024);
+    assert_eq!(explained(5 * 1024 * 1024).await.error(), "413 bad_body");
     farm.assert_accounted().await;
 }

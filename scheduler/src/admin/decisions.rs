@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -66,7 +67,15 @@ pub(crate) async fn one(State(admin): State<Admin>, Path(id): Path<String>) -> R
 }
 
 /// `POST /api/v1/placements:explain`: where this body would go now, and why. Places nothing.
-pub(crate) async fn explain(State(admin): State<Admin>, headers: HeaderMap, body: Bytes) -> Response {
+pub(crate) async fn explain(
+    State(admin): State<Admin>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let body = match body {
+        Ok(body) => body,
+        Err(error) => return problem(error.status(), "bad_body", error.body_text()),
+    };
     match dry_run(&admin, &headers, body) {
         Ok(decision) => Json(decision).into_response(),
         Err(error) => {
