@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use aya_domain::{ModelId, Rejection, Verdict};
 use aya_observe::metrics::{Labels, TIME_BUCKETS_S};
 use aya_trace::{OutcomeStatus, Record};
+use parking_lot::{Mutex, MutexGuard};
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
@@ -66,6 +67,7 @@ pub(crate) struct Metrics {
     pub(crate) endpoints: IntGauge,
     rejections: IntCounterVec,
     open_requests: AtomicI64,
+    scrape: Mutex<()>,
     pub(crate) accepted: IntCounter,
     pub(crate) retries: IntCounter,
     pub(crate) lost_races: IntCounter,
@@ -125,6 +127,7 @@ impl Metrics {
                 &["reason"],
             )?,
             open_requests: AtomicI64::new(0),
+            scrape: Mutex::new(()),
             accepted: make
                 .counter("aya_requests_accepted_total", "Inference requests whose head was read.")?,
             retries: make.counter("aya_retries_total", "Attempts after the first.")?,
@@ -203,9 +206,14 @@ impl Metrics {
         self.open_requests.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// The label of a model: its name, or `other` beyond the limit.
-    pub(crate) fn label(&self, model: &str) -> Arc<str> {
-        self.labels.get(model)
+    /// The label of a model that a request names: its name if the fleet has or had it, else `other`.
+    pub(crate) fn label(&self, model: &ModelId) -> Arc<str> {
+        self.labels.known(model.as_str())
+    }
+
+    /// One scrape at a time: each empties and fills the gauges that mirror state.
+    pub(crate) fn begin_scrape(&self) -> MutexGuard<'_, ()> {
+        self.scrape.lock()
     }
 
     /// The exposition text. Gauges that mirror state are set by the caller just before.

@@ -52,6 +52,10 @@ impl WaitingRoom {
         now: MonoTime,
         deadline: MonoTime,
     ) -> Result<Ticket, QueueFull> {
+        if self.capacity_per_model == 0 {
+            // An empty queue would never leave, and models are named by clients.
+            return Err(QueueFull { limit: 0 });
+        }
         let mut pools = self.pools.lock();
         let waiters = pools.entry(model.clone()).or_insert_with(|| Waiters {
             queue: PoolQueue::new(self.capacity_per_model),
@@ -149,6 +153,13 @@ mod tests {
         assert!(second.is_head());
         drop(second);
         assert_eq!((room.depths(), room.depth(&model("a"))), (vec![], 0));
+    }
+
+    #[test]
+    fn a_room_without_places_remembers_nobody() {
+        let room = Arc::new(WaitingRoom::new(0));
+        assert!(room.enter(&model("a"), MonoTime::ZERO, MonoTime::ZERO).is_err());
+        assert_eq!(room.depths(), []);
     }
 
     #[tokio::test]

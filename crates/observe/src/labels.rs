@@ -40,6 +40,12 @@ impl Labels {
         self.insert(value)
     }
 
+    /// The value if it has been taken, else `other`; takes no room. For values that a client may have made up.
+    #[must_use]
+    pub fn known(&self, value: &str) -> Arc<str> {
+        Arc::clone(self.known.load().get(value).unwrap_or(&self.other))
+    }
+
     /// Copies the set: at most `max` times in the life of the process.
     fn insert(&self, value: &str) -> Arc<str> {
         if self.known.load().len() >= self.max {
@@ -68,6 +74,14 @@ mod tests {
         let seen: Vec<_> = ["a", "b", "c", "a", "d", "b"].iter().map(|v| labels.get(v)).collect();
         let seen: Vec<&str> = seen.iter().map(|v| &**v).collect();
         assert_eq!(seen, ["a", "b", "other", "a", "other", "b"]);
+    }
+
+    #[test]
+    fn a_question_takes_no_room() {
+        let labels = Labels::new(1);
+        assert_eq!(&*labels.known("made up"), OTHER);
+        assert_eq!(&*labels.get("a"), "a");
+        assert_eq!((&*labels.known("a"), &*labels.known("b")), ("a", OTHER));
     }
 
     #[test]

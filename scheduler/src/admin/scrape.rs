@@ -13,6 +13,7 @@ pub(super) fn render(
     room: &WaitingRoom,
     now: MonoTime,
 ) -> Result<String, prometheus::Error> {
+    let _one_at_a_time = metrics.begin_scrape();
     mirror_endpoints(metrics, view);
     metrics.sample_age.reset();
     for node in &view.snapshot.nodes {
@@ -21,7 +22,7 @@ pub(super) fn render(
     }
     metrics.queue_depth.reset();
     for (model, depth) in room.depths() {
-        let label = metrics.label(model.as_str());
+        let label = metrics.label(&model);
         metrics.queue_depth.with_label_values(&[&*label]).add(i64::try_from(depth).unwrap_or(i64::MAX));
     }
     metrics.render()
@@ -35,5 +36,39 @@ fn mirror_endpoints(metrics: &Metrics, view: &FarmView) {
         let id = endpoint.info.id.as_str();
         metrics.endpoint_in_flight.with_label_values(&[id]).set(i64::from(companion.cell.in_flight()));
         metrics.endpoint_ready.with_label_values(&[id]).set(i64::from(super::is_ready(endpoint)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use aya_domain::ModelId;
+
+    use super::*;
+
+    #[test]
+    fn scrapes_at_the_same_time_each_see_the_queue_once_and_made_up_models_as_other() {
+        let metrics = Metrics::new(10).unwrap();
+        let served = ModelId::parse("served").unwrap();
+        let _handles = metrics.model(Some(&served));
+        let room = Arc::new(WaitingRoom::new(4));
+        let enter =
+            |name: &str| room.enter(&ModelId::parse(name).unwrap(), MonoTime::ZERO, MonoTime::ZERO).unwrap();
+        let _tickets = ["served", "made-up-1", "made-up-2"].map(enter);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        let page = render(&metrics, &FarmView::empty(), &room, MonoTime::ZERO).unwrap();
+                        let depths: Vec<&str> =
+                            page.lines().filter(|line| line.starts_with("aya_queue_depth{")).collect();
+                        let expect =
+                            ["aya_queue_depth{model=\"other\"} 2", "aya_queue_depth{model=\"served\"} 1"];
+                        assert_eq!(depths, expect);
+                    }
+                });
+            }
+        });
     }
 }
