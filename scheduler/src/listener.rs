@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -88,6 +89,7 @@ pub(crate) async fn run(
     let drained = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(shared.config.timeouts.drain, drained).await.is_err() {
         warn!("drain time is over, open requests are cut");
+        shared.cutting.store(true, Ordering::Release);
     }
     Ok(())
 }

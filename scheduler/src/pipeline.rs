@@ -212,9 +212,7 @@ fn not_placed(
     unplaced: Unplaced,
 ) -> Response<ClientBody> {
     let error = refusal::error(shared, &prepared.request.model, &unplaced.reason);
-    if let Some(decision) = unplaced.decision {
-        account.undecided(decision);
-    }
+    account.undecided(unplaced.decision);
     let mut response = respond::error(&error, conn);
     account.head(response.headers_mut());
     match unplaced.reason {

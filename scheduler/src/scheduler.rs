@@ -114,6 +114,7 @@ impl Scheduler {
                 Some(value)
             }),
             draining: AtomicBool::new(false),
+            cutting: AtomicBool::new(false),
             config,
             clock,
         };

@@ -32,6 +32,8 @@ pub(crate) struct Shared {
     /// Sent to every engine as `Authorization: Bearer`, if configured.
     pub(crate) upstream_authorization: Option<http::HeaderValue>,
     pub(crate) draining: AtomicBool,
+    /// The time to drain is over: whatever ends from now on was cut off by us, not left by its client.
+    pub(crate) cutting: AtomicBool,
     /// What requests of models outside the fleet are counted under.
     pub(crate) unknown_model: Arc<ModelState>,
 }
@@ -47,6 +49,10 @@ impl Shared {
         names.sort();
         names.dedup();
         names
+    }
+
+    pub(crate) fn is_cutting(&self) -> bool {
+        self.cutting.load(Ordering::Acquire)
     }
 
     pub(crate) fn is_draining(&self) -> bool {

@@ -162,6 +162,37 @@ async fn a_clients_deadline_ends_the_wait_but_not_the_answer() {
 }
 
 #[tokio::test]
+async fn who_never_came_to_the_head_of_the_queue_is_told_its_wait_too() {
+    let farm = narrow("").await;
+    let occupied = occupy(&farm).await;
+    let api = farm.api();
+    let mut head = tokio::task::JoinSet::new();
+    head.spawn(async move { api.chat(&chat(1)).await });
+    queue_depth(&farm, 1.0).await;
+    let headers = [("x-aya-deadline-ms", "200")];
+    let answer = farm.api().post_with("/v1/chat/completions", &headers, &chat(1)).await;
+    assert_eq!(answer.error(), "503 queue_timeout");
+    let told: u64 = answer.header("x-aya-queue-ms").unwrap().parse().unwrap();
+    assert!((200..1500).contains(&told), "{told}");
+    drop(occupied);
+    let _ = head.join_next().await.unwrap().unwrap().ok();
+    farm.assert_accounted().await;
+}
+
+#[tokio::test]
+async fn a_wait_and_a_first_token_are_counted_once_per_request() {
+    let farm = narrow("").await;
+    farm.engine("e1").fault(&json!({"503_next": 3})).await;
+    for body in [chat(2), streamed(2)] {
+        let _ = farm.api().chat(&body).await.ok();
+    }
+    let metrics = farm.scheduler.metrics().await;
+    let counts = ["aya_queue_seconds_count", "aya_ttft_seconds_count"].map(|name| metrics.sum(name));
+    assert!(counts.iter().all(|count| (count - 1.0).abs() < 0.5), "{counts:?}");
+    farm.assert_accounted().await;
+}
+
+#[tokio::test]
 async fn one_models_queue_does_not_hold_up_another_model() {
     let farm = Farm::of(aya!())
         .engine(sim("busy").slow().max_sequences(1))

@@ -162,10 +162,21 @@ async fn a_scheduler_that_is_told_to_stop_finishes_what_it_began() {
 
 #[tokio::test]
 async fn what_does_not_finish_in_the_time_to_drain_is_cut() {
-    let toml = "[timeouts]\ndrain = \"300ms\"";
-    let mut farm = Farm::of(aya!()).scheduler(toml).engine(sim("e1").slow()).start().await;
+    let records = tempfile::tempdir().unwrap();
+    let toml = format!("decisions.dir = {:?}\n[timeouts]\ndrain = \"300ms\"", records.path());
+    let mut farm = Farm::of(aya!()).scheduler(&toml).engine(sim("e1").slow().max_sequences(1)).start().await;
     let mut stream = farm.api().begin_chat(&streamed(50_000)).await;
     assert!(stream.event().await.is_some());
+    let api = farm.api();
+    let mut waiting = tokio::task::JoinSet::new();
+    waiting.spawn(async move {
+        api.try_open("POST", "/v1/chat/completions", &[], chat(1).to_string().into()).await
+    });
+    until("the second to wait", async || {
+        let depth = farm.scheduler.metrics().await.sum("aya_queue_depth");
+        if depth > 0.5 { Ok(()) } else { Err(depth) }
+    })
+    .await;
     farm.scheduler.process.terminate();
     let exit = within(Duration::from_secs(4), "the end", farm.scheduler.process.ended()).await;
     assert_eq!(exit.code, Some(0), "{}", exit.err);
@@ -174,6 +185,17 @@ async fn what_does_not_finish_in_the_time_to_drain_is_cut() {
         if left == 0 { Ok(()) } else { Err(left) }
     })
     .await;
+    // Their clients had not gone: the records say who cut them off, and are on disk.
+    let file = std::fs::read_dir(records.path()).unwrap().next().unwrap().unwrap().path();
+    let text = std::fs::read_to_string(file).unwrap();
+    let mut ends: Vec<_> = text
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["outcome"].take())
+        .map(|o| (o["status"].to_string(), o["http_status"].as_u64(), o["error"].to_string()))
+        .collect();
+    ends.sort();
+    let end = |status: &str, http| (format!("\"{status}\""), http, "\"shutting_down\"".to_owned());
+    assert_eq!(ends, [end("truncated", Some(200)), end("upstream_error", None)]);
 }
 
 #[tokio::test]

@@ -54,7 +54,7 @@ pub enum OutcomeStatus {
     Completed,
     /// The client is at fault.
     ClientError,
-    /// The farm is at fault, and the client was told so with a status.
+    /// The farm is at fault, and the client was told so with a status, or cut off before one as the scheduler stopped.
     UpstreamError,
     /// It broke off after the first byte.
     Truncated,

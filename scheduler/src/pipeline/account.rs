@@ -1,7 +1,8 @@
 //! One request's account: opened when its head is read, closed exactly once, on every path.
 //!
 //! Closing counts the outcome, writes the decision record and teaches the estimators. An account that is
-//! dropped open belongs to a client that has gone: hyper drops a request's future and body then.
+//! dropped open belongs to a client that has gone: hyper drops a request's future and body then. Or the time to
+//! drain is over, and the scheduler drops them all.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,11 +105,11 @@ impl Account {
         }
     }
 
-    /// A decision that placed nothing.
-    pub(crate) fn undecided(&mut self, decision: Decision) {
+    /// Nothing was placed. `None`: it never came to a decision, because others waited before it.
+    pub(crate) fn undecided(&mut self, decision: Option<Decision>) {
         self.end_wait();
         if let Some(open) = &mut self.open {
-            open.decision = Some(decision);
+            open.decision = decision.or(open.decision.take());
         }
     }
 
@@ -144,7 +145,6 @@ impl Account {
             && let Some(since) = open.queued_at.take()
         {
             open.queue = open.queue.saturating_add(self.shared.clock.now().since(since));
-            open.model.metrics.queued(open.queue.as_secs_f64());
         }
     }
 
@@ -168,7 +168,6 @@ impl Account {
         }
         if open.first_token_at.is_none() {
             open.first_token_at = Some(now);
-            open.model.metrics.first_token(now.since(open.arrived_at).as_secs_f64());
         }
         open.last_token_at = Some(now);
         open.tokens_seen = seen;
@@ -228,6 +227,13 @@ impl Account {
                 OutcomeStatus::ClientCancelled => AttemptResult::Cancelled,
             };
         }
+        // Once per request, whatever its attempts and waits: so here, and not as they happen.
+        if let Some(at) = open.first_token_at {
+            open.model.metrics.first_token(at.since(open.arrived_at).as_secs_f64());
+        }
+        if !open.queue.is_zero() {
+            open.model.metrics.queued(open.queue.as_secs_f64());
+        }
         open.model.metrics.ended(end.status, e2e.as_secs_f64());
         self.shared.metrics.tokens_in.inc_by(open.prompt_tokens.unwrap_or(0));
         self.shared.metrics.tokens_out.inc_by(open.completion_tokens.unwrap_or(open.tokens_seen));
@@ -239,10 +245,16 @@ impl Account {
     }
 }
 
+/// The end of a request that is dropped open: its client has gone, unless the scheduler cuts it off as it stops.
+pub(super) fn abandoned(shared: &Shared, if_cut: OutcomeStatus) -> (OutcomeStatus, Option<&'static str>) {
+    if shared.is_cutting() { (if_cut, Some("shutting_down")) } else { (OutcomeStatus::ClientCancelled, None) }
+}
+
 impl Drop for Account {
     fn drop(&mut self) {
         if self.open.is_some() {
-            self.close(End { status: OutcomeStatus::ClientCancelled, http_status: None, error: None });
+            let (status, error) = abandoned(&self.shared, OutcomeStatus::UpstreamError);
+            self.close(End { status, http_status: None, error });
         }
     }
 }

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use memchr::memmem;
 use tokio::time::Sleep;
 
-use super::account::{Account, End};
+use super::account::{Account, End, abandoned};
 use crate::http::body::Pieces;
 use crate::ledger::Lease;
 use crate::metrics::EndpointMetrics;
@@ -89,6 +89,7 @@ impl StreamBody {
         let told = facts.error.is_some();
         let end = memmem::find(&chunk, DONE).unwrap_or(chunk.len());
         let passed = chunk.slice(..end);
+        self.endpoint.failures.inc();
         self.close(OutcomeStatus::Truncated, Some("upstream_error"));
         if told { passed } else { [&passed[..], &broken_off().to_sse_frame()].concat().into() }
     }
@@ -99,7 +100,7 @@ impl StreamBody {
             self.close(OutcomeStatus::Completed, None);
             return Some(self.scanner.take_held()).filter(|rest| !rest.is_empty());
         }
-        Some(self.cut("the engine ended the stream before the answer was complete"))
+        Some(self.failed("the engine ended the stream before the answer was complete"))
     }
 
     fn broken(&mut self, error: &UpstreamError) -> Option<Bytes> {
@@ -110,11 +111,17 @@ impl StreamBody {
         }
         tracing::warn!(request = %self.account.request_id(), %error, "stream broke");
         let silent = matches!(error, UpstreamError::Timeout { .. });
-        Some(self.cut(if silent {
+        Some(self.failed(if silent {
             "the engine stopped sending tokens"
         } else {
             "the connection to the engine broke in the middle of the answer"
         }))
+    }
+
+    /// Cut by the endpoint's fault.
+    fn failed(&mut self, message: &str) -> Bytes {
+        self.endpoint.failures.inc();
+        self.cut(message)
     }
 
     fn cut(&mut self, message: &str) -> Bytes {
@@ -124,9 +131,6 @@ impl StreamBody {
 
     fn close(&mut self, status: OutcomeStatus, error: Option<&str>) {
         self.state = State::Ended;
-        if status == OutcomeStatus::Truncated {
-            self.endpoint.failures.inc();
-        }
         self.account.facts(self.scanner.facts());
         self.account.close(End { status, http_status: Some(200), error });
         self.lease = None;
@@ -146,7 +150,7 @@ impl Pieces for StreamBody {
                 Poll::Ready(Some(Ok(chunk))) => {
                     let seen_before = self.scanner.facts().content_events;
                     let Ok(whole) = self.scanner.feed_whole(&chunk) else {
-                        return Poll::Ready(Some(self.cut("an event of the engine's stream is too long")));
+                        return Poll::Ready(Some(self.failed("an event of the engine's stream is too long")));
                     };
                     self.heard(seen_before);
                     // A mere piece of an event stays with the scanner until its end has come.
@@ -166,16 +170,19 @@ impl Pieces for StreamBody {
 }
 
 impl Drop for StreamBody {
-    /// The client has gone: what it got so far still belongs into the record.
+    /// The client has gone, or is cut off: what it got so far still belongs into the record.
     fn drop(&mut self) {
-        if matches!(self.state, State::Flowing) {
-            let facts = self.scanner.facts();
-            self.account.facts(facts);
-            if facts.done && facts.is_success(self.choices) {
-                // It had everything and did not wait for our goodbye.
-                self.close(OutcomeStatus::Completed, None);
-            }
+        if matches!(self.state, State::Ended) {
+            return;
         }
+        let facts = self.scanner.facts();
+        let (status, error) = if facts.done && facts.is_success(self.choices) {
+            // It had everything and did not wait for our goodbye.
+            (OutcomeStatus::Completed, None)
+        } else {
+            abandoned(&self.shared, OutcomeStatus::Truncated)
+        };
+        self.close(status, error);
     }
 }
 
