@@ -23,7 +23,7 @@ pub(crate) use serve::serve;
 
 use crate::journal::Ring;
 use crate::shared::Shared;
-use crate::telemetry::FleetHandle;
+use crate::telemetry::{Drained, FleetHandle};
 
 /// What the handlers need.
 #[derive(Debug, Clone)]
@@ -164,8 +164,12 @@ async fn operate(admin: &Admin, target: &str, parse: impl Fn(&str) -> Option<Tar
     let unknown = || problem(StatusCode::NOT_FOUND, "unknown_id", format!("the fleet does not know {id:?}"));
     let Some(target) = parse(id) else { return unknown() };
     match admin.fleet.drain(target, on).await {
-        Ok(true) => Json(Operated { id, draining: on }).into_response(),
-        Ok(false) => unknown(),
+        Ok(Drained::Done) => Json(Operated { id, draining: on }).into_response(),
+        Ok(Drained::Unknown) => unknown(),
+        Ok(Drained::Refused) => {
+            let message = "too many nodes and endpoints are draining; undrain some that are gone";
+            problem(StatusCode::SERVICE_UNAVAILABLE, "too_many_drains", message)
+        }
         Err(error) => problem(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", error.to_string()),
     }
 }

@@ -4,4 +4,4 @@ mod grpc;
 mod writer;
 
 pub(crate) use grpc::AgentStreams;
-pub(crate) use writer::{FleetHandle, FleetWriter};
+pub(crate) use writer::{Drained, FleetHandle, FleetWriter};

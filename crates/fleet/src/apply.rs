@@ -45,6 +45,7 @@ impl Fleet {
             effects.unknown_target = true;
             effects.notices.push(Notice::UnknownTarget { target });
         } else if self.drained.len() >= max {
+            effects.drain_refused = true;
             effects.notices.push(Notice::DrainLimit { target, max });
         } else {
             self.drained.insert(target.clone());

@@ -17,6 +17,8 @@ pub struct Effects {
     pub resend_full: bool,
     /// The target of a drain or undrain is not known (404).
     pub unknown_target: bool,
+    /// As many drains are remembered as may be: this one was not taken (503).
+    pub drain_refused: bool,
     /// In the order in which they came up.
     pub notices: Vec<Notice>,
 }

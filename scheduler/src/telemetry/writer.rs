@@ -34,8 +34,18 @@ const BATCH_MAX: usize = 256;
 pub(crate) enum Command {
     Report { report: Box<Report>, received_at: MonoTime, resend: oneshot::Sender<bool> },
     Disconnected { node: NodeId },
-    Drain { target: Target, done: oneshot::Sender<bool> },
-    Undrain { target: Target, done: oneshot::Sender<bool> },
+    Drain { target: Target, done: oneshot::Sender<Drained> },
+    Undrain { target: Target, done: oneshot::Sender<Drained> },
+}
+
+/// What became of a drain or undrain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Drained {
+    Done,
+    /// The fleet does not know the target.
+    Unknown,
+    /// There are as many drains as may be.
+    Refused,
 }
 
 /// The writer has stopped: the scheduler is shutting down.
@@ -62,14 +72,14 @@ impl FleetHandle {
         self.0.send(Command::Disconnected { node }).await.map_err(|_| CommandError)
     }
 
-    /// Drains or undrains; false if the fleet does not know the target.
-    pub(crate) async fn drain(&self, target: Target, on: bool) -> Result<bool, CommandError> {
+    /// Drains or undrains.
+    pub(crate) async fn drain(&self, target: Target, on: bool) -> Result<Drained, CommandError> {
         let (done, answer) = oneshot::channel();
         let command = if on { Command::Drain { target, done } } else { Command::Undrain { target, done } };
         self.ask(command, answer).await
     }
 
-    async fn ask(&self, command: Command, answer: oneshot::Receiver<bool>) -> Result<bool, CommandError> {
+    async fn ask<T>(&self, command: Command, answer: oneshot::Receiver<T>) -> Result<T, CommandError> {
         self.0.send(command).await.map_err(|_| CommandError)?;
         answer.await.map_err(|_| CommandError)
     }
@@ -141,12 +151,16 @@ impl FleetWriter {
         }
     }
 
-    fn apply_drain(&mut self, event: Event, done: oneshot::Sender<bool>, now: MonoTime) -> bool {
+    fn apply_drain(&mut self, event: Event, done: oneshot::Sender<Drained>, now: MonoTime) -> bool {
         let effects = self.fleet.apply(event, now);
         let changed = tell(&effects);
         // The operator's answer must describe what the next request will see.
         self.publish();
-        let _ = done.send(!effects.unknown_target);
+        let _ = done.send(match (effects.unknown_target, effects.drain_refused) {
+            (true, _) => Drained::Unknown,
+            (false, true) => Drained::Refused,
+            (false, false) => Drained::Done,
+        });
         changed
     }
 

@@ -190,6 +190,17 @@ fn an_unknown_target_is_said_to_be_unknown() {
 }
 
 #[test]
+fn a_drain_beyond_the_limit_is_said_to_be_refused() {
+    let mut farm = Farm::with(Params { drains_max: 1, ..Params::DEFAULT });
+    let _ = farm.report(0, full("n", 1, 1, vec![engine("a", "m"), engine("b", "m")]));
+    let drain = |name| Event::Drain(Target::Endpoint(endpoint_id(name)));
+    for (name, refused) in [("a", false), ("b", true), ("a", false)] {
+        assert_eq!(farm.apply(1, drain(name)).drain_refused, refused, "{name}");
+    }
+    assert_eq!(farm.endpoint(2, "b").phase, Phase::Serving);
+}
+
+#[test]
 fn a_silent_node_is_forgotten_only_when_no_request_of_ours_is_left_there() {
     let mut farm = Farm::new();
     let _ = farm.report(0, full("n", 1, 1, vec![engine("a", "m")]));
