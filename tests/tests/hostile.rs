@@ -232,6 +232,10 @@ async fn ambiguous_heads_are_refused_and_never_forwarded() {
         ("a NUL", written(&format!("{host}X-A: b\0c\r\n{length}"), &body)),
         ("a bare CR", written(&format!("{host}X-A: b\rc\r\n{length}"), &body)),
         (
+            "Content-Length and chunked behind empty lines",
+            [b"\r\n\r\n", &*written(&format!("{host}{length}{te}"), &chunked)].concat(),
+        ),
+        (
             "an overflowing chunk size",
             written(&format!("{host}{te}"), &format!("fffffffffffffffff\r\n{body}")),
         ),

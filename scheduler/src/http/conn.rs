@@ -94,12 +94,13 @@ impl ConnState {
     }
 
     /// How many `Content-Length` lines the head had as it came over the wire: hyper drops the length beside a
-    /// `Transfer-Encoding` and merges equal ones. `None`: the head was not seen on its own, because it was
-    /// pipelined. To be asked once for every head, so that none is taken for the one before.
-    pub(crate) fn content_lengths(&self) -> Option<usize> {
+    /// `Transfer-Encoding` and merges equal ones. `None`: the head was not seen on its own and whole, because all of it
+    /// or its beginning was pipelined; then it lacks some of the `headers` that hyper found. To be asked once for every
+    /// head, so that none is taken for the one before.
+    pub(crate) fn content_lengths(&self, headers: usize) -> Option<usize> {
         const NAME: &[u8] = b"content-length:";
         let mut raw = self.raw_head.lock();
-        if !std::mem::take(&mut raw.complete) {
+        if !std::mem::take(&mut raw.complete) || !raw.is_whole(headers) {
             return None;
         }
         let named = |start: usize| {
@@ -119,7 +120,8 @@ impl ConnState {
             ConnPhase::Head => Some(timeouts.header),
             // The service ends a late body with a 408; this is the backstop.
             ConnPhase::Body => Some(timeouts.body.saturating_mul(2)),
-            ConnPhase::Busy => None,
+            // The backstop for an answer that its client takes drop by drop, without ever stalling.
+            ConnPhase::Busy => Some(timeouts.total.saturating_mul(2)),
         };
         [write, limit.map(|limit| since.after(limit))].into_iter().flatten().min()
     }
@@ -146,6 +148,10 @@ impl RawHead {
         if self.complete {
             return;
         }
+        // Empty lines before a request line are skipped by hyper too: they do not end a head.
+        let begun = !self.bytes.is_empty();
+        let start = bytes.iter().position(|byte| begun || !matches!(byte, b'\r' | b'\n'));
+        let bytes = start.and_then(|start| bytes.get(start..)).unwrap_or_default();
         let from = self.bytes.len().saturating_sub(3);
         let room = head_max.saturating_sub(self.bytes.len());
         self.bytes.extend_from_slice(bytes.get(..room.min(bytes.len())).unwrap_or_default());
@@ -154,6 +160,14 @@ impl RawHead {
             self.bytes.truncate(from + end + 4);
             self.complete = true;
         }
+    }
+
+    /// Whether it begins with a request line and has a line for each of so many headers.
+    fn is_whole(&self, headers: usize) -> bool {
+        let mut lines = self.bytes.split(|byte| *byte == b'\n');
+        let first = lines.next().unwrap_or_default();
+        // What is left behind it: the headers, the empty line, and nothing behind its end.
+        memchr::memmem::find(first, b" HTTP/1.").is_some() && lines.count() >= headers.saturating_add(2)
     }
 }
 
@@ -242,7 +256,7 @@ mod tests {
             let (first, second) = head.split_at(cut);
             state.received(first, 32 * 1024);
             state.received(second, 32 * 1024);
-            assert_eq!(state.content_lengths(), Some(1), "cut at {cut}");
+            assert_eq!(state.content_lengths(2), Some(1), "cut at {cut}");
         }
     }
 
@@ -250,11 +264,36 @@ mod tests {
     fn only_a_head_seen_whole_is_surely_without_content_length() {
         let clean = state();
         clean.received(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 32 * 1024);
-        assert_eq!(clean.content_lengths(), Some(0));
-        assert_eq!(clean.content_lengths(), None, "the next, pipelined head was never seen");
+        assert_eq!(clean.content_lengths(1), Some(0));
+        assert_eq!(clean.content_lengths(1), None, "the next, pipelined head was never seen");
         let cut_off = state();
         cut_off.received(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 10);
-        assert_eq!(cut_off.content_lengths(), None);
+        assert_eq!(cut_off.content_lengths(1), None);
+    }
+
+    #[test]
+    fn a_head_whose_beginning_was_pipelined_is_not_taken_for_a_whole_one() {
+        let head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nX: POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+        // hyper drops the length beside the coding: it finds three headers.
+        for cut in 1..head.len() {
+            let state = state();
+            state.enter(ConnPhase::Busy);
+            let (pipelined, rest) = head.split_at(cut);
+            state.received(pipelined, 32 * 1024);
+            state.enter(ConnPhase::Idle);
+            state.received(rest, 32 * 1024);
+            assert_ne!(state.content_lengths(3), Some(0), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn empty_lines_before_a_head_do_not_end_it() {
+        for before in ["\r\n", "\r\n\r\n", "\n\n\r\n"] {
+            let state = state();
+            state.received(before.as_bytes(), 32 * 1024);
+            state.received(b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n", 32 * 1024);
+            assert_eq!(state.content_lengths(1), Some(1), "{before:?}");
+        }
     }
 
     #[test]
@@ -267,7 +306,7 @@ mod tests {
             (ConnPhase::Idle, Some(timeouts.idle)),
             (ConnPhase::Head, Some(timeouts.header)),
             (ConnPhase::Body, Some(timeouts.body * 2)),
-            (ConnPhase::Busy, None),
+            (ConnPhase::Busy, Some(timeouts.total * 2)),
         ] {
             state.enter(phase);
             let since = MonoTime::from_nanos(state.since.load(Ordering::Relaxed));

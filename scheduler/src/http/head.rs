@@ -43,7 +43,7 @@ fn check_host<B>(request: &Request<B>) -> Result<(), ApiError> {
 }
 
 fn check_length(headers: &HeaderMap, conn: &Arc<ConnState>) -> Result<(), ApiError> {
-    let on_the_wire = conn.content_lengths();
+    let on_the_wire = conn.content_lengths(headers.len());
     if headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 || on_the_wire > Some(1) {
         return Err(ApiError::invalid_request("there is more than one Content-Length header"));
     }
