@@ -174,6 +174,9 @@ async fn who_never_came_to_the_head_of_the_queue_is_told_its_wait_too() {
     assert_eq!(answer.error(), "503 queue_timeout");
     let told: u64 = answer.header("x-aya-queue-ms").unwrap().parse().unwrap();
     assert!((200..1500).contains(&told), "{told}");
+    // And why it found no room, as those before it found none.
+    let record = farm.record_of(&answer).await;
+    assert_eq!(record["candidates"][0]["rejection"]["reason"], "slots_full", "{record}");
     drop(occupied);
     let _ = head.join_next().await.unwrap().unwrap().ok();
     farm.assert_accounted().await;
@@ -242,8 +245,11 @@ async fn a_model_without_a_ready_endpoint_ends_in_503_after_the_configured_wait(
         if all.first().is_some_and(|e| e["health"] == "unhealthy") { Ok(()) } else { Err(all) }
     })
     .await;
-    let answer = within(Duration::from_secs(3), "the wait", farm.api().chat(&chat(1))).await;
-    assert_eq!(answer.error(), "503 no_endpoint_ready");
-    assert!((1..=120).contains(&retry_after(&answer)));
+    // Those who never head the queue are told the same.
+    let all = join_all((0..3).map(|_| async { farm.api().chat(&chat(1)).await }));
+    for answer in within(Duration::from_secs(3), "the wait", all).await {
+        assert_eq!(answer.error(), "503 no_endpoint_ready");
+        assert!((1..=120).contains(&retry_after(&answer)));
+    }
     farm.assert_accounted().await;
 }

@@ -70,7 +70,7 @@ pub(crate) async fn place(
     mut queued: impl FnMut(MonoTime),
 ) -> Result<Placed, Unplaced> {
     let mut ticket: Option<Ticket> = None;
-    let mut last: Option<(HoldReason, Decision)> = None;
+    let mut last = None;
     loop {
         let may_try = match &ticket {
             Some(ticket) => ticket.is_head(),
@@ -87,27 +87,47 @@ pub(crate) async fn place(
         }
         let now = shared.clock.now();
         if now >= deadline {
-            let (reason, decision) = last.map_or((HoldReason::AllFull, None), |(r, d)| (r, Some(d)));
+            let held = last.or_else(|| look(shared, request, policy));
+            let (reason, decision) = held.map_or((HoldReason::AllFull, None), |(r, d)| (r, Some(d)));
             return Err(Unplaced { reason: NotPlaced::WaitedOut(reason), decision });
         }
-        let waiting = match ticket.take() {
-            Some(waiting) => waiting,
-            None => match shared.room.enter(&request.model, now, deadline) {
-                Ok(waiting) => {
-                    queued(now);
-                    waiting
-                }
+        let Some(waiting) = ticket.take() else {
+            match shared.room.enter(&request.model, now, deadline) {
+                Ok(taken) => ticket = Some(taken),
                 Err(full) => {
+                    // Refusing is cheap: no decision is made for it.
                     let reason = NotPlaced::QueueFull { limit: full.limit };
-                    return Err(Unplaced { reason, decision: last.map(|(_, d)| d) });
+                    return Err(Unplaced { reason, decision: last.map(|(_, decision)| decision) });
                 }
-            },
+            }
+            queued(now);
+            // Once more before it sleeps: room that appeared since the decision woke nobody, for nobody waited.
+            continue;
         };
         let patience = deadline.since(now);
         let patience = if waiting.is_head() { patience.min(RECHECK) } else { patience };
         // Woken or not, the loop looks again; the two differ in nothing else.
         let _ = tokio::time::timeout(patience, waiting.woken()).await;
         ticket = Some(waiting);
+    }
+}
+
+/// The last look of a request that waited in vain without having headed its queue, so that it too can be explained. What
+/// would find room just then belongs to those before it, and explains nothing.
+fn look(shared: &Shared, request: &Request, policy: &Policy) -> Option<(HoldReason, Decision)> {
+    let (view, now) = (shared.view.load(), shared.clock.now());
+    let decision = decide_on(&view, request, policy, now, shared.config.placement.seed);
+    hold_reason(&view, &decision, now).map(|reason| (reason, decision))
+}
+
+/// Why the request has to wait, if that is what was decided.
+fn hold_reason(view: &FarmView, decision: &Decision, now: MonoTime) -> Option<HoldReason> {
+    match decision.outcome {
+        Outcome::Hold(reason) => Some(reason),
+        Outcome::Refused(RefusalReason::UnknownModel) if may_still_join(view, now) => {
+            Some(HoldReason::NoneReady)
+        }
+        Outcome::Refused(_) | Outcome::Placed(_) => None,
     }
 }
 
@@ -139,13 +159,11 @@ fn attempt_once(shared: &Shared, request: &Request, policy: &Policy) -> Result<P
         let now = shared.clock.now();
         let decision = decide_on(&view, request, policy, now, shared.config.placement.seed);
         shared.metrics.placement.observe(shared.clock.now().since(now).as_secs_f64());
-        match decision.outcome {
-            Outcome::Refused(RefusalReason::UnknownModel) if may_still_join(&view, now) => {
-                return Err(Attempt::Hold(HoldReason::NoneReady, decision));
-            }
-            Outcome::Refused(reason) => return Err(Attempt::Refused(reason, decision)),
-            Outcome::Hold(reason) => return Err(Attempt::Hold(reason, decision)),
-            Outcome::Placed(_) => {}
+        if let Some(reason) = hold_reason(&view, &decision, now) {
+            return Err(Attempt::Hold(reason, decision));
+        }
+        if let Outcome::Refused(reason) = decision.outcome {
+            return Err(Attempt::Refused(reason, decision));
         }
         match claim(&view, decision, request, now) {
             Ok(placed) => return Ok(placed),
