@@ -223,10 +223,11 @@ pub(crate) struct AgentArgs {
     /// Simulated devices, such as 8*h100-8b; may be repeated.
     #[arg(long, value_name = "GPUS")]
     simulated_gpu: Vec<String>,
-    /// An engine beside this agent, such as vllm=http://127.0.0.1:8000; may be repeated.
+    /// An engine beside this agent, such as vllm=http://127.0.0.1:8000; may be repeated. Kinds: vllm, sglang,
+    /// llama.cpp, tgi, trtllm, triton, ollama, simulated.
     #[arg(long, value_name = "KIND=URL")]
     engine: Vec<String>,
-    /// Host under which schedulers reach this node's engines.
+    /// Host under which schedulers reach engines given on loopback [default: this host's address towards each].
     #[arg(long, value_name = "HOST")]
     advertise_host: Option<String>,
     /// Where operators connect [default: 127.0.0.1:8083].

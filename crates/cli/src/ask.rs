@@ -25,6 +25,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// The largest answer that is read: 1,000 records of 1,000 candidates each stay below it.
 const ANSWER_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// How a scheduler's listener says that it has no such path at all.
+const UNKNOWN_PATH: &str = "unknown_path";
 
 pub(crate) fn status(args: &StatusArgs) -> Result<(), Failure> {
     show(&args.admin, "/api/v1/fleet", |fleet: &FleetJson, style| status::render(fleet, args.gpus, style))
@@ -82,7 +84,14 @@ async fn get(admin: &EndpointUrl, path: &str) -> Result<Bytes, Failure> {
     if status == StatusCode::OK {
         return Ok(body);
     }
-    let message = message_of(&body).unwrap_or_else(|| format!("{admin} answered {status} to {path}"));
+    let error = error_of(&body);
+    if status == StatusCode::NOT_FOUND && error.as_ref().is_none_or(|error| error.code == UNKNOWN_PATH) {
+        let hint = "is this the scheduler's --admin-listen address, port 8081 by default?";
+        let wrong =
+            format!("{admin} is no admin listener of a scheduler: it answers {status} to {path}; {hint}");
+        return Err(Failure::Unreachable(wrong));
+    }
+    let message = error.map_or_else(|| format!("{admin} answered {status} to {path}"), |error| error.message);
     Err(match status {
         StatusCode::NOT_FOUND => Failure::NotFound(message),
         StatusCode::BAD_REQUEST => Failure::Usage(format!("error: {message}")),
@@ -90,10 +99,18 @@ async fn get(admin: &EndpointUrl, path: &str) -> Result<Bytes, Failure> {
     })
 }
 
-/// What an error says, in the shape that all listeners share.
-fn message_of(body: &[u8]) -> Option<String> {
+/// What an error says, in the shape that all listeners of a scheduler share.
+struct Said {
+    message: String,
+    code: String,
+}
+
+fn error_of(body: &[u8]) -> Option<Said> {
     let json: serde_json::Value = serde_json::from_slice(body).ok()?;
-    json.get("error")?.get("message")?.as_str().map(crate::text::plain)
+    let error = json.get("error")?;
+    let message = crate::text::plain(error.get("message")?.as_str()?);
+    let code = error.get("code").and_then(serde_json::Value::as_str).unwrap_or_default();
+    Some(Said { message, code: code.to_owned() })
 }
 
 async fn exchange(admin: &EndpointUrl, path: &str) -> Result<(StatusCode, Bytes), Failure> {

@@ -21,7 +21,11 @@ pub(crate) fn config(args: &CheckConfigArgs) -> Result<(), Failure> {
         Some(program) => (program, check(program, &args.file)),
         None => guess(&args.file),
     };
-    let settings = checked.map_err(|problems| Failure::Usage(problems.to_string()))?;
+    let settings = checked.map_err(|problems| {
+        let stranger = args.program.is_none() && problems.0.iter().any(Problem::is_unknown_key);
+        let hint = format!("\n(checked for aya {}; --program names another)", name(program));
+        Failure::Usage(format!("{problems}{}", if stranger { hint.as_str() } else { "" }))
+    })?;
     out::say(&match args.output {
         Output::Table => table(&args.file, program, &settings, Style { colour: out::colour() }),
         Output::Json => serde_json::to_string_pretty(&listed(program, &settings))?,
@@ -31,9 +35,13 @@ pub(crate) fn config(args: &CheckConfigArgs) -> Result<(), Failure> {
 
 type Checked = Result<Vec<Setting>, Problems>;
 
-/// The file belongs to the program that has the least to object to; a scheduler's, if several are content.
+/// The file belongs to the program that knows most of its keys and has the least to object to; a scheduler's, if
+/// several are content.
 fn guess(file: &Path) -> (Program, Checked) {
-    let objections = |checked: &Checked| checked.as_ref().map_or_else(|problems| problems.0.len(), |_| 0);
+    let objections = |checked: &Checked| {
+        let problems = checked.as_ref().map_or_else(|problems| problems.0.as_slice(), |_| &[]);
+        (problems.iter().filter(|problem| problem.is_unknown_key()).count(), problems.len())
+    };
     let all = [Program::Agent, Program::SimEngine].map(|program| (program, check(program, file)));
     let first = (Program::Scheduler, check(Program::Scheduler, file));
     all.into_iter()
@@ -119,6 +127,10 @@ mod tests {
             ("schedulers = [\"http://s:8082\"]", Program::Agent),
             ("schedulers = [\"http://s:8082\"]\n[gpu]\nsuorce = 1", Program::Agent),
             ("profile = \"l4-8b\"\ntime_scale = 2", Program::SimEngine),
+            (
+                "schedulers = [\"s\", \"t\"]\n[[engine]]\nkind = \"vlm\"\n[[engine]]\nkind = \"vllm\"",
+                Program::Agent,
+            ),
         ] {
             assert_eq!(check_file(text).0, program, "{text}");
         }

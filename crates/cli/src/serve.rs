@@ -85,7 +85,8 @@ fn start_log(config: &LogConfig) -> Result<(), Failure> {
         LogFormat::Text => logging::Format::Text,
         LogFormat::Json => logging::Format::Json,
     };
-    logging::init(&config.filter, format, colour).map_err(|error| Failure::Usage(error.to_string()))
+    logging::init(&config.filter, format, colour)
+        .map_err(|error| Failure::Usage(format!("log.filter: {error}")))
 }
 
 fn runtime(workers: usize) -> std::io::Result<tokio::runtime::Runtime> {

@@ -22,6 +22,10 @@ pub(crate) fn render(fleet: &FleetJson, gpus: bool, style: Style) -> String {
     }
     lines.extend(endpoints(&fleet.endpoints).lines());
     lines.push(String::new());
+    if gpus && fleet.nodes.iter().all(|node| node.gpus.is_empty()) {
+        lines.push("No node tells of a GPU; see AGENT in `aya status` and the agents' logs.".to_owned());
+        return lines.join("\n");
+    }
     lines.extend(if gpus { gpu_table(&fleet.nodes) } else { nodes(&fleet.nodes) }.lines());
     lines.join("\n")
 }

@@ -150,8 +150,9 @@ impl AgentConfig {
 
     /// What no single key can know.
     fn check(&self, r: &mut Reader<'_>) {
-        if self.schedulers.is_empty() {
-            r.object("schedulers", "is required: a list such as [\"http://scheduler:8082\"]");
+        if self.schedulers.is_empty() && !r.objected_to("schedulers") {
+            let message = "is required: a list such as [\"http://scheduler:8082\"], or --scheduler URL";
+            r.object("schedulers", message);
         }
         let mut seen = BTreeSet::new();
         if let Some(twice) = self.schedulers.iter().find(|url| !seen.insert(*url)) {

@@ -10,11 +10,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::secret::{MASK, Secret};
-use crate::source::{Origin, Problem, Setting};
+use crate::source::{Origin, Problem, Setting, UNKNOWN_KEY};
 use crate::tree::{Entry, Table, Value};
 use crate::units::{format_duration, format_size, nearest, parse_duration, parse_size};
 use crate::value::{
-    Read, boolean, fits_usize, float, integer, parse_text, parse_word, section_of, text, within, words,
+    Read, boolean, fits_usize, float, integer, parse_text, parse_word, section_of, socket_address, text,
+    within, words,
 };
 
 /// The largest whole number that a TOML integer holds.
@@ -53,6 +54,12 @@ impl<'a> Reader<'a> {
     /// Notes a problem with a key of this section that was already read, such as a clash with another one.
     pub(crate) fn object(&mut self, key: &str, message: impl Into<String>) {
         self.object_to_one_of(&[key], message);
+    }
+
+    /// Whether something is wrong with a key of this section already.
+    pub(crate) fn objected_to(&self, key: &str) -> bool {
+        let path = self.path(key);
+        self.problems.iter().any(|problem| problem.key == path)
     }
 
     /// The same for keys that contradict each other: blames the first that somebody set.
@@ -143,7 +150,9 @@ impl<'a> Reader<'a> {
 
     /// An address to listen on; port 0 takes a free one.
     pub(crate) fn listen(&mut self, key: &'static str, port: u16) -> SocketAddr {
-        self.parsed(key, SocketAddr::from(([127, 0, 0, 1], port)))
+        let default = SocketAddr::from(([127, 0, 0, 1], port));
+        let read = self.scalar(key, |v| socket_address(v, default), SocketAddr::to_string);
+        self.or_default(key, read, default, SocketAddr::to_string)
     }
 
     /// A switch.
@@ -329,8 +338,8 @@ impl<'a> Reader<'a> {
     pub(crate) fn finish(mut self) {
         for (key, entry) in std::mem::take(&mut self.table) {
             let message = match nearest(&key, &self.known) {
-                Some(meant) => format!("unknown key; did you mean {meant}?"),
-                None => "unknown key".to_owned(),
+                Some(meant) => format!("{UNKNOWN_KEY}; did you mean {meant}?"),
+                None => UNKNOWN_KEY.to_owned(),
             };
             self.note(entry.origin, &key, message);
         }

@@ -36,6 +36,9 @@ impl fmt::Display for Origin {
     }
 }
 
+/// How the message about a key that nobody reads begins.
+pub(crate) const UNKNOWN_KEY: &str = "unknown key";
+
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -48,6 +51,12 @@ pub struct Problem {
 impl Problem {
     pub(crate) fn new(origin: Origin, key: impl Into<String>, message: impl Into<String>) -> Self {
         Self { origin, key: key.into(), message: message.into() }
+    }
+
+    /// Whether the program has no such key, so that the file may be another program's.
+    #[must_use]
+    pub fn is_unknown_key(&self) -> bool {
+        self.message.starts_with(UNKNOWN_KEY)
     }
 
     /// The file from top to bottom, then variables, then flags; what nobody set comes first.

@@ -72,7 +72,10 @@ fn every_problem_names_file_line_and_key() {
         "[queue]\ncapacity = 5\nwait_max = 3",
         &["file.toml:3: queue.wait_max: must be a text in quotes, not a number"],
     );
-    check("listen = \"8080\"", &["file.toml:1: listen: \"8080\": invalid socket address syntax"]);
+    check(
+        "listen = \"8080\"",
+        &["file.toml:1: listen: \"8080\" is not an IP address with a port, such as 127.0.0.1:8080"],
+    );
     check("\n\nlisten = true", &["file.toml:3: listen: must be a text in quotes, not true or false"]);
     check("limits = 3", &["file.toml:1: limits: is a section, written as [limits]"]);
     check("threads = -1", &["file.toml:1: threads: must not be negative"]);
@@ -205,14 +208,21 @@ fn a_bad_variable_or_flag_is_told_by_its_name() {
             "AYA__LISTEN__PORT: listen.port: listen is not a section",
             "AYA__QUEUE__CAPACITY: queue.capacity: \"many\" is not a whole number",
             "AYA__QUEUE__CAPCITY: queue.capcity: unknown key; did you mean capacity?",
-            "--listen: listen: \"nowhere\": invalid socket address syntax",
+            "--listen: listen: \"nowhere\" is not an IP address with a port, such as 127.0.0.1:8080",
         ]
     );
 }
 
 #[test]
 fn an_agent_needs_a_scheduler_and_nothing_else() {
-    assert_eq!(lines(agent("")), ["schedulers: is required: a list such as [\"http://scheduler:8082\"]"]);
+    assert_eq!(
+        lines(agent("")),
+        ["schedulers: is required: a list such as [\"http://scheduler:8082\"], or --scheduler URL"]
+    );
+    assert_eq!(
+        lines(agent("schedulers = [\"s:8082\"]")),
+        ["file.toml:1: schedulers: \"s:8082\": it is not of the form http://HOST[:PORT]"]
+    );
     let config = agent("schedulers = [\"http://a:8082\", \"http://b\"]").unwrap();
     assert_eq!(
         config.schedulers.iter().map(|s| s.as_str()).collect::<Vec<_>>(),

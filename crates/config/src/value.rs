@@ -5,6 +5,7 @@
 )]
 
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
@@ -54,6 +55,12 @@ pub(crate) fn parse_text<T: FromStr<Err: Display>>(value: &Value) -> Read<T> {
 
 pub(crate) fn parse_word<T: FromStr<Err: Display>>(word: &str) -> Read<T> {
     word.parse().map_err(|e: T::Err| format!("{word:?}: {e}"))
+}
+
+/// `example` shows the form.
+pub(crate) fn socket_address(value: &Value, example: SocketAddr) -> Read<SocketAddr> {
+    let word = text(value)?;
+    word.parse().map_err(|_| format!("{word:?} is not an IP address with a port, such as {example}"))
 }
 
 pub(crate) fn words(value: &Value) -> Read<Vec<&str>> {

@@ -36,7 +36,8 @@ async fn every_kind_of_failure_has_its_exit_code() {
     let said = r#"{"error":{"message":"no kept record\u001b[2J","code":"x"}}"#;
     for (answer, code, text) in [
         (response("404 Not Found", said), 4, "NotFound(\"no kept record?[2J\")"),
-        (response("404 Not Found", "rubbish"), 4, "answered 404 Not Found to /p"),
+        (response("404 Not Found", "rubbish"), 3, "is no admin listener of a scheduler"),
+        (response("404 Not Found", &said.replace("\"x\"", "\"unknown_path\"")), 3, "port 8081 by default"),
         (response("400 Bad Request", said), 2, "no kept record"),
         (response("500 Internal Server Error", said), 1, "no kept record"),
         ("nonsense".to_owned(), 3, "no scheduler answers"),

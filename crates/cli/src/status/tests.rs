@@ -102,3 +102,14 @@ fn a_state_names_first_what_keeps_requests_away() {
     assert_eq!(state("serving", "healthy", Some(740.0), "fresh"), "pauses 740 ms");
     assert_eq!(state("serving", "healthy", Some(0.0), "fresh"), "ready");
 }
+
+#[test]
+fn a_farm_without_gpus_says_so_where_they_are_asked_for() {
+    let mut fleet = fleet();
+    fleet.nodes.iter_mut().for_each(|node| node.gpus.clear());
+    let shown = render(&fleet, true, Style { colour: false });
+    assert!(
+        shown.ends_with("No node tells of a GPU; see AGENT in `aya status` and the agents' logs."),
+        "{shown}"
+    );
+}
