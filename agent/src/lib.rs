@@ -47,7 +47,7 @@ const REPORT_PERIOD_MAX: Duration = aya_proto::convert::PERIOD_MAX;
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
     /// The admin listener's address is taken or not ours.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("the admin listener cannot use {address}: {source}; choose another with --admin-listen")]
     Bind { address: SocketAddr, source: std::io::Error },
     /// Two engines would have the same name.
     #[error("two engines would be called {id}: give one of them a name")]

@@ -217,10 +217,13 @@ impl Sampler {
     /// Logs what an engine does not tell: once, and again when the reason changes.
     fn tell_absences(&mut self) {
         let absences: Vec<_> = self.readings.absences().collect();
-        for (reading, reason) in &absences {
-            if !self.told.contains(&(*reading, *reason)) {
-                info!(endpoint = %self.id, reading, %reason, "a reading is absent");
-            }
+        let mut news: Vec<_> =
+            absences.iter().copied().filter(|absence| !self.told.contains(absence)).collect();
+        while let Some((_, reason)) = news.first().copied() {
+            let (same, rest): (Vec<_>, Vec<_>) = news.into_iter().partition(|(_, other)| *other == reason);
+            let readings = same.iter().map(|(reading, _)| *reading).collect::<Vec<_>>().join(" ");
+            info!(endpoint = %self.id, engine = %self.kind, readings, %reason, "readings are absent");
+            news = rest;
         }
         if absences != self.told {
             self.metrics.absences(&self.id, &self.told, &absences);

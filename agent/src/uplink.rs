@@ -67,6 +67,9 @@ pub(crate) struct Uplink {
 enum Ended {
     #[error("cannot connect: {0}")]
     Connect(String),
+    /// Something listens there and no scheduler's agent listener: mostly another port of the scheduler.
+    #[error("no agent listener ({0}); is this the scheduler's --grpc-listen address, port 8082 by default?")]
+    NotGrpc(String),
     #[error("no answer to the stream within {WELCOME_TIMEOUT:?}")]
     NoAnswer,
     #[error("refused: {0}")]
@@ -107,16 +110,15 @@ impl Uplink {
             if matches!(ended, Ended::Shutdown) {
                 return;
             }
-            if let Some(since) = welcomed {
-                complained = false;
-                if Instant::now().duration_since(since) >= GOOD_AFTER {
-                    backoff.reset();
-                }
+            if welcomed.is_some_and(|since| Instant::now().duration_since(since) >= GOOD_AFTER) {
+                backoff.reset();
             }
-            if complained {
+            if welcomed.is_some() {
+                warn!(scheduler = %self.scheduler, %ended, "lost the scheduler, trying again");
+            } else if complained {
                 debug!(scheduler = %self.scheduler, %ended, "still without the scheduler");
             } else {
-                warn!(scheduler = %self.scheduler, %ended, "lost the scheduler, trying again");
+                warn!(scheduler = %self.scheduler, %ended, "the scheduler cannot be reached, trying again");
             }
             complained = true;
             tokio::select! {
@@ -135,7 +137,7 @@ impl Uplink {
 
     /// Connects with a FULL report as the first message.
     async fn open(&self) -> Result<(Outbox, Inbound, Told, Vec<EndpointUrl>), Ended> {
-        let connect = |e: tonic::transport::Error| Ended::Connect(causes(&e));
+        let connect = |e: tonic::transport::Error| Ended::Connect(cause(&e));
         let channel = Endpoint::from_shared(self.scheduler.as_str().to_owned())
             .map_err(connect)?
             .connect_timeout(CONNECT_TIMEOUT)
@@ -157,7 +159,7 @@ impl Uplink {
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let opened = timeout(WELCOME_TIMEOUT, client.stream(ReceiverStream::new(messages))).await;
-        let inbound = opened.map_err(|_| Ended::NoAnswer)?.map_err(|s| refused(&s))?.into_inner();
+        let inbound = opened.map_err(|_| Ended::NoAnswer)?.map_err(|s| not_opened(&s))?.into_inner();
         Ok((outbox, inbound, told, urls))
     }
 
@@ -261,19 +263,26 @@ impl Uplink {
 type Outbox = mpsc::Sender<wire::AgentMessage>;
 type Inbound = tonic::Streaming<wire::SchedulerMessage>;
 
+/// Before any answer, a status that our scheduler never gives tells that it is something else.
+fn not_opened(status: &tonic::Status) -> Ended {
+    use tonic::Code;
+    if matches!(status.code(), Code::Unknown | Code::Internal | Code::Unimplemented) {
+        return Ended::NotGrpc(status.message().to_owned());
+    }
+    refused(status)
+}
+
 fn refused(status: &tonic::Status) -> Ended {
     Ended::Refused(format!("{:?}: {}", status.code(), status.message()))
 }
 
-/// An error with what lies behind it: the transport's own text says no more than "transport error".
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
+/// The innermost cause: what is around it says "transport error" and repeats it.
+fn cause(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(cause) = innermost.source() {
+        innermost = cause;
     }
-    text
+    innermost.to_string()
 }
 
 #[cfg(test)]
@@ -344,5 +353,20 @@ mod tests {
         assert_eq!(names(&second), ["a", "b"], "what two reports would have said");
         uplink.send(&outbox, &mut told, &urls);
         assert!(names(&next()).is_empty(), "nothing is said twice, and silence is no report");
+    }
+
+    #[test]
+    fn an_address_that_is_no_agent_listener_is_told_from_a_scheduler_that_refuses() {
+        use tonic::Status;
+        for (status, expect) in [
+            (Status::unknown("transport error"), "port 8082 by default?"),
+            (Status::internal("h2 protocol error"), "port 8082 by default?"),
+            (Status::unimplemented("grpc-status header missing"), "port 8082 by default?"),
+            (Status::unavailable("shutting down"), "refused: Unavailable: shutting down"),
+            (Status::invalid_argument("node: too long"), "refused: InvalidArgument: node: too long"),
+        ] {
+            let told = not_opened(&status).to_string();
+            assert!(told.ends_with(expect), "{told}");
+        }
     }
 }
