@@ -10,7 +10,7 @@ impl Fleet {
         let mut effects = Effects { notices: std::mem::take(&mut self.pending), ..Effects::default() };
         match event {
             Event::Report { report, received_at } => self.ingest(*report, received_at.min(now), &mut effects),
-            Event::Disconnected { node, at: _ } => self.disconnect(node, &mut effects),
+            Event::Disconnected { node, at } => self.disconnect(node, at, &mut effects),
             Event::Drain(target) => self.drain(target, &mut effects),
             Event::Undrain(target) => self.undrain(target, &mut effects),
             Event::OwnLoad { at, loads } => effects.changed |= self.note_own(at.min(now), &loads),
@@ -19,9 +19,9 @@ impl Fleet {
         effects
     }
 
-    fn disconnect(&mut self, id: NodeId, effects: &mut Effects) {
+    fn disconnect(&mut self, id: NodeId, heard_at: MonoTime, effects: &mut Effects) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
-        if node.connected {
+        if node.connected && node.last_report_at <= heard_at {
             node.connected = false;
             node.touched();
             effects.changed = true;

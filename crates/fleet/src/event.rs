@@ -9,7 +9,8 @@ use aya_domain::{EndpointId, MonoTime, NodeId, Report};
 pub enum Event {
     /// An agent said something; `received_at` is when its message was read.
     Report { report: Box<Report>, received_at: MonoTime },
-    /// A node's stream ended.
+    /// A node's stream ended, whose last report was received at `at`: of a node that was heard since then it was a
+    /// leftover.
     Disconnected { node: NodeId, at: MonoTime },
     /// An operator wants no new requests there.
     Drain(Target),

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aya_domain::NodeId;
+use aya_domain::{MonoTime, NodeId};
 use aya_proto::{Limits, SchedulerMessage, Welcome, report_of_message, wire};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -64,6 +64,7 @@ impl aya_proto::AgentService for AgentStreams {
             limits: Limits::default(),
             answers,
             node: None,
+            heard_at: MonoTime::ZERO,
         };
         let (incoming, shutdown) = (request.into_inner(), self.shutdown.clone());
         let mut streams = self.streams.lock();
@@ -82,6 +83,8 @@ struct StreamReader {
     answers: Answers,
     /// Fixed by the first report: a stream speaks for one node.
     node: Option<NodeId>,
+    /// When its last report was received.
+    heard_at: MonoTime,
 }
 
 impl StreamReader {
@@ -103,7 +106,7 @@ impl StreamReader {
         }
         if let Some(node) = self.node {
             // The writer is gone only while the scheduler shuts down.
-            let _ = self.fleet.disconnected(node).await;
+            let _ = self.fleet.disconnected(node, self.heard_at).await;
         }
     }
 
@@ -135,6 +138,7 @@ impl StreamReader {
             }
             Some(_) => {}
         }
+        self.heard_at = received_at;
         let sequence = report.sequence;
         let resend = self
             .fleet

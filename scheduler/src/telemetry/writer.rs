@@ -33,7 +33,7 @@ const BATCH_MAX: usize = 256;
 #[derive(Debug)]
 pub(crate) enum Command {
     Report { report: Box<Report>, received_at: MonoTime, resend: oneshot::Sender<bool> },
-    Disconnected { node: NodeId },
+    Disconnected { node: NodeId, heard_at: MonoTime },
     Drain { target: Target, done: oneshot::Sender<Drained> },
     Undrain { target: Target, done: oneshot::Sender<Drained> },
 }
@@ -68,8 +68,9 @@ impl FleetHandle {
         self.ask(Command::Report { report, received_at, resend }, answer).await
     }
 
-    pub(crate) async fn disconnected(&self, node: NodeId) -> Result<(), CommandError> {
-        self.0.send(Command::Disconnected { node }).await.map_err(|_| CommandError)
+    /// A stream of this node ended; its last report was received at `heard_at`.
+    pub(crate) async fn disconnected(&self, node: NodeId, heard_at: MonoTime) -> Result<(), CommandError> {
+        self.0.send(Command::Disconnected { node, heard_at }).await.map_err(|_| CommandError)
     }
 
     /// Drains or undrains.
@@ -143,8 +144,8 @@ impl FleetWriter {
                 let _ = resend.send(effects.resend_full);
                 tell(&effects)
             }
-            Command::Disconnected { node } => {
-                tell(&self.fleet.apply(Event::Disconnected { node, at: now }, now))
+            Command::Disconnected { node, heard_at } => {
+                tell(&self.fleet.apply(Event::Disconnected { node, at: heard_at }, now))
             }
             Command::Drain { target, done } => self.apply_drain(Event::Drain(target), done, now),
             Command::Undrain { target, done } => self.apply_drain(Event::Undrain(target), done, now),

@@ -84,6 +84,18 @@ fn freshness_counts_in_the_period_that_the_agent_promised() {
 }
 
 #[test]
+fn the_end_of_a_stream_that_another_one_has_replaced_changes_nothing() {
+    let mut farm = Farm::new();
+    let _ = farm.report(0, full("n", 1, 1, vec![]));
+    let _ = farm.report(5_000, full("n", 1, 2, vec![]));
+    for (heard_at, connected) in [(0, true), (5_000, false)] {
+        let ended = Event::Disconnected { node: node_id("n"), at: super::farm::at(heard_at) };
+        assert_eq!(farm.apply(5_100, ended).changed, !connected, "last heard at {heard_at} ms");
+        assert_eq!(farm.snapshot(5_200).nodes[0].connected, connected, "last heard at {heard_at} ms");
+    }
+}
+
+#[test]
 fn silence_changes_nothing_but_freshness() {
     let mut farm = Farm::new();
     let _ = farm.report(0, full("n", 1, 1, vec![loaded("a", 5, 1, 0)]));
