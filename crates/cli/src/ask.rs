@@ -85,7 +85,9 @@ async fn get(admin: &EndpointUrl, path: &str) -> Result<Bytes, Failure> {
         return Ok(body);
     }
     let error = error_of(&body);
-    if status == StatusCode::NOT_FOUND && error.as_ref().is_none_or(|error| error.code == UNKNOWN_PATH) {
+    if status == StatusCode::NOT_FOUND
+        && error.as_ref().is_none_or(|error| error.code.is_empty() || error.code == UNKNOWN_PATH)
+    {
         let hint = "is this the scheduler's --admin-listen address, port 8081 by default?";
         let wrong =
             format!("{admin} is no admin listener of a scheduler: it answers {status} to {path}; {hint}");

@@ -38,6 +38,11 @@ async fn every_kind_of_failure_has_its_exit_code() {
         (response("404 Not Found", said), 4, "NotFound(\"no kept record?[2J\")"),
         (response("404 Not Found", "rubbish"), 3, "is no admin listener of a scheduler"),
         (response("404 Not Found", &said.replace("\"x\"", "\"unknown_path\"")), 3, "port 8081 by default"),
+        (
+            response("404 Not Found", r#"{"error":{"message":"File Not Found","code":404}}"#),
+            3,
+            "is no admin listener",
+        ),
         (response("400 Bad Request", said), 2, "no kept record"),
         (response("500 Internal Server Error", said), 1, "no kept record"),
         ("nonsense".to_owned(), 3, "no scheduler answers"),
