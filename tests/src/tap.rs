@@ -10,7 +10,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, LocalSet};
 
 type Heard = Rc<RefCell<Vec<Vec<u8>>>>;
-type Script = Rc<RefCell<Option<String>>>;
+type Script = Rc<RefCell<Option<(String, Then)>>>;
+
+/// What follows a scripted answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    HangUp,
+    /// The line stays open until the farm hangs up.
+    Stay,
+}
 
 /// Listens until it is dropped. Must live on a [`LocalSet`].
 #[derive(Debug)]
@@ -34,7 +42,12 @@ impl Tap {
 
     /// From now on inferences get these bytes and the connection's end.
     pub fn answer_with(&self, bytes: &str) {
-        *self.script.borrow_mut() = Some(bytes.to_owned());
+        *self.script.borrow_mut() = Some((bytes.to_owned(), Then::HangUp));
+    }
+
+    /// From now on inferences get these bytes, and silence.
+    pub fn answer_and_stay(&self, bytes: &str) {
+        *self.script.borrow_mut() = Some((bytes.to_owned(), Then::Stay));
     }
 
     /// What was sent over each connection that asked for an inference; probes are left out.
@@ -98,9 +111,12 @@ async fn pass(client: TcpStream, Line { engine, heard, script }: Line) {
         _ = back => None,
         answer = forth => answer,
     };
-    if let Some(answer) = answer {
+    if let Some((answer, then)) = answer {
         // The farm may hang up in the middle of it, and should.
         let _ = to_client.write_all(answer.as_bytes()).await;
+        if then == Then::Stay {
+            let _ = from_client.read(&mut [0; 1]).await;
+        }
         let _ = to_client.shutdown().await;
     }
 }

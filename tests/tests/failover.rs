@@ -360,6 +360,22 @@ async fn an_engine_that_stops_in_the_middle_is_cut_off_after_the_silence_allowed
     farm.assert_accounted().await;
 }
 
+#[tokio::test]
+async fn an_engine_that_does_not_hang_up_after_its_answer_keeps_nobody_waiting() {
+    const ANSWER: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n\
+         data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+    tapped(async {
+        let (farm, tap) =
+            Farm::behind_a_tap(aya!(), "timeouts.inter_token = \"1h\"\ntimeouts.total = \"2h\"").await;
+        tap.answer_and_stay(ANSWER);
+        let answer = within(PATIENCE, "the end", farm.api().chat(&streamed(3))).await;
+        assert!(answer.text().ends_with("data: [DONE]\n\n"), "{}", answer.text());
+        assert_eq!(farm.record_of(&answer).await["outcome"]["status"], "completed");
+        farm.assert_accounted().await;
+    })
+    .await;
+}
+
 /// Found by the storm below: two endpoints had failed it, the third was down, and it waited for the third.
 #[tokio::test]
 async fn a_request_that_failed_everywhere_does_not_hold_up_the_queue() {

@@ -8,6 +8,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use aya_proxy::{ApiError, ResponseBody, SseScanner, UpstreamError};
 use aya_trace::OutcomeStatus;
@@ -21,6 +22,8 @@ use crate::ledger::Lease;
 use crate::metrics::EndpointMetrics;
 use crate::shared::Shared;
 
+/// How long an engine may take to end a body whose last event it has sent.
+const GOODBYE_MAX: Duration = Duration::from_secs(1);
 /// What ends an event stream in OpenAI's manner.
 const DONE: &[u8] = b"data: [DONE]";
 
@@ -65,7 +68,11 @@ impl StreamBody {
     pub(crate) fn new(shared: Arc<Shared>, account: Account, begun: Begun) -> Self {
         let Begun { upstream, scanner, held, lease, endpoint, choices, total } = begun;
         let (lease, state) = (Some(lease), State::Flowing);
-        Self { shared, upstream, scanner, account, lease, endpoint, choices, held: held.into(), state, total }
+        let held = held.into();
+        let mut stream =
+            Self { shared, upstream, scanner, account, lease, endpoint, choices, held, state, total };
+        stream.let_go_when_told_all();
+        stream
     }
 
     fn heard(&mut self, seen_before: u64) {
@@ -76,6 +83,16 @@ impl StreamBody {
             if let Some(lease) = &mut self.lease {
                 lease.tokens(seen - seen_before);
             }
+        }
+        self.let_go_when_told_all();
+    }
+
+    /// After the whole answer the endpoint is free, and its goodbye is waited for only to keep the connection.
+    fn let_go_when_told_all(&mut self) {
+        let facts = self.scanner.facts();
+        if self.lease.is_some() && facts.done && facts.is_success(self.choices) {
+            self.lease = None;
+            self.upstream.set_idle_timeout(GOODBYE_MAX);
         }
     }
 

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aya_domain::{EndpointId, ModelId, MonoTime, NodeId, Report, Snapshot};
-use aya_fleet::{Effects, Event, Fleet, OwnInFlight, Target};
+use aya_fleet::{Effects, Event, Fleet, Notice, OwnInFlight, Target};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::ledger::LedgerCell;
 use crate::models::ModelState;
@@ -228,10 +228,11 @@ fn own(companion: &Companion, now: MonoTime) -> OwnInFlight {
 /// Logs what an operator should know; whether the view changed.
 fn tell(effects: &Effects) -> bool {
     for notice in &effects.notices {
-        if notice.is_warning() {
-            warn!("{notice}");
-        } else {
-            info!("{notice}");
+        match notice {
+            // Once per report, as long as its cause lasts; the cause has a notice of its own.
+            Notice::ReportIgnored { .. } => debug!("{notice}"),
+            _ if notice.is_warning() => warn!("{notice}"),
+            _ => info!("{notice}"),
         }
     }
     effects.changed
