@@ -228,11 +228,13 @@ fn own(companion: &Companion, now: MonoTime) -> OwnInFlight {
 /// Logs what an operator should know; whether the view changed.
 fn tell(effects: &Effects) -> bool {
     for notice in &effects.notices {
-        match notice {
+        if matches!(notice, Notice::ReportIgnored { .. }) {
             // Once per report, as long as its cause lasts; the cause has a notice of its own.
-            Notice::ReportIgnored { .. } => debug!("{notice}"),
-            _ if notice.is_warning() => warn!("{notice}"),
-            _ => info!("{notice}"),
+            debug!("{notice}");
+        } else if notice.is_warning() {
+            warn!("{notice}");
+        } else {
+            info!("{notice}");
         }
     }
     effects.changed
