@@ -7,13 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use aya_domain::{ModelId, Rejection, Verdict};
-use aya_observe::metrics::{Labels, TIME_BUCKETS_S};
+use aya_observe::metrics::{Labels, MetricError, Registry, TIME_BUCKETS_S};
 use aya_trace::{OutcomeStatus, Record};
 use parking_lot::{Mutex, MutexGuard};
-use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
-};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 /// Counts of one model's requests.
 #[derive(Debug)]
@@ -84,44 +81,41 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     /// Registers every series once.
-    pub(crate) fn new(models_max: usize) -> Result<Self, prometheus::Error> {
-        let make = Maker { registry: Registry::new() };
-        let tokens = make.counters("aya_tokens_total", "Tokens by direction.", &["direction"])?;
+    pub(crate) fn new(models_max: usize) -> Result<Self, MetricError> {
+        let make = Registry::new();
+        let times = |name, help| make.histogram_vec(name, help, &["model"], TIME_BUCKETS_S);
+        let tokens = make.counter_vec("aya_tokens_total", "Tokens by direction.", &["direction"])?;
         Ok(Self {
             labels: Labels::new(models_max),
-            requests: make.counters("aya_requests_total", "Ended requests.", &["model", "outcome"])?,
-            duration: make.histograms(
-                "aya_request_duration_seconds",
-                "Arrival to the last byte.",
-                &["model"],
-            )?,
-            ttft: make.histograms("aya_ttft_seconds", "Arrival to the first token.", &["model"])?,
-            queue: make.histograms("aya_queue_seconds", "Time in the scheduler's queue.", &["model"])?,
-            endpoint_placements: make.counters(
+            requests: make.counter_vec("aya_requests_total", "Ended requests.", &["model", "outcome"])?,
+            duration: times("aya_request_duration_seconds", "Arrival to the last byte.")?,
+            ttft: times("aya_ttft_seconds", "Arrival to the first token.")?,
+            queue: times("aya_queue_seconds", "Time in the scheduler's queue.")?,
+            endpoint_placements: make.counter_vec(
                 "aya_endpoint_placements_total",
                 "Requests sent to an endpoint, retries included.",
                 &["endpoint"],
             )?,
-            endpoint_failures: make.counters(
+            endpoint_failures: make.counter_vec(
                 "aya_endpoint_failures_total",
                 "Requests that an endpoint failed before or after the first byte.",
                 &["endpoint"],
             )?,
-            endpoint_in_flight: make.gauges("aya_endpoint_inflight", "Leases held.", &["endpoint"])?,
-            endpoint_ready: make.gauges(
+            endpoint_in_flight: make.gauge_vec("aya_endpoint_inflight", "Leases held.", &["endpoint"])?,
+            endpoint_ready: make.gauge_vec(
                 "aya_endpoint_ready",
                 "1 if healthy or degraded and serving, else 0.",
                 &["endpoint"],
             )?,
-            queue_depth: make.gauges("aya_queue_depth", "Requests that wait.", &["model"])?,
-            sample_age: make.float_gauges(
+            queue_depth: make.gauge_vec("aya_queue_depth", "Requests that wait.", &["model"])?,
+            sample_age: make.gauge_f64_vec(
                 "aya_agent_last_sample_age_seconds",
                 "Age of a node's last report.",
                 &["node"],
             )?,
             in_flight: make.gauge("aya_requests_in_flight", "Accepted and not ended.")?,
             endpoints: make.gauge("aya_endpoints", "Endpoints in the current snapshot.")?,
-            rejections: make.counters(
+            rejections: make.counter_vec(
                 "aya_placement_rejections_total",
                 "Endpoints of the asked model that were rejected in the last decision of a request.",
                 &["reason"],
@@ -138,7 +132,7 @@ impl Metrics {
             placement: make.histogram(
                 "aya_placement_seconds",
                 "Time of one decision.",
-                vec![1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 1e-2],
+                &[1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 1e-2],
             )?,
             tokens_in: tokens.with_label_values(&["prompt"]),
             tokens_out: tokens.with_label_values(&["completion"]),
@@ -153,7 +147,7 @@ impl Metrics {
                 "aya_decision_record_write_errors_total",
                 "Records that could not be written to disk.",
             )?,
-            registry: make.registry,
+            registry: make,
         })
     }
 
@@ -217,59 +211,8 @@ impl Metrics {
     }
 
     /// The exposition text. Gauges that mirror state are set by the caller just before.
-    pub(crate) fn render(&self) -> Result<String, prometheus::Error> {
+    pub(crate) fn render(&self) -> Result<String, MetricError> {
         self.in_flight.set(self.open_requests.load(Ordering::Relaxed));
-        let mut text = Vec::with_capacity(16 * 1024);
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
-        Ok(String::from_utf8_lossy(&text).into_owned())
-    }
-}
-
-/// Makes and registers series.
-struct Maker {
-    registry: Registry,
-}
-
-impl Maker {
-    fn keep<T: prometheus::core::Collector + Clone + 'static>(
-        &self,
-        series: T,
-    ) -> Result<T, prometheus::Error> {
-        self.registry.register(Box::new(series.clone()))?;
-        Ok(series)
-    }
-
-    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
-        self.keep(IntCounter::new(name, help)?)
-    }
-
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
-        self.keep(IntCounterVec::new(Opts::new(name, help), labels)?)
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
-        self.keep(IntGauge::new(name, help)?)
-    }
-
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
-        self.keep(IntGaugeVec::new(Opts::new(name, help), labels)?)
-    }
-
-    fn float_gauges(
-        &self,
-        name: &str,
-        help: &str,
-        labels: &[&str],
-    ) -> Result<prometheus::GaugeVec, prometheus::Error> {
-        self.keep(prometheus::GaugeVec::new(Opts::new(name, help), labels)?)
-    }
-
-    fn histogram(&self, name: &str, help: &str, buckets: Vec<f64>) -> Result<Histogram, prometheus::Error> {
-        self.keep(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))?)
-    }
-
-    fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec, prometheus::Error> {
-        let options = HistogramOpts::new(name, help).buckets(TIME_BUCKETS_S.to_vec());
-        self.keep(HistogramVec::new(options, labels)?)
+        self.registry.render()
     }
 }

@@ -40,7 +40,7 @@ pub enum SchedulerError {
     #[error("{0}")]
     Policy(#[from] aya_placement::UnknownPolicy),
     #[error("metrics cannot be set up: {0}")]
-    Metrics(#[from] prometheus::Error),
+    Metrics(#[from] aya_observe::metrics::MetricError),
     #[error("a thread cannot be started: {0}")]
     Thread(io::Error),
     #[error("the agents' listener failed: {0}")]

@@ -12,7 +12,7 @@ pub(super) fn render(
     view: &FarmView,
     room: &WaitingRoom,
     now: MonoTime,
-) -> Result<String, prometheus::Error> {
+) -> Result<String, aya_observe::metrics::MetricError> {
     let _one_at_a_time = metrics.begin_scrape();
     mirror_endpoints(metrics, view);
     metrics.sample_age.reset();
