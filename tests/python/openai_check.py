@@ -68,7 +68,9 @@ def completions(client, model):
     answer = client.completions.create(model=model, prompt="hello there", max_tokens=5, extra_body={"ignore_eos": True})
     assert answer.object == "text_completion" and answer.choices[0].text.strip(), answer
     counted(answer.usage, 5)
-    chunks = list(client.completions.create(model=model, prompt="hello", max_tokens=5, stream=True))
+    chunks = list(
+        client.completions.create(model=model, prompt="hello", max_tokens=5, stream=True, extra_body={"ignore_eos": True})
+    )
     assert "".join(c.choices[0].text for c in chunks if c.choices).strip(), chunks
 
 
