@@ -10,8 +10,8 @@ use std::time::Duration;
 use aya_domain::{
     Aged, AgentHealth, BootId, Bytes, Celsius, EndpointId, EndpointUrl, EngineHealth, EngineKind,
     EngineReport, GpuInfo, GpuReport, GpuSample, GpuSourceKind, GpuUuid, Milliwatts, ModelId, MonoTime,
-    NodeId, OwnLoad, Ratio, Report, ReportKind, Request, RequestId, RequestKind, ServedModel, Snapshot,
-    Tokens, splitmix64,
+    NodeId, OwnLoad, Priority, Ratio, Report, ReportKind, Request, RequestId, RequestKind, ServedModel,
+    Snapshot, TenantId, Tokens, splitmix64,
 };
 use aya_fleet::{Event, Fleet, Params};
 
@@ -182,6 +182,10 @@ pub fn request() -> Request {
         expected_output: 230.0,
         expected_residual: 260.0,
         arrived_at: NOW,
+        priority: Priority::default(),
+        tenant: TenantId::default(),
+        deadline: None,
+        slo: None,
         tried: Vec::new(),
     }
 }

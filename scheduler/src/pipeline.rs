@@ -13,7 +13,9 @@ mod whole;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aya_domain::{IdError, ModelId, MonoTime, Request, RequestId, RequestKind, Tokens};
+use aya_domain::{
+    IdError, ModelId, MonoTime, Priority, Request, RequestId, RequestKind, TenantId, Tokens, UnknownPriority,
+};
 use aya_estimate::TokenRatio;
 use aya_placement::Policy;
 use aya_proxy::{ApiError, BodyView, ScanLimits, scan};
@@ -46,6 +48,7 @@ pub(crate) struct Hints {
     pub(crate) policy: Option<Policy>,
     /// From arrival; nothing is dispatched later.
     deadline: Option<Duration>,
+    priority: Option<Priority>,
     traceparent: Option<http::HeaderValue>,
     authorization: Option<http::HeaderValue>,
 }
@@ -73,10 +76,17 @@ impl Hints {
             })?)),
             None => None,
         };
+        let priority = match text("x-aya-priority")? {
+            Some(name) => Some(
+                name.parse().map_err(|error: UnknownPriority| bad("x-aya-priority", error.to_string()))?,
+            ),
+            None => None,
+        };
         let forward = shared.config.upstream.forward_authorization;
         Ok(Self {
             policy,
             deadline,
+            priority,
             traceparent: headers.get("traceparent").cloned(),
             authorization: headers.get(http::header::AUTHORIZATION).filter(|_| forward).cloned(),
         })
@@ -274,6 +284,10 @@ pub(crate) fn prepare(
         },
         expected_residual: residual,
         arrived_at,
+        priority: ask.hints.priority.unwrap_or_default(),
+        tenant: TenantId::default(),
+        deadline: ask.hints.deadline.map(|deadline| arrived_at.after(deadline)),
+        slo: None,
         tried: Vec::new(),
     };
     let Hints { traceparent, authorization, .. } = ask.hints;

@@ -5,7 +5,7 @@
 //! needs to check again.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// The longest id in bytes; model names of hubs stay far below it.
 const MAX_ID_BYTES: usize = 256;
@@ -127,6 +127,18 @@ text_id!(
     /// A named policy.
     PolicyName
 );
+text_id!(
+    /// Who shares the farm with others: a team, a customer, an API key's owner.
+    TenantId
+);
+
+impl Default for TenantId {
+    /// The tenant of requests that name none: `default`.
+    fn default() -> Self {
+        static DEFAULT: LazyLock<TenantId> = LazyLock::new(|| TenantId(Arc::from("default")));
+        DEFAULT.clone()
+    }
+}
 
 /// One start of one agent process: a change of it means that all of the node's counters began anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -14,6 +14,7 @@ mod profile;
 mod report;
 mod request;
 mod seed;
+mod service;
 mod time;
 mod unit;
 mod wall;
@@ -30,12 +31,14 @@ pub use fleet::{
 pub use gpu::{GpuInfo, GpuSample, GpuSourceKind, MigSlice};
 pub use id::{
     BootId, DecisionId, EndpointId, EndpointUrl, GpuUuid, IdError, ModelId, NodeId, PolicyName, RequestId,
+    TenantId,
 };
 pub use load::OwnLoad;
 pub use profile::{EngineProfile, StepCost};
 pub use report::{AgentHealth, EngineHealth, EngineReport, GpuReport, Report, ReportKind};
 pub use request::{Request, RequestKind};
 pub use seed::splitmix64;
+pub use service::{Priority, Slo, UnknownPriority};
 pub use time::{Aged, MonoTime, Reading};
 pub use unit::{Bytes, Celsius, Milliwatts, Ratio, Tokens, UnitError};
 pub use wall::{WallTime, WallTimeError};

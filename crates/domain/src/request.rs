@@ -1,6 +1,6 @@
 //! A request as placement sees it: classified and body-free. Prompts never come this far.
 
-use crate::{EndpointId, ModelId, MonoTime, RequestId, Tokens};
+use crate::{EndpointId, ModelId, MonoTime, Priority, RequestId, Slo, TenantId, Tokens};
 
 /// What is asked of the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +44,12 @@ pub struct Request {
     /// Mean remaining output of a request that is already running, in tokens: `E[o^2] / (2 E[o])`.
     pub expected_residual: f64,
     pub arrived_at: MonoTime,
+    pub priority: Priority,
+    pub tenant: TenantId,
+    /// Not dispatched at or after this instant; `None`: only the configured waits end it.
+    pub deadline: Option<MonoTime>,
+    /// What it was promised; `None`: the objectives of the policy.
+    pub slo: Option<Slo>,
     /// Endpoints that already failed this request; never chosen again.
     pub tried: Vec<EndpointId>,
 }

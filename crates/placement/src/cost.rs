@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use aya_domain::{EngineProfile, ForeignLoad, Freshness, OwnLoad, Request, RequestKind, Terms, Tokens};
+use aya_domain::{EngineProfile, ForeignLoad, Freshness, OwnLoad, Request, RequestKind, Slo, Terms, Tokens};
 use aya_estimate::{LengthDistribution, prefill_attention, step_time_s};
 
 use crate::knowledge::Insight;
@@ -80,6 +80,8 @@ pub(crate) struct Newcomer {
     pub(crate) output: f64,
     /// Mean rest of a running answer (res).
     residual: f64,
+    /// What the request itself was promised.
+    slo: Option<Slo>,
 }
 
 impl Newcomer {
@@ -96,6 +98,7 @@ impl Newcomer {
             attention: prefill_attention(uncached, prompt - uncached),
             output,
             residual: request.expected_residual.max(0.0),
+            slo: request.slo,
         }
     }
 
@@ -157,13 +160,14 @@ impl<'a> Site<'a> {
         let stall = new.uncached * cost.per_token_s + own_attention;
         let slowdown = new.output.min(new.residual) * (tpot_after - tpot_before);
         let weights = &policy.weights;
+        let slo_ttft_s = new.slo.map_or(policy.slo_ttft_s, |slo| slo.ttft.as_secs_f64());
         Terms {
             predicted_ttft_s: ttft,
             predicted_tpot_s: tpot_after,
             ttft_s: weights.ttft * ttft,
             decode_s: new.output * tpot_after,
             harm_s: weights.harm * decoding * (stall + slowdown),
-            slo_s: weights.slo * (ttft - weights.slo_share * policy.slo_ttft_s).max(0.0),
+            slo_s: weights.slo * (ttft - weights.slo_share * slo_ttft_s).max(0.0),
             miss_s: 0.0,
             uncertainty_s: doubt_s,
         }
@@ -191,7 +195,8 @@ impl<'a> Site<'a> {
         // What others run there is taken to be like what we run.
         let known = u32::try_from(insight.streams.len() + insight.pending.len()).unwrap_or(u32::MAX);
         let like_ours = f64::from(self.load.requests.max(known)) / f64::from(known.max(1));
-        policy.weights.miss * misses::expected(insight, lengths, &pace, policy.slo_tpot_s, like_ours)
+        let slo_tpot_s = new.slo.map_or(policy.slo_tpot_s, |slo| slo.tpot.as_secs_f64());
+        policy.weights.miss * misses::expected(insight, lengths, &pace, slo_tpot_s, like_ours)
     }
 }
 

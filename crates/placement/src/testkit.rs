@@ -12,7 +12,8 @@ use std::time::Duration;
 use aya_domain::{
     Bytes, Candidate, Decision, Endpoint, EndpointId, EndpointIndex, EndpointInfo, EndpointUrl, EngineKind,
     ForeignLoad, Freshness, Health, HoldReason, ModelId, MonoTime, NodeId, Outcome, OwnLoad, Phase, Pool,
-    Reading, RefusalReason, Request, RequestId, RequestKind, ServedModel, Snapshot, Tokens, Verdict,
+    Priority, Reading, RefusalReason, Request, RequestId, RequestKind, ServedModel, Snapshot, TenantId,
+    Tokens, Verdict,
 };
 
 use crate::{Policy, decide};
@@ -47,6 +48,10 @@ pub(crate) fn request(prompt: u64, max_tokens: Option<u64>) -> Request {
         expected_output: 200.0,
         expected_residual: 200.0,
         arrived_at: NOW,
+        priority: Priority::default(),
+        tenant: TenantId::default(),
+        deadline: None,
+        slo: None,
         tried: Vec::new(),
     }
 }

@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use aya_domain::{
-    Decision, IdError, ModelId, MonoTime, OwnLoad, Report, Request, RequestId, RequestKind, Snapshot, Tokens,
-    splitmix64,
+    Decision, IdError, ModelId, MonoTime, OwnLoad, Priority, Report, Request, RequestId, RequestKind,
+    Snapshot, TenantId, Tokens, splitmix64,
 };
 use aya_estimate::{LengthDistribution, OutputPrior, PrefixIndex};
 use aya_fleet::{Event, Fleet, OwnInFlight, Params};
@@ -210,6 +210,10 @@ pub(crate) fn blank_request(model: ModelId) -> Result<Request, IdError> {
         expected_output: 0.0,
         expected_residual: 0.0,
         arrived_at: MonoTime::ZERO,
+        priority: Priority::default(),
+        tenant: TenantId::default(),
+        deadline: None,
+        slo: None,
         tried: Vec::new(),
     })
 }

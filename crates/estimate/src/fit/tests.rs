@@ -117,6 +117,10 @@ fn a_request_needs_its_prompt_and_the_answer_it_may_get() {
             expected_output: 1.0,
             expected_residual: 1.0,
             arrived_at: MonoTime::ZERO,
+            priority: aya_domain::Priority::default(),
+            tenant: aya_domain::TenantId::default(),
+            deadline: None,
+            slo: None,
             tried: Vec::new(),
         })
     };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use aya_domain::{Chosen, EndpointId, Freshness, ModelId, MonoTime, PolicyName, Tokens};
+use aya_domain::{Chosen, EndpointId, Freshness, ModelId, MonoTime, PolicyName, Priority, TenantId, Tokens};
 use serde_json::json;
 
 use super::*;
@@ -27,6 +27,10 @@ pub(crate) fn record() -> Record {
             expected_output: 200.5,
             expected_residual: 150.0,
             arrived_at: MonoTime::from_millis(5),
+            priority: Priority::default(),
+            tenant: TenantId::default(),
+            deadline: None,
+            slo: None,
             tried: vec![],
         }),
         decision: Some(decision()),
