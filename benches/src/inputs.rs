@@ -10,8 +10,8 @@ use std::time::Duration;
 use aya_domain::{
     Aged, AgentHealth, BootId, Bytes, Celsius, EndpointId, EndpointUrl, EngineHealth, EngineKind,
     EngineReport, GpuInfo, GpuReport, GpuSample, GpuSourceKind, GpuUuid, Milliwatts, ModelId, MonoTime,
-    NodeId, OwnLoad, Priority, Ratio, Report, ReportKind, Request, RequestId, RequestKind, ServedModel,
-    Snapshot, TenantId, Tokens, splitmix64,
+    NodeId, OwnLoad, PcieLink, Priority, Ratio, Report, ReportKind, Request, RequestId, RequestKind,
+    ServedModel, Snapshot, TenantId, Tokens, splitmix64,
 };
 use aya_fleet::{Event, Fleet, Params};
 
@@ -101,9 +101,21 @@ fn gpu(node: u32, at: u32, sequence: u64) -> GpuReport {
                 sm_occupancy: Some(Ratio::clamped(0.4)),
                 tensor_active: Some(Ratio::clamped(0.3)),
                 dram_active: Some(Ratio::clamped(0.6)),
+                throttled_thermal: Some(Duration::ZERO),
+                throttled_power: Some(Duration::from_secs(7)),
+                pcie_tx_bytes_per_second: Some(noise % 900_000_000),
+                pcie_rx_bytes_per_second: Some(noise % 1_200_000_000),
+                nvlink_tx_bytes_per_second: Some(0),
+                nvlink_rx_bytes_per_second: Some(0),
+                pcie_replays: Some(0),
+                pcie_link: Some(PcieLink { generation: 5, lanes: 16, generation_max: 5, lanes_max: 16 }),
+                pages_retired: None,
+                page_retirement_pending: None,
+                nvlink_errors: Some(0),
             },
             Duration::from_millis(noise % 900),
         )),
+        processes: None,
     }
 }
 

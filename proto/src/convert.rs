@@ -8,6 +8,8 @@ mod engine;
 mod error;
 mod field;
 mod gpu;
+mod gpu_event;
+mod gpu_process;
 mod message;
 mod report;
 #[cfg(test)]
@@ -16,7 +18,9 @@ mod tests;
 use std::time::Duration;
 
 pub use error::{ConvertError, Problem};
-pub use message::{SchedulerMessage, Welcome, agent_message, report_of_message};
+pub use message::{
+    AgentMessage, SchedulerMessage, Welcome, agent_message, events_message, from_agent, report_of_message,
+};
 pub use report::report_from_wire;
 
 /// The highest age that is believed; far beyond any uptime, and far below what overflows a clock.
@@ -36,12 +40,19 @@ pub struct Limits {
     pub models_per_engine_max: u32,
     /// Bytes of one text that is not an id: names, versions, reasons.
     pub text_bytes_max: u32,
+    /// GPU events of one message; 0: none may be sent, as to a scheduler that does not know them.
+    pub events_max: u32,
 }
 
 impl Limits {
     /// What a scheduler takes unless configured otherwise.
-    pub const DEFAULT: Self =
-        Self { gpus_max: 256, engines_max: 256, models_per_engine_max: 1_024, text_bytes_max: 4_096 };
+    pub const DEFAULT: Self = Self {
+        gpus_max: 256,
+        engines_max: 256,
+        models_per_engine_max: 1_024,
+        text_bytes_max: 4_096,
+        events_max: 64,
+    };
 }
 
 impl Default for Limits {

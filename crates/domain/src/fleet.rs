@@ -5,8 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::{
-    AgentHealth, BootId, Bytes, EndpointId, EndpointUrl, EngineKind, EngineProfile, GpuInfo, GpuSample,
-    GpuUuid, ModelId, MonoTime, NodeId, Ratio, Reading, ServedModel, Tokens,
+    AgentHealth, BootId, Bytes, EndpointId, EndpointUrl, EngineKind, EngineProfile, GpuInfo, GpuProcesses,
+    GpuSample, GpuUuid, ModelId, MonoTime, NodeId, Ratio, Reading, ServedModel, Tokens,
 };
 
 /// Where an entity is in its life.
@@ -141,6 +141,8 @@ pub struct Endpoint {
 pub struct Gpu {
     pub info: GpuInfo,
     pub sample: Option<Reading<GpuSample>>,
+    /// Shared between snapshots.
+    pub processes: Option<Reading<Arc<GpuProcesses>>>,
     pub health: Health,
 }
 

@@ -2,6 +2,7 @@
 //! differs by product, and is never zero.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::{Bytes, Celsius, GpuUuid, Milliwatts, Ratio};
 
@@ -10,6 +11,8 @@ use crate::{Bytes, Celsius, GpuUuid, Milliwatts, Ratio};
 pub enum GpuSourceKind {
     Nvml,
     Simulated,
+    /// Readings of a real machine, played again.
+    Recorded,
     None,
 }
 
@@ -20,6 +23,7 @@ impl GpuSourceKind {
         match self {
             Self::Nvml => "nvml",
             Self::Simulated => "simulated",
+            Self::Recorded => "recorded",
             Self::None => "none",
         }
     }
@@ -93,4 +97,30 @@ pub struct GpuSample {
     pub sm_occupancy: Option<Ratio>,
     pub tensor_active: Option<Ratio>,
     pub dram_active: Option<Ratio>,
+    /// Counters since the driver was loaded: time with clocks cut by heat, and by the power limit.
+    pub throttled_thermal: Option<Duration>,
+    pub throttled_power: Option<Duration>,
+    /// Bytes per second between two readings.
+    pub pcie_tx_bytes_per_second: Option<u64>,
+    pub pcie_rx_bytes_per_second: Option<u64>,
+    pub nvlink_tx_bytes_per_second: Option<u64>,
+    pub nvlink_rx_bytes_per_second: Option<u64>,
+    /// Packets sent again over PCIe: a counter.
+    pub pcie_replays: Option<u64>,
+    /// Read every 30 s.
+    pub pcie_link: Option<PcieLink>,
+    /// Pages of memory taken out of use (before Ampere, in place of rows), and whether one waits for a reboot.
+    pub pages_retired: Option<u32>,
+    pub page_retirement_pending: Option<bool>,
+    /// Replays and recoveries over all NVLinks: a counter.
+    pub nvlink_errors: Option<u64>,
+}
+
+/// How a GPU is connected, and how it could be. A GPU at rest lowers the generation to save power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PcieLink {
+    pub generation: u32,
+    pub lanes: u32,
+    pub generation_max: u32,
+    pub lanes_max: u32,
 }

@@ -8,6 +8,8 @@ mod decision;
 mod engine;
 mod fleet;
 mod gpu;
+mod gpu_event;
+mod gpu_process;
 mod id;
 mod load;
 mod profile;
@@ -28,7 +30,9 @@ pub use engine::{
 pub use fleet::{
     Endpoint, EndpointIndex, EndpointInfo, ForeignLoad, Freshness, Gpu, Health, Node, Phase, Pool, Snapshot,
 };
-pub use gpu::{GpuInfo, GpuSample, GpuSourceKind, MigSlice};
+pub use gpu::{GpuInfo, GpuSample, GpuSourceKind, MigSlice, PcieLink};
+pub use gpu_event::{GpuEvent, GpuEventKind, GpuEvents};
+pub use gpu_process::{GPU_PROCESSES_MAX, GpuProcess, GpuProcesses, ProcessView};
 pub use id::{
     BootId, DecisionId, EndpointId, EndpointUrl, GpuUuid, IdError, ModelId, NodeId, PolicyName, RequestId,
     TenantId,

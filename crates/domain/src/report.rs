@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use crate::{
-    Aged, BootId, Bytes, EndpointId, EndpointUrl, EngineKind, EngineProfile, GpuInfo, GpuSample,
-    GpuSourceKind, GpuUuid, NodeId, Ratio, ServedModel, Tokens,
+    Aged, BootId, Bytes, EndpointId, EndpointUrl, EngineKind, EngineProfile, GpuInfo, GpuProcesses,
+    GpuSample, GpuSourceKind, GpuUuid, NodeId, Ratio, ServedModel, Tokens,
 };
 
 /// Whether a report names everything.
@@ -48,6 +48,8 @@ pub struct GpuReport {
     pub info: GpuInfo,
     /// The last reading; `None` before the first.
     pub sample: Option<Aged<GpuSample>>,
+    /// Read every 5 s; `None` before the first time.
+    pub processes: Option<Aged<GpuProcesses>>,
 }
 
 /// Whether an engine can take requests, by its own health endpoint.

@@ -11,6 +11,9 @@ impl Fleet {
         match event {
             Event::Report { report, received_at } => self.ingest(*report, received_at.min(now), &mut effects),
             Event::Disconnected { node, at } => self.disconnect(node, at, &mut effects),
+            Event::GpuEvents { events, received_at } => {
+                self.take_gpu_events(events, received_at.min(now), &mut effects);
+            }
             Event::Drain(target) => self.drain(target, &mut effects),
             Event::Undrain(target) => self.undrain(target, &mut effects),
             Event::OwnLoad { at, loads } => effects.changed |= self.note_own(at.min(now), &loads),

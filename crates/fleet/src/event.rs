@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use aya_domain::{EndpointId, MonoTime, NodeId, Report};
+use aya_domain::{EndpointId, GpuEvents, MonoTime, NodeId, Report};
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq)]
@@ -12,6 +12,8 @@ pub enum Event {
     /// A node's stream ended, whose last report was received at `at`: of a node that was heard since then it was a
     /// leftover.
     Disconnected { node: NodeId, at: MonoTime },
+    /// An agent told what cannot wait for its next report; `received_at` is when its message was read.
+    GpuEvents { events: GpuEvents, received_at: MonoTime },
     /// An operator wants no new requests there.
     Drain(Target),
     /// An operator takes a drain back.

@@ -12,6 +12,7 @@ mod endpoint;
 mod event;
 mod fleet;
 mod foreign;
+mod gpu_events;
 mod ingest;
 pub mod invariants;
 mod models;

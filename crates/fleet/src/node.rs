@@ -26,6 +26,8 @@ pub(crate) struct NodeState {
     pub(crate) last_report_at: MonoTime,
     pub(crate) agent: AgentHealth,
     pub(crate) gpus: Gpus,
+    /// The last event of this start of the agent.
+    pub(crate) events_seen: u64,
     pub(crate) members: BTreeSet<EndpointId>,
     /// As last told in a notice.
     pub(crate) told_freshness: Freshness,
@@ -53,6 +55,7 @@ impl NodeState {
             last_report_at: received_at,
             agent,
             gpus: Gpus::default(),
+            events_seen: 0,
             members: BTreeSet::new(),
             told_freshness: Freshness::Fresh,
             replaced: VecDeque::new(),
@@ -69,6 +72,8 @@ impl NodeState {
         }
         self.replaced.push_back(self.boot);
         self.boot = boot;
+        self.events_seen = 0;
+        self.gpus.forget_xids();
         self.overtaken = 0;
         self.view = None;
     }
@@ -140,13 +145,10 @@ pub(crate) struct Gpus(Vec<Gpu>);
 impl Gpus {
     /// Takes the GPUs of a report; a FULL one leaves no others.
     pub(crate) fn apply(&mut self, reports: Vec<GpuReport>, full: bool, received_at: MonoTime) {
-        if full {
-            self.0.clear();
-        }
+        let before = if full { Self(std::mem::take(&mut self.0)) } else { Self::default() };
         for report in reports {
-            let sample = report.sample.map(|aged| aged.received(received_at));
-            let health = if sample.is_some() { Health::Healthy } else { Health::Unknown };
-            let gpu = Gpu { info: report.info, sample, health };
+            let known = self.get(&report.info.uuid).or_else(|| before.get(&report.info.uuid));
+            let gpu = gpu(report, known, received_at);
             match self.0.binary_search_by(|known| known.info.uuid.cmp(&gpu.info.uuid)) {
                 Ok(at) => {
                     if let Some(known) = self.0.get_mut(at) {
@@ -155,6 +157,24 @@ impl Gpus {
                 }
                 Err(at) => self.0.insert(at, gpu),
             }
+        }
+    }
+
+    /// Notes an XID that no report has told of yet; false if there is no such GPU.
+    pub(crate) fn note_xid(&mut self, uuid: &GpuUuid, code: u32, count: Option<u32>) -> bool {
+        let Ok(at) = self.0.binary_search_by(|known| known.info.uuid.cmp(uuid)) else { return false };
+        if let Some(sample) = self.0.get_mut(at).and_then(|gpu| gpu.sample.as_mut()) {
+            let next = sample.value.xids.unwrap_or(0).saturating_add(1);
+            sample.value.xids = Some(count.unwrap_or(next));
+            sample.value.last_xid = Some(code);
+        }
+        true
+    }
+
+    /// Another start of the agent counts anew.
+    pub(crate) fn forget_xids(&mut self) {
+        for sample in self.0.iter_mut().filter_map(|gpu| gpu.sample.as_mut()) {
+            (sample.value.xids, sample.value.last_xid) = (None, None);
         }
     }
 
@@ -189,5 +209,24 @@ impl Gpus {
                 all?.into_iter().min_by_key(|reading| reading.value)
             }
         }
+    }
+}
+
+/// A GPU as a report describes it. What an event told of it stays until a reading counts as much.
+fn gpu(report: GpuReport, known: Option<&Gpu>, received_at: MonoTime) -> Gpu {
+    let mut sample = report.sample.map(|aged| aged.received(received_at));
+    let told = known.and_then(|gpu| gpu.sample).map(|sample| sample.value);
+    if let (Some(sample), Some(told)) = (&mut sample, told)
+        && told.xids > sample.value.xids
+    {
+        (sample.value.xids, sample.value.last_xid) = (told.xids, told.last_xid);
+    }
+    let processes = report.processes.map(|aged| aged.received(received_at));
+    let health = if sample.is_some() { Health::Healthy } else { Health::Unknown };
+    Gpu {
+        info: report.info,
+        sample,
+        processes: processes.map(|reading| Reading::new(Arc::new(reading.value), reading.sampled_at)),
+        health,
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use aya_domain::{EndpointId, ModelId, NodeId};
+use aya_domain::{EndpointId, GpuEventKind, GpuUuid, ModelId, NodeId};
 
 use crate::Target;
 
@@ -82,6 +82,12 @@ pub enum Notice {
     GpusBack {
         node: NodeId,
     },
+    /// The driver or the agent told of something that cannot wait.
+    GpuEvent {
+        node: NodeId,
+        gpu: GpuUuid,
+        kind: GpuEventKind,
+    },
     EndpointJoined {
         endpoint: EndpointId,
         node: NodeId,
@@ -151,6 +157,7 @@ impl Notice {
             | Self::NodeForgotten { .. }
             | Self::DuplicateNodeId { .. }
             | Self::GpusLost { .. }
+            | Self::GpuEvent { .. }
             | Self::EngineDown { .. }
             | Self::DuplicateEndpointId { .. }
             | Self::ReportRefused { .. }
@@ -210,6 +217,7 @@ impl fmt::Display for Notice {
             }
             Self::GpusLost { node, reason } => write!(f, "the gpus of node {node} cannot be read: {reason}"),
             Self::GpusBack { node } => write!(f, "the gpus of node {node} can be read again"),
+            Self::GpuEvent { node, gpu, kind } => write!(f, "gpu {gpu} of node {node}: {kind}"),
             Self::EndpointJoined { endpoint, node } => write!(f, "endpoint {endpoint} joined on node {node}"),
             Self::EngineUp { endpoint } => write!(f, "endpoint {endpoint} is ready"),
             Self::EngineDown { endpoint, reason } => write!(f, "endpoint {endpoint} is not ready: {reason}"),

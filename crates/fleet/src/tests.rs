@@ -1,6 +1,7 @@
 //! Stories of a farm, told in milliseconds; and what holds whatever happens.
 
 mod farm;
+mod gpu_events;
 mod health;
 mod load;
 mod membership;

@@ -38,6 +38,8 @@ pub enum Problem {
     TooLong { bytes: usize, max: u32 },
     #[error("the same id twice")]
     Duplicate,
+    #[error("not above the one before")]
+    NotAscending,
 }
 
 impl ConvertError {

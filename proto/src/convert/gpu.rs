@@ -1,11 +1,14 @@
 //! GPUs: nearly every reading may be absent.
 
+use std::time::Duration;
+
 use aya_domain::{
-    Aged, Bytes, Celsius, GpuInfo, GpuReport, GpuSample, GpuSourceKind, GpuUuid, MigSlice, Milliwatts, Ratio,
+    Aged, Bytes, Celsius, GpuInfo, GpuReport, GpuSample, GpuSourceKind, GpuUuid, MigSlice, Milliwatts,
+    PcieLink, Ratio,
 };
 
-use super::Limits;
 use super::field::{self, Result};
+use super::{Limits, gpu_process};
 use crate::wire;
 
 pub(super) fn source(source: wire::GpuSource) -> Option<GpuSourceKind> {
@@ -13,6 +16,7 @@ pub(super) fn source(source: wire::GpuSource) -> Option<GpuSourceKind> {
         wire::GpuSource::Unspecified => None,
         wire::GpuSource::Nvml => Some(GpuSourceKind::Nvml),
         wire::GpuSource::Simulated => Some(GpuSourceKind::Simulated),
+        wire::GpuSource::Recorded => Some(GpuSourceKind::Recorded),
         wire::GpuSource::None => Some(GpuSourceKind::None),
     }
 }
@@ -21,6 +25,7 @@ pub(super) fn source_to_wire(source: GpuSourceKind) -> wire::GpuSource {
     match source {
         GpuSourceKind::Nvml => wire::GpuSource::Nvml,
         GpuSourceKind::Simulated => wire::GpuSource::Simulated,
+        GpuSourceKind::Recorded => wire::GpuSource::Recorded,
         GpuSourceKind::None => wire::GpuSource::None,
     }
 }
@@ -36,7 +41,9 @@ pub(super) fn gpu(gpu: wire::Gpu, limits: &Limits) -> Result<GpuReport> {
         mig: gpu.mig.as_ref().map(slice).transpose().map_err(|error| error.inside("mig"))?,
     };
     let sample = gpu.sample.as_ref().map(sample).transpose().map_err(|error| error.inside("sample"))?;
-    Ok(GpuReport { info, sample })
+    let processes = gpu.processes.map(|processes| gpu_process::processes(processes, limits)).transpose();
+    let processes = processes.map_err(|error| error.inside("processes"))?;
+    Ok(GpuReport { info, sample, processes })
 }
 
 fn slice(slice: &wire::MigSlice) -> Result<MigSlice> {
@@ -81,6 +88,17 @@ fn sample(sample: &wire::GpuSample) -> Result<Aged<GpuSample>> {
         sm_occupancy: field::optional_ratio(sample.sm_occupancy_ratio, "sm_occupancy_ratio")?,
         tensor_active: field::optional_ratio(sample.tensor_active_ratio, "tensor_active_ratio")?,
         dram_active: field::optional_ratio(sample.dram_active_ratio, "dram_active_ratio")?,
+        throttled_thermal: sample.throttled_thermal_us.map(Duration::from_micros),
+        throttled_power: sample.throttled_power_us.map(Duration::from_micros),
+        pcie_tx_bytes_per_second: sample.pcie_tx_bytes_per_second,
+        pcie_rx_bytes_per_second: sample.pcie_rx_bytes_per_second,
+        nvlink_tx_bytes_per_second: sample.nvlink_tx_bytes_per_second,
+        nvlink_rx_bytes_per_second: sample.nvlink_rx_bytes_per_second,
+        pcie_replays: sample.pcie_replays,
+        pcie_link: sample.pcie_link.as_ref().map(link).transpose().map_err(|e| e.inside("pcie_link"))?,
+        pages_retired: sample.pages_retired,
+        page_retirement_pending: sample.page_retirement_pending,
+        nvlink_errors: sample.nvlink_errors,
     };
     Ok(Aged::new(value, field::age(sample.age_us)?))
 }
@@ -95,6 +113,7 @@ pub(super) fn gpu_to_wire(gpu: &GpuReport) -> wire::Gpu {
         sample: gpu.sample.as_ref().map(sample_to_wire),
         slowdown_margin_celsius: gpu.info.slowdown_margin.map(|celsius| celsius.0),
         mig: gpu.info.mig.as_ref().map(slice_to_wire),
+        processes: gpu.processes.as_ref().map(gpu_process::processes_to_wire),
     }
 }
 
@@ -126,5 +145,34 @@ fn sample_to_wire(sample: &Aged<GpuSample>) -> wire::GpuSample {
         sm_occupancy_ratio: value.sm_occupancy.map(Ratio::get),
         tensor_active_ratio: value.tensor_active.map(Ratio::get),
         dram_active_ratio: value.dram_active.map(Ratio::get),
+        throttled_thermal_us: value.throttled_thermal.map(field::micros),
+        throttled_power_us: value.throttled_power.map(field::micros),
+        pcie_tx_bytes_per_second: value.pcie_tx_bytes_per_second,
+        pcie_rx_bytes_per_second: value.pcie_rx_bytes_per_second,
+        nvlink_tx_bytes_per_second: value.nvlink_tx_bytes_per_second,
+        nvlink_rx_bytes_per_second: value.nvlink_rx_bytes_per_second,
+        pcie_replays: value.pcie_replays,
+        pcie_link: value.pcie_link.as_ref().map(link_to_wire),
+        pages_retired: value.pages_retired,
+        page_retirement_pending: value.page_retirement_pending,
+        nvlink_errors: value.nvlink_errors,
+    }
+}
+
+fn link(link: &wire::PcieLink) -> Result<PcieLink> {
+    Ok(PcieLink {
+        generation: field::required(link.generation, "generation")?,
+        lanes: field::required(link.lanes, "lanes")?,
+        generation_max: field::required(link.generation_max, "generation_max")?,
+        lanes_max: field::required(link.lanes_max, "lanes_max")?,
+    })
+}
+
+const fn link_to_wire(link: &PcieLink) -> wire::PcieLink {
+    wire::PcieLink {
+        generation: Some(link.generation),
+        lanes: Some(link.lanes),
+        generation_max: Some(link.generation_max),
+        lanes_max: Some(link.lanes_max),
     }
 }

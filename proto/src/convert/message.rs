@@ -1,9 +1,9 @@
 //! The envelopes of the stream.
 
-use aya_domain::Report;
+use aya_domain::{GpuEvents, Report};
 
 use super::field::{self, Result};
-use super::{ConvertError, Limits, report_from_wire};
+use super::{ConvertError, Limits, Problem, gpu_event, report_from_wire};
 use crate::wire;
 use crate::wire::agent_message::Kind as FromAgent;
 use crate::wire::scheduler_message::Kind as FromScheduler;
@@ -33,13 +33,41 @@ pub fn agent_message(report: &Report) -> wire::AgentMessage {
     wire::AgentMessage { kind: Some(FromAgent::Report(report.into())) }
 }
 
-/// The report in an agent's message.
+/// The message that carries GPU events.
+#[must_use]
+pub fn events_message(events: &GpuEvents) -> wire::AgentMessage {
+    wire::AgentMessage { kind: Some(FromAgent::GpuEvents(gpu_event::events_to_wire(events))) }
+}
+
+/// What an agent says to a scheduler.
+#[derive(Debug, Clone, PartialEq)]
+pub enum AgentMessage {
+    Report(Box<Report>),
+    GpuEvents(GpuEvents),
+}
+
+/// What an agent's message says.
 ///
 /// # Errors
 /// [`ConvertError`] as for [`report_from_wire`]; a kind of message this version does not know is `kind: the field is missing`.
-pub fn report_of_message(message: wire::AgentMessage, limits: &Limits) -> Result<Report> {
+pub fn from_agent(message: wire::AgentMessage, limits: &Limits) -> Result<AgentMessage> {
     match field::required(message.kind, "kind")? {
-        FromAgent::Report(report) => report_from_wire(report, limits),
+        FromAgent::Report(report) => Ok(AgentMessage::Report(Box::new(report_from_wire(report, limits)?))),
+        FromAgent::GpuEvents(events) => {
+            let events = gpu_event::events(&events, limits).map_err(|error| error.inside("gpu_events"))?;
+            Ok(AgentMessage::GpuEvents(events))
+        }
+    }
+}
+
+/// The report in an agent's message, for whoever takes nothing else.
+///
+/// # Errors
+/// As for [`from_agent`]; another kind of message is `report: the field is missing`.
+pub fn report_of_message(message: wire::AgentMessage, limits: &Limits) -> Result<Report> {
+    match from_agent(message, limits)? {
+        AgentMessage::Report(report) => Ok(*report),
+        AgentMessage::GpuEvents(_) => Err(ConvertError::at("report", Problem::Missing)),
     }
 }
 
@@ -76,6 +104,7 @@ fn wanted(limits: wire::Limits) -> Result<Limits> {
         engines_max: field::required(limits.engines_max, "engines_max")?,
         models_per_engine_max: field::required(limits.models_per_engine_max, "models_per_engine_max")?,
         text_bytes_max: field::required(limits.text_bytes_max, "text_bytes_max")?,
+        events_max: limits.events_max.unwrap_or(0),
     })
 }
 
@@ -98,6 +127,7 @@ fn welcome_to_wire(welcome: &Welcome) -> wire::Welcome {
             engines_max: Some(welcome.limits.engines_max),
             models_per_engine_max: Some(welcome.limits.models_per_engine_max),
             text_bytes_max: Some(welcome.limits.text_bytes_max),
+            events_max: Some(welcome.limits.events_max).filter(|max| *max > 0),
         }),
     }
 }

@@ -4,15 +4,19 @@ use std::time::Duration;
 
 use aya_domain::{
     Aged, AgentHealth, BootId, Bytes, Celsius, EndpointId, EndpointUrl, EngineHealth, EngineKind,
-    EngineProfile, EngineReport, GpuInfo, GpuReport, GpuSample, GpuSourceKind, GpuUuid, MigSlice, Milliwatts,
-    ModelId, NodeId, Ratio, Report, ReportKind, ServedModel, StepCost, Tokens,
+    EngineProfile, EngineReport, GpuEvent, GpuEventKind, GpuEvents, GpuInfo, GpuProcess, GpuProcesses,
+    GpuReport, GpuSample, GpuSourceKind, GpuUuid, MigSlice, Milliwatts, ModelId, NodeId, PcieLink,
+    ProcessView, Ratio, Report, ReportKind, ServedModel, StepCost, Tokens,
 };
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use prost::Message as _;
 
-use super::{Limits, SchedulerMessage, Welcome, agent_message, report_from_wire, report_of_message};
+use super::{
+    AgentMessage, Limits, SchedulerMessage, Welcome, agent_message, events_message, from_agent,
+    report_from_wire, report_of_message,
+};
 use crate::wire;
 
 fn age() -> impl Strategy<Value = Duration> {
@@ -47,8 +51,8 @@ fn gpu() -> impl Strategy<Value = GpuReport> {
         option::of(any::<u32>()),
         option::of(any::<u64>()),
     );
-    let sample = (memory, rest, gpu_health(), gpu_activity()).prop_map(
-        |((used, free, busy, memory_busy), rest, health, activity)| GpuSample {
+    let sample = (memory, rest, gpu_health(), gpu_activity(), gpu_links()).prop_map(
+        |((used, free, busy, memory_busy), rest, health, activity, links)| GpuSample {
             vram_used: used.map(Bytes),
             vram_free: free.map(Bytes),
             busy,
@@ -63,22 +67,98 @@ fn gpu() -> impl Strategy<Value = GpuReport> {
             sm_occupancy: activity.1,
             tensor_active: activity.2,
             dram_active: activity.3,
-            ..health
+            memory_temperature: health.memory_temperature,
+            thermal_margin: health.thermal_margin,
+            ecc_corrected: health.ecc_corrected,
+            ecc_uncorrected: health.ecc_uncorrected,
+            rows_remapped: health.rows_remapped,
+            row_remap_pending: health.row_remap_pending,
+            row_remap_failed: health.row_remap_failed,
+            recovery_action: health.recovery_action,
+            xids: health.xids,
+            last_xid: health.last_xid,
+            ..links
         },
     );
     let margin = option::of(any::<i32>().prop_map(Celsius));
     let info = (id(), text(), numbers, margin, option::of(slice()));
-    (info, aged(sample)).prop_map(|((uuid, name, (vram, power, clock), margin, mig), sample)| GpuReport {
-        info: GpuInfo {
-            uuid: GpuUuid::parse(&uuid).unwrap(),
-            name,
-            vram_total: vram.map(Bytes),
-            power_limit: power.map(Milliwatts),
-            sm_clock_max_mhz: clock,
-            slowdown_margin: margin,
-            mig,
+    (info, aged(sample), aged(processes())).prop_map(
+        |((uuid, name, (vram, power, clock), margin, mig), sample, processes)| GpuReport {
+            info: GpuInfo {
+                uuid: GpuUuid::parse(&uuid).unwrap(),
+                name,
+                vram_total: vram.map(Bytes),
+                power_limit: power.map(Milliwatts),
+                sm_clock_max_mhz: clock,
+                slowdown_margin: margin,
+                mig,
+            },
+            sample,
+            processes,
         },
-        sample,
+    )
+}
+
+fn processes() -> impl Strategy<Value = GpuProcesses> {
+    let views = vec![ProcessView::Full, ProcessView::Partial, ProcessView::Unsupported];
+    let process = (any::<u32>(), option::of(text()), option::of(any::<u64>()), option::of(id()));
+    let process = process.prop_map(|(pid, name, vram, engine)| GpuProcess {
+        pid,
+        name,
+        vram: vram.map(Bytes),
+        engine: engine.map(|id| EndpointId::parse(&id).unwrap()),
+    });
+    (proptest::sample::select(views), vec(process, 0..4))
+        .prop_map(|(view, processes)| GpuProcesses { view, processes })
+}
+
+fn gpu_links() -> impl Strategy<Value = GpuSample> {
+    let number = || option::of(any::<u64>());
+    let time = || option::of((0..=u64::MAX / 2).prop_map(Duration::from_micros));
+    let lanes = (any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>());
+    let link = option::of(lanes.prop_map(|(generation, lanes, generation_max, lanes_max)| PcieLink {
+        generation,
+        lanes,
+        generation_max,
+        lanes_max,
+    }));
+    let rates = (number(), number(), number(), number());
+    let pages = (option::of(any::<u32>()), option::of(any::<bool>()));
+    (rates, (time(), time()), (number(), link), pages, number()).prop_map(
+        |(rates, throttled, pcie, pages, nvlink_errors)| GpuSample {
+            pcie_tx_bytes_per_second: rates.0,
+            pcie_rx_bytes_per_second: rates.1,
+            nvlink_tx_bytes_per_second: rates.2,
+            nvlink_rx_bytes_per_second: rates.3,
+            throttled_thermal: throttled.0,
+            throttled_power: throttled.1,
+            pcie_replays: pcie.0,
+            pcie_link: pcie.1,
+            pages_retired: pages.0,
+            page_retirement_pending: pages.1,
+            nvlink_errors,
+            ..GpuSample::default()
+        },
+    )
+}
+
+fn events() -> impl Strategy<Value = GpuEvents> {
+    let kind = prop_oneof![
+        any::<u32>().prop_map(|code| GpuEventKind::Xid { code }),
+        any::<u32>().prop_map(|action| GpuEventKind::Recovery { action }),
+        Just(GpuEventKind::EccUncorrected),
+        Just(GpuEventKind::Lost),
+    ];
+    let event = (id(), kind, option::of(any::<u32>()), age());
+    (id(), any::<u64>(), vec(event, 0..4)).prop_map(|(node, boot, events)| GpuEvents {
+        node: NodeId::parse(&node).unwrap(),
+        boot: BootId(boot),
+        events: (1..)
+            .zip(events)
+            .map(|(sequence, (gpu, kind, xids, age))| {
+                Aged::new(GpuEvent { sequence, gpu: GpuUuid::parse(&gpu).unwrap(), kind, xids }, age)
+            })
+            .collect(),
     })
 }
 
@@ -173,7 +253,8 @@ fn engine() -> impl Strategy<Value = EngineReport> {
 }
 
 fn report() -> impl Strategy<Value = Report> {
-    let sources = vec![GpuSourceKind::Nvml, GpuSourceKind::Simulated, GpuSourceKind::None];
+    let sources =
+        vec![GpuSourceKind::Nvml, GpuSourceKind::Simulated, GpuSourceKind::Recorded, GpuSourceKind::None];
     let agent =
         (text(), proptest::sample::select(sources), option::of(text()), option::of(text()), 1..=60_000_u64);
     let agent = agent.prop_map(|(version, gpu_source, driver_version, gpu_error, period)| AgentHealth {
@@ -208,6 +289,13 @@ proptest! {
         let bytes = agent_message(&report).encode_to_vec();
         let received = wire::AgentMessage::decode(bytes.as_slice()).unwrap();
         prop_assert_eq!(report_of_message(received, &Limits::DEFAULT), Ok(report));
+    }
+
+    #[test]
+    fn every_gpu_event_survives_the_trip(events in events()) {
+        let bytes = events_message(&events).encode_to_vec();
+        let received = wire::AgentMessage::decode(bytes.as_slice()).unwrap();
+        prop_assert_eq!(from_agent(received, &Limits::DEFAULT), Ok(AgentMessage::GpuEvents(events)));
     }
 
     #[test]
@@ -435,5 +523,35 @@ fn the_same_id_twice_is_refused() {
     check("engines[0].models.models[1].id: the same id twice", |r| {
         let models = &mut r.engines[0].models.as_mut().unwrap().models;
         models.push(models[0].clone());
+    });
+}
+
+#[test]
+fn a_hostile_gpu_event_is_refused_by_the_name_of_its_field() {
+    let event = |sequence| wire::GpuEvent {
+        sequence: Some(sequence),
+        gpu: Some("GPU-1".to_owned()),
+        kind: Some(wire::GpuEventKind::Xid.into()),
+        code: Some(79),
+        age_us: Some(0),
+        xids: None,
+    };
+    let check = |expect: &str, change: &dyn Fn(&mut wire::GpuEvents)| {
+        let node = Some("n1".to_owned());
+        let mut events = wire::GpuEvents { node, boot: Some(1), events: vec![event(1), event(2)] };
+        change(&mut events);
+        let kind = Some(wire::agent_message::Kind::GpuEvents(events));
+        let taken = from_agent(wire::AgentMessage { kind }, &Limits::DEFAULT);
+        assert_eq!(taken.map_err(|error| error.to_string()), Err(format!("gpu_events.{expect}")));
+    };
+    check("boot: the field is missing", &|e| e.boot = None);
+    check("events[0].code: the field is missing", &|e| e.events[0].code = None);
+    check("events[1].kind: 0 is not a known value of the enum", &|e| e.events[1].kind = Some(0));
+    check("events[1].kind: 99 is not a known value of the enum", &|e| e.events[1].kind = Some(99));
+    check("events[1].gpu: not an id: it is empty", &|e| e.events[1].gpu = Some(String::new()));
+    check("events[1].sequence: not above the one before", &|e| e.events[1].sequence = Some(1));
+    check("events: 65 items, at most 64 are taken", &|e| e.events = vec![event(1); 65]);
+    check("events[0].age_us: an age of 18446744073709551615 us is beyond belief", &|e| {
+        e.events[0].age_us = Some(u64::MAX);
     });
 }

@@ -7,8 +7,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aya_domain::{MonoTime, NodeId};
-use aya_proto::{Limits, SchedulerMessage, Welcome, report_of_message, wire};
+use aya_domain::{GpuEvents, MonoTime, NodeId, Report};
+use aya_proto::{AgentMessage, Limits, SchedulerMessage, Welcome, from_agent, wire};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -124,28 +124,42 @@ impl StreamReader {
 
     async fn take(&mut self, message: wire::AgentMessage) -> Result<(), Status> {
         let received_at = self.shared.clock.now();
-        let report = report_of_message(message, &self.limits).map_err(|error| {
+        let message = from_agent(message, &self.limits).map_err(|error| {
             self.shared.metrics.reports_refused.inc();
             Status::invalid_argument(error.to_string())
         })?;
-        match &self.node {
-            None => {
-                info!(node = report.node.as_str(), agent = report.agent.version, "agent connected");
-                self.node = Some(report.node.clone());
-            }
-            Some(node) if *node != report.node => {
-                return Err(Status::invalid_argument("one stream speaks for one node"));
-            }
-            Some(_) => {}
+        match message {
+            AgentMessage::Report(report) => self.take_report(report, received_at).await,
+            AgentMessage::GpuEvents(events) => self.take_events(events, received_at).await,
         }
+    }
+
+    async fn take_report(&mut self, report: Box<Report>, received_at: MonoTime) -> Result<(), Status> {
+        if self.node.is_none() {
+            info!(node = report.node.as_str(), agent = report.agent.version, "agent connected");
+            self.node = Some(report.node.clone());
+        }
+        self.speaks_for(&report.node)?;
         self.heard_at = received_at;
         let sequence = report.sequence;
-        let resend = self
-            .fleet
-            .report(Box::new(report), received_at)
-            .await
-            .map_err(|error| Status::unavailable(error.to_string()))?;
+        let resend = self.fleet.report(report, received_at).await;
+        let resend = resend.map_err(|error| Status::unavailable(error.to_string()))?;
         self.answer(&if resend { SchedulerMessage::ResendFull } else { SchedulerMessage::Ack { sequence } })
+    }
+
+    async fn take_events(&self, events: GpuEvents, received_at: MonoTime) -> Result<(), Status> {
+        self.speaks_for(&events.node)?;
+        let taken = self.fleet.gpu_events(events, received_at).await;
+        taken.map_err(|error| Status::unavailable(error.to_string()))
+    }
+
+    /// A stream speaks for the node of its first message, which is a report.
+    fn speaks_for(&self, node: &NodeId) -> Result<(), Status> {
+        match &self.node {
+            Some(known) if known == node => Ok(()),
+            Some(_) => Err(Status::invalid_argument("one stream speaks for one node")),
+            None => Err(Status::invalid_argument("a report has to come first")),
+        }
     }
 
     fn answer(&self, message: &SchedulerMessage) -> Result<(), Status> {

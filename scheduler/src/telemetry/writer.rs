@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aya_domain::{EndpointId, ModelId, MonoTime, NodeId, Report, Snapshot};
+use aya_domain::{EndpointId, GpuEvents, ModelId, MonoTime, NodeId, Report, Snapshot};
 use aya_fleet::{Effects, Event, Fleet, Notice, OwnInFlight, Target};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -34,6 +34,7 @@ const BATCH_MAX: usize = 256;
 pub(crate) enum Command {
     Report { report: Box<Report>, received_at: MonoTime, resend: oneshot::Sender<bool> },
     Disconnected { node: NodeId, heard_at: MonoTime },
+    GpuEvents { events: GpuEvents, received_at: MonoTime },
     Drain { target: Target, done: oneshot::Sender<Drained> },
     Undrain { target: Target, done: oneshot::Sender<Drained> },
 }
@@ -71,6 +72,15 @@ impl FleetHandle {
     /// A stream of this node ended; its last report was received at `heard_at`.
     pub(crate) async fn disconnected(&self, node: NodeId, heard_at: MonoTime) -> Result<(), CommandError> {
         self.0.send(Command::Disconnected { node, heard_at }).await.map_err(|_| CommandError)
+    }
+
+    /// Applies what an agent tells between its reports.
+    pub(crate) async fn gpu_events(
+        &self,
+        events: GpuEvents,
+        received_at: MonoTime,
+    ) -> Result<(), CommandError> {
+        self.0.send(Command::GpuEvents { events, received_at }).await.map_err(|_| CommandError)
     }
 
     /// Drains or undrains.
@@ -146,6 +156,9 @@ impl FleetWriter {
             }
             Command::Disconnected { node, heard_at } => {
                 tell(&self.fleet.apply(Event::Disconnected { node, at: heard_at }, now))
+            }
+            Command::GpuEvents { events, received_at } => {
+                tell(&self.fleet.apply(Event::GpuEvents { events, received_at }, now))
             }
             Command::Drain { target, done } => self.apply_drain(Event::Drain(target), done, now),
             Command::Undrain { target, done } => self.apply_drain(Event::Undrain(target), done, now),

@@ -26,7 +26,7 @@ pub(super) fn model_id(name: &str) -> ModelId {
     ModelId::parse(name).unwrap()
 }
 
-fn aged<T>(value: T) -> Aged<T> {
+pub(super) fn aged<T>(value: T) -> Aged<T> {
     Aged::new(value, Duration::ZERO)
 }
 
@@ -76,6 +76,7 @@ pub(super) fn gpu(uuid: &str, name: &str, free: Option<u64>) -> GpuReport {
             mig: None,
         },
         sample: Some(aged(GpuSample { vram_free: free.map(Bytes), ..GpuSample::default() })),
+        processes: None,
     }
 }
 

@@ -119,6 +119,7 @@ fn an_h100_is_read_whole() {
         sm_occupancy: ratio(0.34),
         tensor_active: ratio(0.425),
         dram_active: ratio(0.55),
+        ..GpuSample::default()
     };
     assert_eq!(fake.sample().items[0].1, expect);
     fake.discover();
