@@ -4,3 +4,5 @@ pub(crate) mod body;
 pub(crate) mod conn;
 pub(crate) mod head;
 pub(crate) mod respond;
+pub(crate) mod serve;
+mod wire;

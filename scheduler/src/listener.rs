@@ -5,22 +5,17 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::warn;
 
-use crate::http::conn::{ConnState, WatchedSocket};
-use crate::routes;
+use crate::http::serve::serve;
 use crate::shared::Shared;
 
 /// Connections the kernel keeps for us while we are busy.
@@ -75,10 +70,11 @@ pub(crate) async fn run(
         };
         match accepted {
             Ok((socket, _)) => {
+                let open = OpenConnection::count(&shared);
                 let serving = serve(socket, Arc::clone(&shared), shutdown.clone());
                 connections.spawn(async move {
                     serving.await;
-                    drop(place);
+                    drop((place, open));
                 });
             }
             Err(error) => pause_after(&error).await,
@@ -100,34 +96,18 @@ async fn pause_after(error: &io::Error) {
     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
 }
 
-async fn serve(socket: TcpStream, shared: Arc<Shared>, shutdown: CancellationToken) {
-    // Without it the last piece of a small answer waits for the client's acknowledgement; failing costs only that.
-    let _ = socket.set_nodelay(true);
-    let state = ConnState::new(shared.clock.clone());
-    let watched = WatchedSocket::new(socket, Arc::clone(&state), shared.config.limits.head_max);
-    shared.metrics.connections.inc();
-    let handler = service_fn(|request| routes::handle(Arc::clone(&shared), Arc::clone(&state), request));
-    let mut builder = http1::Builder::new();
-    builder.max_buf_size(shared.config.limits.head_max.max(8192)).header_read_timeout(None).writev(false);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(watched), handler));
-    let mut draining = false;
-    loop {
-        tokio::select! {
-            result = connection.as_mut() => {
-                if let Err(error) = result {
-                    debug!(%error, "client connection ended");
-                }
-                break;
-            }
-            phase = state.expired(&shared.config.timeouts) => {
-                debug!(?phase, "client connection ran into its deadline");
-                break;
-            }
-            () = shutdown.cancelled(), if !draining => {
-                draining = true;
-                connection.as_mut().graceful_shutdown();
-            }
-        }
+/// A connection in the gauge, for as long as its task lives: also when that panics.
+struct OpenConnection(Arc<Shared>);
+
+impl OpenConnection {
+    fn count(shared: &Arc<Shared>) -> Self {
+        shared.metrics.connections.inc();
+        Self(Arc::clone(shared))
     }
-    shared.metrics.connections.dec();
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.metrics.connections.dec();
+    }
 }

@@ -3,17 +3,17 @@
 //! The route table is exact. Nothing of a client's path is ever joined to an engine's URL, and an engine's
 //! management paths cannot be reached.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use aya_domain::{ModelId, RequestId, RequestKind};
+use aya_proxy::downstream::RequestHead;
 use aya_proxy::{ApiError, headers};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use serde::Serialize;
 
-use crate::http::body::{self, ClientBody};
-use crate::http::conn::{ConnPhase, ConnState};
+use crate::http::body::ClientBody;
+use crate::http::conn::ConnState;
 use crate::http::{head, respond};
 use crate::pipeline::{self, Ask, Hints};
 use crate::shared::Shared;
@@ -51,82 +51,83 @@ fn route<'p>(method: &Method, path: &'p str) -> Route<'p> {
     }
 }
 
-/// Answers one request.
-pub(crate) async fn handle(
-    shared: Arc<Shared>,
-    conn: Arc<ConnState>,
-    request: Request<Incoming>,
-) -> Result<Response<ClientBody>, Infallible> {
-    conn.enter(ConnPhase::Body);
-    let id = request_id(request.headers());
-    let mut response = match head::check(&request, &conn) {
-        Err(error) => respond::and_close(respond::error(&error, &conn)),
-        Ok(()) => answer(&shared, &conn, &id, request).await,
-    };
-    respond::set(response.headers_mut(), respond::X_REQUEST_ID, id.as_str());
-    if shared.is_draining() {
-        response = respond::and_close(response);
-    }
-    Ok(response)
+/// A request whose head has been read.
+pub(crate) enum Call {
+    /// It needs no body and no engine.
+    Answered(Response<ClientBody>),
+    /// Its body is wanted.
+    Infer(Box<Infer>),
 }
 
-async fn answer(
+/// An inference request without its body; accounted for from here on.
+pub(crate) struct Infer {
+    id: RequestId,
+    kind: RequestKind,
+    headers: HeaderMap,
+    account: pipeline::Account,
+}
+
+/// Everything that can be said by the head alone.
+pub(crate) fn open(shared: &Arc<Shared>, conn: &Arc<ConnState>, head: RequestHead) -> Call {
+    let id = request_id(&head.headers);
+    let response = match head::check(&head) {
+        Err(error) => respond::and_close(respond::error(&error, conn)),
+        Ok(()) => match route(&head.method, head.target.path()) {
+            Route::Infer(kind) => {
+                let account = pipeline::Account::open(shared, &id, kind);
+                return Call::Infer(Box::new(Infer { id, kind, headers: head.headers, account }));
+            }
+            Route::Models => models(&shared.view.load(), shared, conn),
+            Route::Model(model) => one_model(&shared.view.load(), shared, model, conn),
+            Route::WrongMethod { allow } => wrong_method(allow, conn),
+            Route::Unknown => unknown_path(conn),
+        },
+    };
+    Call::Answered(finish(shared, &id, response))
+}
+
+/// Answers an inference request, whatever became of its body.
+pub(crate) async fn infer(
     shared: &Arc<Shared>,
     conn: &Arc<ConnState>,
-    id: &RequestId,
-    request: Request<Incoming>,
+    infer: Infer,
+    body: Result<Bytes, ApiError>,
 ) -> Response<ClientBody> {
-    match route(request.method(), request.uri().path()) {
-        Route::Infer(kind) => infer(shared, conn, id, kind, request).await,
-        Route::Models => {
-            conn.enter(ConnPhase::Busy);
-            models(&shared.view.load(), shared, conn)
-        }
-        Route::Model(model) => {
-            conn.enter(ConnPhase::Busy);
-            one_model(&shared.view.load(), shared, model, conn)
-        }
-        Route::WrongMethod { allow } => {
-            let error = ApiError::new(405, "invalid_request_error", format!("use {allow} on this path"));
-            let mut response = respond::and_close(respond::error(&error.should_retry(false), conn));
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
-            response
-        }
-        Route::Unknown => {
-            let error = ApiError::new(404, "invalid_request_error", "unknown path; see GET /v1/models")
-                .code("unknown_path")
-                .should_retry(false);
+    let Infer { id, kind, headers, mut account } = infer;
+    let response = match body {
+        Err(error) => {
+            account.refuse(&error);
             respond::and_close(respond::error(&error, conn))
         }
-    }
+        Ok(body) => match Hints::read(&headers, shared) {
+            Err(error) => {
+                account.refuse(&error);
+                respond::error(&error, conn)
+            }
+            Ok(hints) => pipeline::run(shared, conn, account, Ask { kind, body, hints }).await,
+        },
+    };
+    finish(shared, &id, response)
 }
 
-async fn infer(
-    shared: &Arc<Shared>,
-    conn: &Arc<ConnState>,
-    id: &RequestId,
-    kind: RequestKind,
-    request: Request<Incoming>,
-) -> Response<ClientBody> {
-    let mut account = pipeline::Account::open(shared, id, kind);
-    let (parts, body) = request.into_parts();
-    let limits = &shared.config.limits;
-    let collected = body::collect(&parts.headers, body, limits.body_max, shared.config.timeouts.body).await;
-    conn.enter(ConnPhase::Busy);
-    let body = match collected {
-        Ok(body) => body,
-        Err(error) => {
-            account.refuse(&error);
-            return respond::and_close(respond::error(&error, conn));
-        }
-    };
-    match Hints::read(&parts.headers, shared) {
-        Err(error) => {
-            account.refuse(&error);
-            respond::error(&error, conn)
-        }
-        Ok(hints) => pipeline::run(shared, conn, account, Ask { kind, body, hints }).await,
-    }
+/// What every answer has; a draining scheduler takes no further request on the connection.
+fn finish(shared: &Shared, id: &RequestId, mut response: Response<ClientBody>) -> Response<ClientBody> {
+    respond::set(response.headers_mut(), respond::X_REQUEST_ID, id.as_str());
+    if shared.is_draining() { respond::and_close(response) } else { response }
+}
+
+fn wrong_method(allow: &'static str, conn: &Arc<ConnState>) -> Response<ClientBody> {
+    let error = ApiError::new(405, "invalid_request_error", format!("use {allow} on this path"));
+    let mut response = respond::and_close(respond::error(&error.should_retry(false), conn));
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+    response
+}
+
+fn unknown_path(conn: &Arc<ConnState>) -> Response<ClientBody> {
+    let error = ApiError::new(404, "invalid_request_error", "unknown path; see GET /v1/models")
+        .code("unknown_path")
+        .should_retry(false);
+    respond::and_close(respond::error(&error, conn))
 }
 
 /// The client's own id if it is safe to repeat in headers and logs, else a new one.

@@ -3,22 +3,28 @@
 //! - [`scan`](mod@scan) reads a request body once, [`splice`](mod@splice) changes a few keys of it without re-serialising;
 //! - [`upstream`] sends it to an engine over a pooled socket that the request's own task polls;
 //! - [`sse`] watches the answer's event stream as it passes, [`assemble`] makes one JSON answer of it;
+//! - [`downstream`] is the other side: a client's request read strictly, and our answer written;
 //! - [`headers`] and [`openai_error`] hold what may cross between the two sides.
 //!
 //! It knows nothing of placement, leases or retries: it says what happened and who was at fault, the caller decides.
 //! It must never build a tree of a prompt, copy a body, hold a lock, or let framing of one side reach the other.
 
 pub mod assemble;
+pub mod downstream;
+mod framing;
 pub mod headers;
 pub mod openai_error;
 pub mod scan;
+mod scratch;
 pub mod splice;
 pub mod sse;
 pub mod upstream;
 
 pub use assemble::{AnswerKind, AssembleError, Assembler};
+pub use framing::{Decoder, Framing, FramingError};
 pub use openai_error::ApiError;
 pub use scan::{BodyView, ScanError, ScanLimits, scan};
+pub use scratch::poll_read;
 pub use splice::{Edits, SplicedBody, splice};
 pub use sse::{SseError, SseScanner, StreamFacts};
 pub use upstream::{

@@ -9,7 +9,6 @@
 
 mod error;
 mod exchange;
-mod framing;
 mod pool;
 mod request;
 mod response;

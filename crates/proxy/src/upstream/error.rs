@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::framing::FramingError;
+
 /// The part of an exchange that a deadline bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
@@ -88,6 +90,15 @@ impl UpstreamError {
             Self::Timeout { phase: Phase::Connect } => "connect_timeout",
             Self::Timeout { phase: Phase::Head } => "head_timeout",
             Self::Timeout { phase: Phase::Body } => "body_timeout",
+        }
+    }
+}
+
+impl From<FramingError> for UpstreamError {
+    fn from(error: FramingError) -> Self {
+        match error {
+            FramingError::Malformed { what } => Self::BodyFraming { what },
+            FramingError::Truncated => Self::BodyTruncated,
         }
     }
 }

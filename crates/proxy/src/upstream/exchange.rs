@@ -4,7 +4,6 @@
 //! read everything), every wait has a deadline, and reads go through one 64 KiB buffer per thread, so a quiet stream
 //! holds no buffer at all. A socket goes back to the pool only after an answer that was read to its exact end.
 
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -12,22 +11,17 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
-use super::framing::Decoder;
 use super::response::{self, ParsedHead};
 use super::{HEAD_MAX, Phase, PhaseTimer, RequestHead, ResponseHead, UpstreamConfig, UpstreamError, pool};
+use crate::framing::Decoder;
+use crate::scratch::poll_read;
 use crate::splice::{PARTS_MAX, SplicedBody};
 
-/// One read at most; also what one `poll_chunk` gives at most.
-const READ_MAX: usize = 64 * 1024;
 /// Up to here head and body are copied into one buffer: one plain send is cheaper than a vectored one.
 const FLATTEN_MAX: usize = 16 * 1024;
-
-thread_local! {
-    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_MAX]);
-}
 
 /// Which socket to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,20 +219,6 @@ impl Incoming {
     }
 }
 
-/// Reads once into the thread's buffer; `None` is the end of the stream.
-fn poll_read<T>(
-    stream: &mut TcpStream,
-    cx: &mut Context<'_>,
-    take: impl FnOnce(&[u8]) -> T,
-) -> Poll<io::Result<Option<T>>> {
-    SCRATCH.with_borrow_mut(|scratch| {
-        let mut buffer = ReadBuf::new(scratch);
-        ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
-        let filled = buffer.filled();
-        Poll::Ready(Ok((!filled.is_empty()).then(|| take(filled))))
-    })
-}
-
 /// The body of an answer. Dropped before its end, it closes the socket: the engine's sign to cancel.
 #[derive(Debug)]
 pub struct ResponseBody {
@@ -263,14 +243,17 @@ impl ResponseBody {
             let decoder = &mut self.decoder;
             let read = poll_read(&mut conn.stream, cx, |input| {
                 let mut out = Vec::with_capacity(input.len());
-                decoder.decode(input, &mut out).map(|used| (Bytes::from(out), used < input.len()))
+                let used = decoder.decode(input, &mut out)?;
+                Ok((Bytes::from(out), used < input.len()))
             });
             let result = match read {
                 Poll::Pending => {
                     ready!(self.timer.poll(cx).map(|phase| Err(UpstreamError::Timeout { phase })))
                 }
                 Poll::Ready(Ok(Some(decoded))) => decoded,
-                Poll::Ready(Ok(None)) => decoder.end().map(|()| (Bytes::new(), true)),
+                Poll::Ready(Ok(None)) => {
+                    decoder.end().map(|()| (Bytes::new(), true)).map_err(UpstreamError::from)
+                }
                 Poll::Ready(Err(error)) => Err(UpstreamError::Io { kind: error.kind() }),
             };
             match result {

@@ -6,8 +6,8 @@
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use httparse::{Header, Status};
 
-use super::framing::Framing;
 use super::{HEADERS_MAX, INFORMATIONAL_MAX, UpstreamError};
+use crate::framing::Framing;
 use crate::headers::{forwarded_response_header, is_event_stream};
 
 /// Longest `Retry-After` that is believed, in seconds.

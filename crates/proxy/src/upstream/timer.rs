@@ -11,24 +11,24 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Phase;
 
-/// Bounds one phase after the other.
+/// Bounds one phase after the other; `P` names them.
 #[derive(Debug)]
-pub struct PhaseTimer {
+pub struct PhaseTimer<P = Phase> {
     sleep: Pin<Box<Sleep>>,
     deadline: Instant,
-    phase: Phase,
+    phase: P,
 }
 
-impl PhaseTimer {
+impl<P: Copy> PhaseTimer<P> {
     /// A timer whose first phase begins now.
     #[must_use]
-    pub fn new(phase: Phase, limit: Duration) -> Self {
+    pub fn new(phase: P, limit: Duration) -> Self {
         let deadline = after(limit);
         Self { sleep: Box::pin(sleep_until(deadline)), deadline, phase }
     }
 
     /// Begins a phase, or the same one anew.
-    pub fn start(&mut self, phase: Phase, limit: Duration) {
+    pub fn start(&mut self, phase: P, limit: Duration) {
         self.phase = phase;
         self.deadline = after(limit);
         if self.deadline < self.sleep.deadline() {
@@ -36,8 +36,14 @@ impl PhaseTimer {
         }
     }
 
+    /// The phase that is bounded now.
+    #[must_use]
+    pub const fn phase(&self) -> P {
+        self.phase
+    }
+
     /// Ready with the phase whose deadline passed.
-    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Phase> {
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<P> {
         loop {
             if self.sleep.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;

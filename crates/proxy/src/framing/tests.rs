@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// Body, and bytes of the input that belong to it; fed in pieces of one size.
-fn decode(framing: Framing, input: &[u8], size: usize) -> Result<(String, usize, bool), UpstreamError> {
+fn decode(framing: Framing, input: &[u8], size: usize) -> Result<(String, usize, bool), FramingError> {
     let mut decoder = Decoder::new(framing);
     let (mut out, mut used) = (Vec::new(), 0);
     for piece in input.chunks(size) {
@@ -61,7 +61,7 @@ fn chunk_framing_that_two_readers_could_take_differently_is_refused() {
     ] {
         for size in 1..=input.len() {
             let error = decode(Framing::Chunked, input.as_bytes(), size).unwrap_err();
-            assert_eq!(error, UpstreamError::BodyFraming { what }, "{input:?} in pieces of {size}");
+            assert_eq!(error, FramingError::Malformed { what }, "{input:?} in pieces of {size}");
         }
     }
 }
@@ -73,7 +73,7 @@ fn endless_extensions_and_trailers_are_cut() {
     for input in [extension, trailers] {
         assert!(matches!(
             decode(Framing::Chunked, input.as_bytes(), 100),
-            Err(UpstreamError::BodyFraming { what: "a chunk extension too long" | "trailers too long" })
+            Err(FramingError::Malformed { what: "a chunk extension too long" | "trailers too long" })
         ));
     }
 }

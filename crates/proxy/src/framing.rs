@@ -1,10 +1,8 @@
 //! Where a body ends: content-length, chunked, or the close of the connection.
 //!
-//! A pure state machine over whatever pieces the network gives. Strict on purpose, because two readers that disagree
+//! Shared by both sides of the relay. A pure state machine over whatever pieces the network gives. Strict on purpose, because two readers that disagree
 //! about an end are how answers are split: sizes are plain hexadecimal without overflow, every line ends with CRLF,
 //! extensions and trailers are bounded and dropped.
-
-use super::UpstreamError;
 
 /// Longest chunk extension, in bytes.
 const EXTENSION_MAX: u32 = 256;
@@ -13,9 +11,18 @@ const TRAILERS_MAX: u32 = 8 * 1024;
 /// Digits of the largest chunk size that is accepted: 2^60.
 const SIZE_DIGITS_MAX: u32 = 15;
 
+/// Why the bytes after a head are no body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FramingError {
+    #[error("{what}")]
+    Malformed { what: &'static str },
+    #[error("it ends early")]
+    Truncated,
+}
+
 /// How the head says that the body ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Framing {
+pub enum Framing {
     Length(u64),
     Chunked,
     UntilClose,
@@ -55,12 +62,14 @@ enum State {
 
 /// Takes the bytes after a head and gives the body.
 #[derive(Debug)]
-pub(super) struct Decoder {
+pub struct Decoder {
     state: State,
 }
 
 impl Decoder {
-    pub(super) const fn new(framing: Framing) -> Self {
+    /// A decoder at the first byte after the head.
+    #[must_use]
+    pub const fn new(framing: Framing) -> Self {
         let state = match framing {
             Framing::Length(0) => State::Done,
             Framing::Length(bytes) => State::Length(bytes),
@@ -71,22 +80,29 @@ impl Decoder {
     }
 
     /// Whether the body is complete.
-    pub(super) fn is_done(&self) -> bool {
+    #[must_use]
+    pub fn is_done(&self) -> bool {
         self.state == State::Done
     }
 
     /// The connection was closed: whether that is the end of the body.
-    pub(super) fn end(&mut self) -> Result<(), UpstreamError> {
+    ///
+    /// # Errors
+    /// [`FramingError::Truncated`] if it is not.
+    pub fn end(&mut self) -> Result<(), FramingError> {
         if matches!(self.state, State::UntilClose | State::Done) {
             self.state = State::Done;
             Ok(())
         } else {
-            Err(UpstreamError::BodyTruncated)
+            Err(FramingError::Truncated)
         }
     }
 
     /// Appends the data among `input` to `out`; returns how many bytes of `input` belong to this body.
-    pub(super) fn decode(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, UpstreamError> {
+    ///
+    /// # Errors
+    /// [`FramingError::Malformed`].
+    pub fn decode(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, FramingError> {
         let mut used = 0;
         while !self.is_done() {
             let rest = input.get(used..).unwrap_or_default();
@@ -128,8 +144,8 @@ impl Decoder {
     }
 
     /// One byte of chunk framing.
-    fn line(&self, byte: u8) -> Result<State, UpstreamError> {
-        let bad = |what| Err(UpstreamError::BodyFraming { what });
+    fn line(&self, byte: u8) -> Result<State, FramingError> {
+        let bad = |what| Err(FramingError::Malformed { what });
         match (self.state, byte) {
             (State::Size { digits: 0, .. }, b'\r' | b';') => bad("a chunk without size"),
             (State::Size { size, .. }, b'\r') => Ok(State::SizeLineFeed { size }),

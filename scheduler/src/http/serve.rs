@@ -1,0 +1,185 @@
+//! One client connection: request after request, each answered before the next is read.
+//!
+//! The request's own future lives in a box of its own, gone when the answer begins: an open stream holds little more
+//! than its relay. While an answer is made the socket is watched, so a client that leaves drops the request at once.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+
+use aya_observe::Clock;
+use aya_proxy::ApiError;
+use aya_proxy::downstream::{self, AnswerLength, AnswerShape, RequestHead, write_head};
+use bytes::Bytes;
+use http::{Method, Response, header};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::body::ClientBody;
+use super::conn::ConnState;
+use super::respond;
+use super::wire::{Wire, WireEnd};
+use crate::routes::{self, Call};
+use crate::shared::Shared;
+
+/// Serves a connection until its client or `shutdown` ends it.
+pub(crate) async fn serve(socket: TcpStream, shared: Arc<Shared>, shutdown: CancellationToken) {
+    // Without it the last piece of a small answer waits for the client's acknowledgement; failing costs only that.
+    let _ = socket.set_nodelay(true);
+    let mut connection = Connection {
+        wire: Wire::new(socket, shared.clock.clone(), shared.config.timeouts.clone()),
+        conn: ConnState::new(),
+        shared,
+    };
+    loop {
+        match connection.request(&shutdown).await {
+            Ok(Next::Request) => {}
+            Ok(Next::Close) => return,
+            Ok(Next::Linger) => return connection.wire.linger().await,
+            Err(end) => {
+                debug!(%end, "client connection ended");
+                return;
+            }
+        }
+    }
+}
+
+/// What follows an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Request,
+    Close,
+    /// Close, but the client may still be sending.
+    Linger,
+}
+
+struct Connection {
+    wire: Wire,
+    conn: Arc<ConnState>,
+    shared: Arc<Shared>,
+}
+
+impl Connection {
+    /// One request and its answer.
+    async fn request(&mut self, shutdown: &CancellationToken) -> Result<Next, WireEnd> {
+        let limit = self.shared.config.limits.head_max;
+        let head = match self.wire.head(limit, shutdown).await {
+            Ok(Some(head)) => downstream::parse(&head),
+            Ok(None) => return Ok(Next::Close),
+            Err(WireEnd::Head(error)) => Err(error),
+            Err(end) => return Err(end),
+        };
+        let head = match head {
+            Ok(head) => head,
+            Err(error) => {
+                let response = respond::and_close(respond::error(&error.to_api_error(), &self.conn));
+                self.wire.begin_answer();
+                return self.answer(response, Shape::UNKNOWN).await;
+            }
+        };
+        let shape = Shape {
+            keep_alive: head.keep_alive,
+            is_http_1_0: head.is_http_1_0,
+            is_head: head.method == Method::HEAD,
+        };
+        let response = self.respond(head).await?;
+        self.answer(response, shape).await
+    }
+
+    async fn respond(&mut self, head: RequestHead) -> Result<Response<ClientBody>, WireEnd> {
+        let (framing, expects_continue) = (head.framing, head.expects_continue);
+        let has_body = framing != aya_proxy::Framing::Length(0);
+        let infer = match routes::open(&self.shared, &self.conn, head) {
+            Call::Answered(response) => {
+                self.wire.begin_answer();
+                // A body that nobody asked for is not read, so the next request cannot be found behind it.
+                return Ok(if has_body { respond::and_close(response) } else { response });
+            }
+            Call::Infer(infer) => infer,
+        };
+        let limit = self.shared.config.limits.body_max;
+        let body = self.wire.body(framing, limit, expects_continue).await;
+        self.wire.begin_answer();
+        self.infer(*infer, body).await
+    }
+
+    async fn infer(
+        &mut self,
+        infer: routes::Infer,
+        body: Result<Bytes, ApiError>,
+    ) -> Result<Response<ClientBody>, WireEnd> {
+        let mut answering = Box::pin(routes::infer(&self.shared, &self.conn, infer, body));
+        let wire = &mut self.wire;
+        poll_fn(|cx| match answering.as_mut().poll(cx) {
+            Poll::Ready(response) => Poll::Ready(Ok(response)),
+            Poll::Pending => wire.poll_gone(cx).map(Err),
+        })
+        .await
+    }
+
+    async fn answer(&mut self, response: Response<ClientBody>, shape: Shape) -> Result<Next, WireEnd> {
+        let (parts, body) = response.into_parts();
+        // Only our own code says `connection`, and only to close.
+        let closes = parts.headers.contains_key(header::CONNECTION);
+        let keep_alive = shape.keep_alive && !closes;
+        let length = match &body {
+            ClientBody::Whole(bytes) => AnswerLength::Known(bytes.len()),
+            ClientBody::Stream(_) if shape.is_http_1_0 => AnswerLength::UntilClose,
+            ClientBody::Stream(_) => AnswerLength::Chunked,
+        };
+        let mut head = Vec::with_capacity(HEAD_GUESS);
+        with_date(&self.shared.clock, |date| {
+            write_head(&mut head, parts.status, &parts.headers, &AnswerShape { length, keep_alive, date });
+        });
+        match body {
+            _ if shape.is_head => self.wire.write_whole(head, b"").await?,
+            ClientBody::Whole(bytes) => self.wire.write_whole(head, &bytes).await?,
+            ClientBody::Stream(mut pieces) => {
+                let chunked = length == AnswerLength::Chunked;
+                self.wire.write_stream(head, pieces.as_mut(), chunked).await?;
+            }
+        }
+        Ok(match (keep_alive, closes) {
+            (true, _) => Next::Request,
+            (false, true) => Next::Linger,
+            (false, false) => Next::Close,
+        })
+    }
+}
+
+/// Room for an answer's head and a small body, in bytes.
+const HEAD_GUESS: usize = 1024;
+
+/// What the request's head says about the answer's form.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    keep_alive: bool,
+    is_http_1_0: bool,
+    is_head: bool,
+}
+
+impl Shape {
+    /// For a head that could not be read.
+    const UNKNOWN: Self = Self { keep_alive: false, is_http_1_0: false, is_head: false };
+}
+
+thread_local! {
+    /// The present second as an HTTP date, and that second.
+    static DATE: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
+}
+
+/// Lends the present as an HTTP date; it is written anew once per second.
+fn with_date(clock: &Clock, then: impl FnOnce(&str)) {
+    let now = clock.now();
+    let second = now.as_nanos() / 1_000_000_000;
+    DATE.with_borrow_mut(|(at, text)| {
+        if *at != second {
+            let wall = std::time::Duration::from_secs(clock.wall(now).as_unix_s());
+            *text = httpdate::fmt_http_date(std::time::UNIX_EPOCH + wall);
+            *at = second;
+        }
+        then(text);
+    });
+}

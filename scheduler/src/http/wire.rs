@@ -1,0 +1,404 @@
+//! A client's socket: heads and bodies in, answers out, every wait with its deadline.
+//!
+//! One timer serves all waits; a deadline that moves later costs no timer operation. While nothing happens a
+//! connection holds no buffer: reads go through the thread's, and an answer's pieces are written from the thread's.
+//! Bytes that came ahead of their turn (a pipelined request) are kept up to [`AHEAD_MAX`]; then reading stops.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use aya_config::Timeouts;
+use aya_domain::MonoTime;
+use aya_observe::Clock;
+use aya_proxy::downstream::{CHUNK_END, HeadBytes, HeadError, chunk};
+use aya_proxy::upstream::PhaseTimer;
+use aya_proxy::{ApiError, Decoder, Framing, poll_read};
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+use tokio_util::io::poll_read_buf;
+use tokio_util::sync::CancellationToken;
+
+use super::body::Pieces;
+
+/// Bytes kept of requests whose turn has not come.
+const AHEAD_MAX: usize = 64 * 1024;
+/// What is reserved for a body before its bytes are there, whatever it announces.
+const RESERVE_MAX: usize = 1024 * 1024;
+/// Pieces of a stream that are ready at once are written together up to this size.
+const GATHER_MAX: usize = 64 * 1024;
+/// Up to here an answer's head and body are one send, which is cheaper than a vectored one.
+const FLATTEN_MAX: usize = 16 * 1024;
+/// What is read and dropped of a request that was refused before its end, so that the refusal is not lost in a reset.
+const LINGER_BYTES_MAX: usize = 256 * 1024;
+const LINGER_MAX: Duration = Duration::from_millis(500);
+
+thread_local! {
+    static GATHERED: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(GATHER_MAX));
+}
+
+/// What the connection waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// Accepted; nothing received.
+    FirstByte,
+    /// Between two requests.
+    Idle,
+    /// The rest of a head.
+    Head,
+    Body,
+    /// The answer, which has deadlines of its own; this is the backstop.
+    Answer,
+    /// A client that does not read.
+    Write,
+    Linger,
+}
+
+/// Why a connection ends.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WireEnd {
+    #[error("the client closed it")]
+    Closed,
+    #[error("the socket failed: {0}")]
+    Io(#[from] io::Error),
+    #[error("its deadline for {0:?} passed")]
+    Late(Wait),
+    #[error("{0}")]
+    Head(#[from] HeadError),
+}
+
+/// The client's side of the relay.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    socket: TcpStream,
+    timer: PhaseTimer<Wait>,
+    clock: Clock,
+    timeouts: Timeouts,
+    ahead: Vec<u8>,
+    is_first: bool,
+    /// However slowly the client takes its answer, it has until here.
+    answer_until: MonoTime,
+}
+
+impl Wire {
+    pub(crate) fn new(socket: TcpStream, clock: Clock, timeouts: Timeouts) -> Self {
+        let timer = PhaseTimer::new(Wait::FirstByte, timeouts.first_byte);
+        Self {
+            socket,
+            timer,
+            clock,
+            timeouts,
+            ahead: Vec::new(),
+            is_first: true,
+            answer_until: MonoTime::ZERO,
+        }
+    }
+
+    /// The next request's head; `None` if the client is done, or at shutdown if it has not begun one.
+    pub(crate) async fn head(
+        &mut self,
+        limit: usize,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<Bytes>, WireEnd> {
+        if !std::mem::take(&mut self.is_first) {
+            self.timer.start(Wait::Idle, self.timeouts.idle);
+        }
+        let mut bytes = HeadBytes::default();
+        let ahead = std::mem::take(&mut self.ahead);
+        if let Some((head, used)) = bytes.take(&ahead, limit)? {
+            self.ahead = ahead.get(used..).unwrap_or_default().to_vec();
+            return Ok(Some(head));
+        }
+        let mut stopping = pin!(shutdown.cancelled());
+        let mut begun = false;
+        poll_fn(|cx| {
+            loop {
+                if !begun && !bytes.is_empty() {
+                    begun = true;
+                    self.timer.start(Wait::Head, self.timeouts.header);
+                }
+                let ahead = &mut self.ahead;
+                let read = poll_read(&mut self.socket, cx, |input| {
+                    let taken = bytes.take(input, limit)?;
+                    Ok::<_, HeadError>(taken.map(|(head, used)| {
+                        ahead.extend_from_slice(input.get(used..).unwrap_or_default());
+                        head
+                    }))
+                });
+                return match read? {
+                    Poll::Ready(Some(Ok(None))) => continue,
+                    Poll::Ready(Some(taken)) => Poll::Ready(Ok(taken?)),
+                    Poll::Ready(None) if begun => Poll::Ready(Err(WireEnd::Closed)),
+                    Poll::Ready(None) => Poll::Ready(Ok(None)),
+                    Poll::Pending if !begun && stopping.as_mut().poll(cx).is_ready() => Poll::Ready(Ok(None)),
+                    Poll::Pending => self.timer.poll(cx).map(|wait| Err(WireEnd::Late(wait))),
+                };
+            }
+        })
+        .await
+    }
+
+    /// A request's body of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// 413 at the limit, 408 at the deadline, 400 for broken framing. The connection must close after each.
+    pub(crate) async fn body(
+        &mut self,
+        framing: Framing,
+        limit: usize,
+        expects_continue: bool,
+    ) -> Result<Bytes, ApiError> {
+        let announced = match framing {
+            Framing::Length(length) => Some(
+                usize::try_from(length)
+                    .ok()
+                    .filter(|length| *length <= limit)
+                    .ok_or_else(|| too_large(limit))?,
+            ),
+            Framing::Chunked | Framing::UntilClose => None,
+        };
+        if announced.is_some_and(|length| self.ahead.len() == length) {
+            return Ok(Bytes::from(std::mem::take(&mut self.ahead)));
+        }
+        self.timer.start(Wait::Body, self.timeouts.body);
+        if expects_continue && self.ahead.is_empty() {
+            let mut written = 0;
+            poll_fn(|cx| self.poll_write_all(cx, b"HTTP/1.1 100 Continue\r\n\r\n", &mut written))
+                .await
+                .map_err(|_| broken_off())?;
+        }
+        match announced {
+            Some(length) => self.known_body(length).await,
+            None => self.chunked_body(limit).await,
+        }
+    }
+
+    async fn known_body(&mut self, length: usize) -> Result<Bytes, ApiError> {
+        if self.ahead.len() > length {
+            let rest = self.ahead.split_off(length);
+            return Ok(Bytes::from(std::mem::replace(&mut self.ahead, rest)));
+        }
+        let mut body = BytesMut::with_capacity(length.min(RESERVE_MAX));
+        body.extend_from_slice(&std::mem::take(&mut self.ahead));
+        poll_fn(|cx| {
+            while body.len() < length {
+                let left = length - body.len();
+                match poll_read_buf(Pin::new(&mut self.socket), cx, &mut (&mut body).limit(left)) {
+                    Poll::Ready(Ok(1..)) => {}
+                    Poll::Ready(Ok(_) | Err(_)) => return Poll::Ready(Err(broken_off())),
+                    Poll::Pending => return self.timer.poll(cx).map(|_| Err(late())),
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await?;
+        Ok(body.freeze())
+    }
+
+    async fn chunked_body(&mut self, limit: usize) -> Result<Bytes, ApiError> {
+        let mut decoder = Decoder::new(Framing::Chunked);
+        let mut body = Vec::new();
+        let mut take = |input: &[u8], body: &mut Vec<u8>| match decoder.decode(input, body) {
+            Err(error) => {
+                Err(ApiError::invalid_request(format!("the framing of the request body is broken: {error}")))
+            }
+            Ok(_) if body.len() > limit => Err(too_large(limit)),
+            Ok(used) => Ok(decoder.is_done().then(|| input.get(used..).unwrap_or_default().to_vec())),
+        };
+        let ahead = std::mem::take(&mut self.ahead);
+        let mut rest = take(&ahead, &mut body)?;
+        while rest.is_none() {
+            rest = poll_fn(|cx| match poll_read(&mut self.socket, cx, |input| take(input, &mut body)) {
+                Poll::Ready(Ok(Some(taken))) => Poll::Ready(taken),
+                Poll::Ready(Ok(None) | Err(_)) => Poll::Ready(Err(broken_off())),
+                Poll::Pending => self.timer.poll(cx).map(|_| Err(late())),
+            })
+            .await?;
+        }
+        self.ahead = rest.unwrap_or_default();
+        Ok(Bytes::from(body))
+    }
+
+    /// From here on the request is being answered.
+    pub(crate) fn begin_answer(&mut self) {
+        // Requests end by their own deadlines, long before.
+        let backstop = self.timeouts.total.saturating_mul(2);
+        self.answer_until = self.clock.now().after(backstop);
+        self.timer.start(Wait::Answer, backstop);
+    }
+
+    /// Ready when the client has gone or its answer's last instant has passed. To be polled while an answer is made:
+    /// it costs no system call as long as nothing happens.
+    pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<WireEnd> {
+        while self.ahead.len() < AHEAD_MAX {
+            let ahead = &mut self.ahead;
+            match poll_read(&mut self.socket, cx, |input| ahead.extend_from_slice(input)) {
+                Poll::Ready(Ok(Some(()))) => {}
+                Poll::Ready(Ok(None)) => return Poll::Ready(WireEnd::Closed),
+                Poll::Ready(Err(error)) => return Poll::Ready(WireEnd::Io(error)),
+                Poll::Pending => break,
+            }
+        }
+        self.timer.poll(cx).map(WireEnd::Late)
+    }
+
+    /// Writes a whole answer.
+    pub(crate) async fn write_whole(&mut self, mut head: Vec<u8>, body: &[u8]) -> Result<(), WireEnd> {
+        let mut written = 0;
+        if head.len() + body.len() <= FLATTEN_MAX {
+            head.extend_from_slice(body);
+            return poll_fn(|cx| self.poll_write_all(cx, &head, &mut written)).await;
+        }
+        let total = head.len() + body.len();
+        poll_fn(|cx| {
+            while written < total {
+                let front = head.get(written..).unwrap_or_default();
+                let back = body.get(written.saturating_sub(head.len())..).unwrap_or_default();
+                let slices = [IoSlice::new(front), IoSlice::new(back)];
+                let skip = usize::from(front.is_empty());
+                let polled = Pin::new(&mut self.socket)
+                    .poll_write_vectored(cx, slices.get(skip..).unwrap_or_default());
+                written += ready!(self.wrote(cx, polled))?;
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+
+    /// Writes a head and then pieces as they come; those that are ready at once go out together.
+    pub(crate) async fn write_stream(
+        &mut self,
+        head: Vec<u8>,
+        pieces: &mut dyn Pieces,
+        chunked: bool,
+    ) -> Result<(), WireEnd> {
+        // What the socket did not take; until it is out nothing more is asked of the engine.
+        let (mut unsent, mut sent) = (Vec::new(), 0);
+        let mut front = head;
+        let mut ended = false;
+        poll_fn(|cx| {
+            loop {
+                ready!(self.poll_write_all(cx, &unsent, &mut sent))?;
+                (unsent, sent) = (Vec::new(), 0);
+                if ended {
+                    return Poll::Ready(Ok(()));
+                }
+                let (left, is_idle) = GATHERED.with_borrow_mut(|out| {
+                    out.clear();
+                    out.append(&mut front);
+                    ended = gather(pieces, cx, chunked, out);
+                    if out.is_empty() {
+                        return Ok((Vec::new(), true));
+                    }
+                    let mut written = 0;
+                    match self.poll_write_all(cx, out, &mut written) {
+                        Poll::Ready(Err(error)) => Err(error),
+                        Poll::Ready(Ok(())) => Ok((Vec::new(), false)),
+                        Poll::Pending => Ok((out.get(written..).unwrap_or_default().to_vec(), false)),
+                    }
+                })?;
+                unsent = left;
+                if is_idle && !ended {
+                    return self.poll_gone(cx).map(Err);
+                }
+            }
+        })
+        .await
+    }
+
+    fn poll_write_all(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+        written: &mut usize,
+    ) -> Poll<Result<(), WireEnd>> {
+        while *written < bytes.len() {
+            let polled = Pin::new(&mut self.socket).poll_write(cx, bytes.get(*written..).unwrap_or_default());
+            *written += ready!(self.wrote(cx, polled))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// A client that takes nothing has a deadline; one that takes something has it anew.
+    fn wrote(
+        &mut self,
+        cx: &mut Context<'_>,
+        polled: Poll<io::Result<usize>>,
+    ) -> Poll<Result<usize, WireEnd>> {
+        match polled {
+            Poll::Ready(Ok(0)) => Poll::Ready(Err(WireEnd::Closed)),
+            Poll::Ready(Ok(count)) => {
+                if self.timer.phase() == Wait::Write {
+                    self.timer.start(Wait::Answer, self.answer_until.since(self.clock.now()));
+                }
+                Poll::Ready(Ok(count))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(WireEnd::Io(error))),
+            Poll::Pending => {
+                if self.timer.phase() == Wait::Answer {
+                    let left = self.answer_until.since(self.clock.now());
+                    self.timer.start(Wait::Write, self.timeouts.write_stall.min(left));
+                }
+                self.timer.poll(cx).map(|wait| Err(WireEnd::Late(wait)))
+            }
+        }
+    }
+
+    /// Ends a connection whose client may still be sending: a close with unread bytes would reset it, and the answer
+    /// with it.
+    pub(crate) async fn linger(mut self) {
+        self.timer.start(Wait::Linger, LINGER_MAX);
+        let mut read = 0;
+        poll_fn(|cx| {
+            if Pin::new(&mut self.socket).poll_shutdown(cx)?.is_pending() {
+                return Poll::Pending;
+            }
+            while read < LINGER_BYTES_MAX {
+                match poll_read(&mut self.socket, cx, |input| read += input.len())? {
+                    Poll::Ready(Some(())) => {}
+                    Poll::Ready(None) => break,
+                    Poll::Pending => return self.timer.poll(cx).map(|_| Ok(())),
+                }
+            }
+            Poll::Ready(io::Result::Ok(()))
+        })
+        .await
+        // It ends either way.
+        .unwrap_or(());
+    }
+}
+
+/// Appends all pieces that are ready; true after the last one.
+fn gather(pieces: &mut dyn Pieces, cx: &mut Context<'_>, chunked: bool, out: &mut Vec<u8>) -> bool {
+    while out.len() < GATHER_MAX {
+        match pieces.poll_next(cx) {
+            Poll::Ready(Some(piece)) if chunked => chunk(out, &piece),
+            Poll::Ready(Some(piece)) => out.extend_from_slice(&piece),
+            Poll::Ready(None) => {
+                if chunked {
+                    out.extend_from_slice(CHUNK_END);
+                }
+                return true;
+            }
+            Poll::Pending => return false,
+        }
+    }
+    false
+}
+
+fn too_large(limit: usize) -> ApiError {
+    let message = format!("the request body is larger than {limit} bytes");
+    ApiError::new(413, "invalid_request_error", message).code("body_too_large").should_retry(false)
+}
+
+fn late() -> ApiError {
+    ApiError::new(408, "timeout_error", "the request body did not arrive in time").code("body_timeout")
+}
+
+fn broken_off() -> ApiError {
+    ApiError::invalid_request("the request body broke off")
+}
