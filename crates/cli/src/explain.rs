@@ -146,7 +146,27 @@ fn costs(record: &RecordJson, scored: &[&CandidateJson]) -> Vec<String> {
             data_age(candidate),
         ]);
     }
-    table.lines()
+    let mut lines = table.lines();
+    lines.extend(scored.iter().filter_map(|candidate| slowed(candidate)).map(|line| plain(&line)));
+    lines
+}
+
+/// Why a candidate was predicted slower than it could be.
+fn slowed(candidate: &CandidateJson) -> Option<String> {
+    let speed = candidate.speed_ratio?;
+    let because = candidate.conditions.iter().filter(|c| c.action == "derate").map(|c| {
+        let gpu = c.gpu.as_ref().map(|gpu| format!(" on GPU {gpu}")).unwrap_or_default();
+        let state = if c.recovering { "recovering: " } else { "" };
+        let braked = if c.braked.is_some() { " (the brake keeps it in)" } else { "" };
+        format!("{state}{}{gpu}{braked}", c.cause)
+    });
+    let because: Vec<String> = because.collect();
+    Some(format!(
+        "{} counts as {:.0} % of its speed: {}",
+        candidate.endpoint,
+        speed * 100.0,
+        because.join("; ")
+    ))
 }
 
 fn data_age(candidate: &CandidateJson) -> String {

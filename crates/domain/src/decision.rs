@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Bytes, EndpointId, EndpointIndex, Freshness, Phase, PolicyName, Tokens};
+use crate::{
+    Action, Bytes, Cause, Condition, EndpointId, EndpointIndex, Freshness, Phase, PolicyName, Tokens,
+};
 
 /// Why an endpoint cannot take a request, with the numbers behind it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -16,6 +18,8 @@ pub enum Rejection {
     Unhealthy,
     /// Nobody has yet said that it can.
     HealthUnknown,
+    /// A GPU beneath it is at fault; which one is told by [`Decision::conditions`].
+    GpuFault { action: Action, cause: Cause },
     /// It failed this very request.
     AlreadyTried,
     /// It failed or pushed back a moment ago.
@@ -41,6 +45,7 @@ impl Rejection {
             Self::NotServing { .. } => "not_serving",
             Self::Unhealthy => "unhealthy",
             Self::HealthUnknown => "health_unknown",
+            Self::GpuFault { .. } => "gpu_fault",
             Self::AlreadyTried => "already_tried",
             Self::Cooling { .. } => "cooling",
             Self::ContextTooLong { .. } => "context_too_long",
@@ -59,6 +64,7 @@ impl Rejection {
             Self::NotServing { .. }
             | Self::Unhealthy
             | Self::HealthUnknown
+            | Self::GpuFault { .. }
             | Self::AlreadyTried
             | Self::Cooling { .. }
             | Self::VramShort { .. }
@@ -155,6 +161,8 @@ pub struct Decision {
     /// Names the candidates' positions.
     pub directory: Arc<[EndpointId]>,
     pub candidates: Vec<Candidate>,
+    /// What was wrong with endpoints of the model, in their order; an endpoint without an entry had nothing.
+    pub conditions: Vec<(EndpointIndex, Arc<[Condition]>)>,
     pub outcome: Outcome,
 }
 
@@ -163,6 +171,13 @@ impl Decision {
     #[must_use]
     pub fn endpoint_id(&self, index: EndpointIndex) -> Option<&EndpointId> {
         self.directory.get(index.get())
+    }
+
+    /// What was wrong with a candidate, the worst first.
+    #[must_use]
+    pub fn conditions_of(&self, index: EndpointIndex) -> &[Condition] {
+        let at = self.conditions.binary_search_by_key(&index, |(of, _)| *of).ok();
+        at.and_then(|at| self.conditions.get(at)).map_or(&[], |(_, conditions)| conditions)
     }
 
     /// The chosen endpoint, if there is one.

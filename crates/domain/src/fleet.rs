@@ -5,8 +5,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::{
-    AgentHealth, BootId, Bytes, EndpointId, EndpointUrl, EngineKind, EngineProfile, GpuInfo, GpuProcesses,
-    GpuSample, GpuUuid, ModelId, MonoTime, NodeId, Ratio, Reading, ServedModel, Tokens,
+    Action, AgentHealth, BootId, Bytes, Condition, EndpointId, EndpointUrl, EngineKind, EngineProfile,
+    GpuInfo, GpuProcesses, GpuSample, GpuUuid, ModelId, MonoTime, NodeId, Ratio, Reading, ServedModel,
+    Tokens,
 };
 
 /// Where an entity is in its life.
@@ -134,6 +135,29 @@ pub struct Endpoint {
     pub foreign: ForeignLoad,
     /// The least free VRAM over the endpoint's GPUs.
     pub vram_free: Option<Reading<Bytes>>,
+    /// What is wrong with it, its GPUs included, the worst first; the engine's own health is `health`.
+    pub conditions: Arc<[Condition]>,
+    /// How fast it is now, as a share of what its profile says.
+    pub speed: Ratio,
+}
+
+impl Endpoint {
+    /// The worst condition that keeps new requests away.
+    #[must_use]
+    pub fn excluded_by(&self) -> Option<&Condition> {
+        self.conditions.iter().filter(|c| c.action.excludes()).max_by_key(|c| c.action.severity())
+    }
+
+    /// The condition that slows it down most.
+    #[must_use]
+    pub fn slowed_by(&self) -> Option<&Condition> {
+        let speed = |c: &&Condition| match c.action {
+            Action::Derate(speed) => speed.get(),
+            Action::Note | Action::Drain | Action::Cordon | Action::Fail => 1.0,
+        };
+        let slowest = self.conditions.iter().min_by(|a, b| speed(a).total_cmp(&speed(b)));
+        slowest.filter(|c| matches!(c.action, Action::Derate(_)))
+    }
 }
 
 /// One GPU in a snapshot.
@@ -144,6 +168,8 @@ pub struct Gpu {
     /// Shared between snapshots.
     pub processes: Option<Reading<Arc<GpuProcesses>>>,
     pub health: Health,
+    /// What is wrong with it, the worst first.
+    pub conditions: Arc<[Condition]>,
 }
 
 /// One node in a snapshot.

@@ -4,6 +4,7 @@
 //! beyond what a type needs to be impossible to misuse. It never reads a clock, a file, the
 //! environment or a random source: time ([`MonoTime`]) and seeds are arguments, everywhere.
 
+mod condition;
 mod decision;
 mod engine;
 mod fleet;
@@ -21,6 +22,7 @@ mod time;
 mod unit;
 mod wall;
 
+pub use condition::{Action, Cause, Condition, speed_under};
 pub use decision::{
     Candidate, Chosen, Decision, HoldReason, Outcome, RefusalReason, Rejection, Terms, Verdict,
 };

@@ -3,7 +3,7 @@
 //! The numbers come from `estimate` (named profiles, priors, later learning); the simulated engine
 //! runs on them, and placement predicts with them.
 
-use crate::Tokens;
+use crate::{Ratio, Tokens};
 
 /// Coefficients of one continuous-batching iteration:
 /// `sqrt(base^2 + (per_token*n)^2) + overhead + per_kv_token*kv + attention*attn` seconds, where `n` counts
@@ -32,4 +32,27 @@ pub struct EngineProfile {
     pub max_batched_tokens: u32,
     /// Sequences in one iteration.
     pub max_sequences: u32,
+}
+
+/// No engine is thought slower than this: predictions beyond it say no more than "last".
+const SPEED_MIN: f64 = 0.05;
+
+impl EngineProfile {
+    /// The same engine on GPUs that run at a share of their speed. Everything the GPU does takes longer, reading memory
+    /// too: what lies between the multiprocessors and the memory has their clock. The host's part stays.
+    #[must_use]
+    pub fn at_speed(&self, speed: Ratio) -> Self {
+        if speed >= Ratio::ONE {
+            return *self;
+        }
+        let slower = 1.0 / speed.get().max(SPEED_MIN);
+        let cost = StepCost {
+            base_s: self.cost.base_s * slower,
+            per_token_s: self.cost.per_token_s * slower,
+            overhead_s: self.cost.overhead_s,
+            per_kv_token_s: self.cost.per_kv_token_s * slower,
+            attention_s: self.cost.attention_s * slower,
+        };
+        Self { cost, ..*self }
+    }
 }

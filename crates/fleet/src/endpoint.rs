@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use aya_domain::{
-    Aged, Bytes, Endpoint, EndpointInfo, EngineHealth, EngineProfile, EngineReport, ForeignLoad, Freshness,
-    Health, MonoTime, NodeId, Phase, Reading, Tokens,
+    Aged, Bytes, Condition, Endpoint, EndpointInfo, EngineHealth, EngineProfile, EngineReport, ForeignLoad,
+    Freshness, Health, MonoTime, NodeId, Phase, Reading, Tokens, speed_under,
 };
 use aya_estimate::prior;
 
@@ -32,6 +32,8 @@ pub(crate) struct EndpointState {
     foreign: ForeignLoad,
     pub(crate) own: OwnHistory,
     vram_free: Option<Reading<Bytes>>,
+    /// As the rules left them after the last event.
+    pub(crate) conditions: Arc<[Condition]>,
 }
 
 /// What a report changed about an endpoint, as far as others must know.
@@ -80,6 +82,7 @@ impl EndpointState {
             foreign: ForeignLoad::default(),
             own: OwnHistory::default(),
             vram_free: None,
+            conditions: Arc::from([]),
         };
         let _ = state.apply(node, report, gpus, received_at, params);
         state
@@ -235,6 +238,8 @@ impl EndpointState {
             kv_used: self.load.kv_used,
             foreign: self.foreign,
             vram_free: self.vram_free,
+            conditions: Arc::clone(&self.conditions),
+            speed: speed_under(&self.conditions),
         }
     }
 }

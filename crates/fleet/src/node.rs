@@ -228,5 +228,6 @@ fn gpu(report: GpuReport, known: Option<&Gpu>, received_at: MonoTime) -> Gpu {
         sample,
         processes: processes.map(|reading| Reading::new(Arc::new(reading.value), reading.sampled_at)),
         health,
+        conditions: Arc::from([]),
     }
 }

@@ -114,20 +114,21 @@ impl Newcomer {
 
 /// One endpoint's side of the prediction, with what filter and price both need computed once.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Site<'a> {
-    profile: &'a EngineProfile,
+pub(crate) struct Site {
+    /// At the endpoint's present speed.
+    profile: EngineProfile,
     pub(crate) load: Load,
     /// Seconds of one iteration with the residents only, or with one sequence if there are none.
     decode_step_s: f64,
     kv_wait_s: f64,
 }
 
-impl<'a> Site<'a> {
+impl Site {
     /// `pool`: the KV tokens that newcomers share with residents, where they do.
-    pub(crate) fn of(profile: &'a EngineProfile, pool: Option<Tokens>, load: Load, new: &Newcomer) -> Self {
+    pub(crate) fn of(profile: &EngineProfile, pool: Option<Tokens>, load: Load, new: &Newcomer) -> Self {
         let decode_step_s = step_time_s(&profile.cost, load.decoding.max(1.0), load.kv_tokens, 0.0);
         let kv_wait_s = pool.map_or(0.0, |pool| kv_wait_s(pool.as_f64(), &load, new, decode_step_s));
-        Self { profile, load, decode_step_s, kv_wait_s }
+        Self { profile: *profile, load, decode_step_s, kv_wait_s }
     }
 
     /// Seconds before the engine gets to the newcomer: prefill ahead of it, then the wait for KV.

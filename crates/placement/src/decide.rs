@@ -4,9 +4,12 @@
 //! candidates of the record. Only when nothing can take the request does it look again: was it the size,
 //! and was that certain?
 
+use std::sync::Arc;
+
 use aya_domain::{
-    Candidate, Chosen, Decision, Endpoint, EndpointIndex, ForeignLoad, HoldReason, KvAllocation, MonoTime,
-    Outcome, OwnLoad, Phase, Pool, RefusalReason, Rejection, Request, Snapshot, Tokens, Verdict, splitmix64,
+    Candidate, Chosen, Condition, Decision, Endpoint, EndpointIndex, ForeignLoad, HoldReason, KvAllocation,
+    MonoTime, Outcome, OwnLoad, Phase, Pool, RefusalReason, Rejection, Request, Snapshot, Tokens, Verdict,
+    splitmix64,
 };
 
 use crate::cost::{Load, Newcomer, Site, doubt_s};
@@ -59,10 +62,21 @@ pub fn decide_knowing(
         snapshot_generation: snapshot.generation,
         directory: snapshot.directory.clone(),
         candidates,
+        conditions: conditions(snapshot, request),
         outcome,
     };
     debug_assert_eq!(invariants::broken(&decision, snapshot, request), None);
     decision
+}
+
+/// What is wrong with the endpoints of the model; mostly nothing is, and then nothing is allocated.
+fn conditions(snapshot: &Snapshot, request: &Request) -> Vec<(EndpointIndex, Arc<[Condition]>)> {
+    let members = snapshot.models.get(&request.model).map_or(&[][..], |pool| &pool.members);
+    let of = |(index, _): &(EndpointIndex, _)| {
+        let conditions = &snapshot.endpoint(*index)?.conditions;
+        (!conditions.is_empty()).then(|| (*index, Arc::clone(conditions)))
+    };
+    members.iter().filter_map(of).collect()
 }
 
 /// Seconds by which the predicted time to the first token exceeds that of the same request alone on the chosen
@@ -78,7 +92,8 @@ pub fn queueing_s(
 ) -> Option<f64> {
     let index = decision.chosen()?.endpoint;
     let Verdict::Scored { terms, .. } = decision.candidates.get(index.get())?.verdict else { return None };
-    let profile = &snapshot.endpoint(index)?.info.profile;
+    let endpoint = snapshot.endpoint(index)?;
+    let profile = &endpoint.info.profile.at_speed(endpoint.speed);
     let newcomer = Newcomer::of(request).with_cached(knowledge.of(index).cached);
     let idle = Load::of(&OwnLoad::default(), &ForeignLoad::default());
     let alone = Site::of(profile, None, idle, &newcomer).terms(&newcomer, policy, 0.0);
@@ -215,11 +230,12 @@ fn size_limit(endpoint: &Endpoint, context: Option<Tokens>) -> Tokens {
     context.into_iter().chain(pool).min().unwrap_or(Tokens(u64::MAX))
 }
 
-fn site<'a>(endpoint: &'a Endpoint, own: &OwnLoad, newcomer: &Newcomer) -> Site<'a> {
+fn site(endpoint: &Endpoint, own: &OwnLoad, newcomer: &Newcomer) -> Site {
     let info = &endpoint.info;
     let shared_pool = info.kind.capabilities().kv == KvAllocation::Preallocated;
     let capacity = info.kv_capacity.unwrap_or(info.profile.kv_capacity);
-    Site::of(&info.profile, shared_pool.then_some(capacity), Load::of(own, &endpoint.foreign), newcomer)
+    let profile = info.profile.at_speed(endpoint.speed);
+    Site::of(&profile, shared_pool.then_some(capacity), Load::of(own, &endpoint.foreign), newcomer)
 }
 
 /// Waiting helps: because those that are ready are full, or because one may become ready.

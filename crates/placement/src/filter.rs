@@ -63,7 +63,7 @@ pub(crate) struct Subject<'a> {
     pub(crate) own: &'a OwnLoad,
     /// The context this endpoint gives the model; `None` if the engine does not say.
     pub(crate) context: Option<Tokens>,
-    pub(crate) site: Site<'a>,
+    pub(crate) site: Site,
     /// The request as this endpoint would see it.
     pub(crate) newcomer: Newcomer,
 }
@@ -71,6 +71,7 @@ pub(crate) struct Subject<'a> {
 /// Why this endpoint of the model's pool cannot take the request now; `None`: it can.
 pub(crate) fn rejection(ask: &Ask<'_>, on: &Subject<'_>) -> Option<Rejection> {
     phase(on)
+        .or_else(|| condition(on))
         .or_else(|| health(on))
         .or_else(|| tried(ask, on))
         .or_else(|| cooling(ask, on))
@@ -86,6 +87,11 @@ fn phase(on: &Subject<'_>) -> Option<Rejection> {
         Phase::Serving => None,
         phase @ (Phase::Joining | Phase::Draining | Phase::Gone) => Some(Rejection::NotServing { phase }),
     }
+}
+
+fn condition(on: &Subject<'_>) -> Option<Rejection> {
+    let worst = on.endpoint.excluded_by()?;
+    Some(Rejection::GpuFault { action: worst.action, cause: worst.cause })
 }
 
 fn health(on: &Subject<'_>) -> Option<Rejection> {

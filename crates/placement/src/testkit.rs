@@ -3,17 +3,17 @@
 //! Words: a profile (`l4 a10g a100 h100 h100x4`), a kind (`vllm llama ollama simulated`; vLLM unless said),
 //! `told` (the engine itself tells its profile), `other` (serves another model), phases, health and
 //! freshness by name, and numbers: own load `n np P nd K rho`, foreign load `fw fr fk`, facts `ctx kv seqs
-//! kvb`, `vram` in MiB, `age` and `cool` in milliseconds.
+//! kvb`, `vram` in MiB, `speed` in percent, `age` and `cool` in milliseconds.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aya_domain::{
-    Bytes, Candidate, Decision, Endpoint, EndpointId, EndpointIndex, EndpointInfo, EndpointUrl, EngineKind,
-    ForeignLoad, Freshness, Health, HoldReason, ModelId, MonoTime, NodeId, Outcome, OwnLoad, Phase, Pool,
-    Priority, Reading, RefusalReason, Request, RequestId, RequestKind, ServedModel, Snapshot, TenantId,
-    Tokens, Verdict,
+    Action, Bytes, Candidate, Cause, Condition, Decision, Endpoint, EndpointId, EndpointIndex, EndpointInfo,
+    EndpointUrl, EngineKind, ForeignLoad, Freshness, Health, HoldReason, ModelId, MonoTime, NodeId, Outcome,
+    OwnLoad, Phase, Pool, Priority, Ratio, Reading, RefusalReason, Request, RequestId, RequestKind,
+    ServedModel, Snapshot, TenantId, Tokens, Verdict,
 };
 
 use crate::{Policy, decide};
@@ -141,6 +141,8 @@ impl Draft {
             kv_used: None,
             foreign: ForeignLoad::default(),
             vram_free: None,
+            conditions: Arc::from([]),
+            speed: Ratio::ONE,
         };
         let own = OwnLoad::default();
         Self { endpoint, info, own, in_flight: None, context: None, model: "m", age_ms: 100, vram_free: None }
@@ -161,10 +163,18 @@ impl Draft {
             "unhealthy" => self.endpoint.health = Health::Unhealthy { reason: reason() },
             "unknown" => self.endpoint.health = Health::Unknown,
             "degraded" => self.endpoint.health = Health::Degraded { reason: reason() },
+            "cordoned" => self.condition(Action::Cordon),
+            "noted" => self.condition(Action::Note),
             "stale" => self.endpoint.freshness = Freshness::Stale,
             "suspect" => self.endpoint.freshness = Freshness::Suspect,
             gpu => self.info.profile = profile(gpu),
         }
+    }
+
+    fn condition(&mut self, action: Action) {
+        let cause = Cause::Xid { code: 48 };
+        let condition = Condition { cause, action, braked: None, gpu: None, since: NOW, recovering: false };
+        self.endpoint.conditions = Arc::from([condition]);
     }
 
     fn number(&mut self, key: &str, number: u64) {
@@ -186,6 +196,11 @@ impl Draft {
             "kvb" => self.info.kv_bytes_per_token = Some(Bytes(number)),
             "vram" => self.vram_free = Some(Bytes(number << 20)),
             "age" => self.age_ms = number,
+            "speed" => {
+                let percent = f64::from(small) / 100.0;
+                self.endpoint.speed = Ratio::clamped(percent);
+                self.condition(Action::Derate(Ratio::clamped(percent)));
+            }
             _ => panic!("unknown key {key:?}"),
         }
     }

@@ -3,10 +3,17 @@
 use std::time::Duration;
 
 use aya_domain::{
-    Candidate, Decision, DecisionId, EndpointIndex, HoldReason, Outcome, RefusalReason, Rejection, Request,
-    RequestId, RequestKind, Terms, Verdict, WallTime,
+    Candidate, Decision, DecisionId, EndpointIndex, HoldReason, Outcome, RefusalReason, Request, RequestId,
+    RequestKind, Terms, Verdict, WallTime, speed_under,
 };
 use serde::{Deserialize, Serialize};
+
+mod condition;
+mod rejection;
+
+pub use condition::ConditionJson;
+pub use rejection::RejectionJson;
+use rejection::rejection_json;
 
 use crate::record::{Attempt, AttemptResult, OutcomeStatus, Record, RequestOutcome};
 
@@ -120,47 +127,12 @@ pub struct CandidateJson {
     pub freshness: String,
     /// By the scheduler's own ledger.
     pub in_flight: u32,
-}
-
-/// Why an endpoint cannot take a request, with the numbers behind it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "reason", rename_all = "snake_case")]
-pub enum RejectionJson {
-    ModelNotServed,
-    NotServing {
-        phase: String,
-    },
-    Unhealthy,
-    HealthUnknown,
-    AlreadyTried,
-    Cooling {
-        remaining_ms: f64,
-    },
-    ContextTooLong {
-        need_tokens: u64,
-        limit_tokens: u64,
-        /// Even the smallest possible token count is too long.
-        certain: bool,
-    },
-    KvPoolTooSmall {
-        need_tokens: u64,
-        limit_tokens: u64,
-    },
-    VramShort {
-        need_bytes: u64,
-        free_bytes: u64,
-    },
-    SlotsFull {
-        in_flight: u32,
-        limit: u32,
-    },
-    Backlogged {
-        wait_s: Option<f64>,
-        limit_s: Option<f64>,
-    },
-    /// A newer writer's word.
-    #[serde(other)]
-    Unknown,
+    /// What was wrong with it, the worst first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<ConditionJson>,
+    /// The speed it was predicted with, as a share of its profile's; absent: the full one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speed_ratio: Option<f64>,
 }
 
 /// The terms of a score, in seconds; absent: not a finite number.
@@ -297,8 +269,11 @@ fn placement_json(outcome: &Outcome) -> PlacementJson {
 }
 
 fn candidate_json(decision: &Decision, candidate: &Candidate) -> CandidateJson {
+    let conditions = decision.conditions_of(candidate.endpoint);
     let (verdict, rejection, total, terms) = match &candidate.verdict {
-        Verdict::Rejected(rejection) => (VerdictKind::Rejected, Some(rejection_json(rejection)), None, None),
+        Verdict::Rejected(rejection) => {
+            (VerdictKind::Rejected, Some(rejection_json(rejection, conditions)), None, None)
+        }
         Verdict::Scored { total, terms } => {
             (VerdictKind::Scored, None, finite(*total), Some(terms_json(terms)))
         }
@@ -312,30 +287,8 @@ fn candidate_json(decision: &Decision, candidate: &Candidate) -> CandidateJson {
         age_ms: candidate.age.map(millis),
         freshness: candidate.freshness.as_str().to_owned(),
         in_flight: candidate.own_in_flight,
-    }
-}
-
-fn rejection_json(rejection: &Rejection) -> RejectionJson {
-    match *rejection {
-        Rejection::ModelNotServed => RejectionJson::ModelNotServed,
-        Rejection::NotServing { phase } => RejectionJson::NotServing { phase: phase.as_str().to_owned() },
-        Rejection::Unhealthy => RejectionJson::Unhealthy,
-        Rejection::HealthUnknown => RejectionJson::HealthUnknown,
-        Rejection::AlreadyTried => RejectionJson::AlreadyTried,
-        Rejection::Cooling { remaining } => RejectionJson::Cooling { remaining_ms: millis(remaining) },
-        Rejection::ContextTooLong { need, limit, certain } => {
-            RejectionJson::ContextTooLong { need_tokens: need.get(), limit_tokens: limit.get(), certain }
-        }
-        Rejection::KvPoolTooSmall { need, limit } => {
-            RejectionJson::KvPoolTooSmall { need_tokens: need.get(), limit_tokens: limit.get() }
-        }
-        Rejection::VramShort { need, free } => {
-            RejectionJson::VramShort { need_bytes: need.get(), free_bytes: free.get() }
-        }
-        Rejection::SlotsFull { in_flight, limit } => RejectionJson::SlotsFull { in_flight, limit },
-        Rejection::Backlogged { wait_s, limit_s } => {
-            RejectionJson::Backlogged { wait_s: finite(wait_s), limit_s: finite(limit_s) }
-        }
+        conditions: conditions.iter().map(ConditionJson::from).collect(),
+        speed_ratio: Some(speed_under(conditions).get()).filter(|speed| *speed < 1.0),
     }
 }
 

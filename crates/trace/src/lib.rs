@@ -10,8 +10,8 @@ mod segments;
 mod sentence;
 
 pub use json::{
-    AttemptJson, CandidateJson, DecisionJson, OutcomeJson, PlacementJson, RecordJson, RejectionJson,
-    RequestJson, TermsJson, VERSION, VerdictKind,
+    AttemptJson, CandidateJson, ConditionJson, DecisionJson, OutcomeJson, PlacementJson, RecordJson,
+    RejectionJson, RequestJson, TermsJson, VERSION, VerdictKind,
 };
 pub use record::{Attempt, AttemptResult, OutcomeStatus, Record, RequestOutcome};
 pub use segments::{Contents, Directory, Segment, SegmentError, SegmentWriter, Storage, read, segments_in};

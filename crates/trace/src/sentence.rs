@@ -15,6 +15,10 @@ pub fn rejection_sentence(rejection: &RejectionJson) -> String {
         },
         RejectionJson::Unhealthy => "is unhealthy by its own health check or its node's".to_owned(),
         RejectionJson::HealthUnknown => "nobody has said yet that it works".to_owned(),
+        RejectionJson::GpuFault { action, cause, gpu, .. } => {
+            let gpu = gpu.as_ref().map(|gpu| format!(" on GPU {gpu}")).unwrap_or_default();
+            format!("{} for {cause}{gpu}", done(action))
+        }
         RejectionJson::AlreadyTried => "has already failed this request".to_owned(),
         RejectionJson::Cooling { remaining_ms } => {
             format!("failed a moment ago; pauses for another {}", span(remaining_ms / 1e3))
@@ -38,6 +42,16 @@ pub fn rejection_sentence(rejection: &RejectionJson) -> String {
             format!("backlog too long: {wait} of work ahead, at most {limit} accepted")
         }
         RejectionJson::Unknown => "rejected for a reason this version does not know".to_owned(),
+    }
+}
+
+/// What a rule did to an endpoint, as a participle.
+fn done(action: &str) -> String {
+    match action {
+        "drain" => "is drained".to_owned(),
+        "cordon" => "is cordoned".to_owned(),
+        "fail" => "has failed".to_owned(),
+        other => format!("is under {other}"),
     }
 }
 
@@ -88,6 +102,15 @@ mod tests {
             (
                 RejectionJson::VramShort { need_bytes: 3 << 30, free_bytes: 1 << 29 },
                 "not enough free VRAM: 3.0 GiB needed, 0.5 GiB free",
+            ),
+            (
+                RejectionJson::GpuFault {
+                    action: "cordon".into(),
+                    rule: "xid".into(),
+                    cause: "XID 48".into(),
+                    gpu: Some("GPU-1".into()),
+                },
+                "is cordoned for XID 48 on GPU GPU-1",
             ),
             (RejectionJson::SlotsFull { in_flight: 4, limit: 4 }, "is full: 4 of 4 slots taken"),
             (

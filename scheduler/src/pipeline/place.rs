@@ -190,6 +190,7 @@ pub(crate) fn decide_on(
     })
 }
 
+#[expect(clippy::result_large_err, reason = "both sides carry the decision, which is the point")]
 fn claim(view: &FarmView, decision: Decision, request: &Request, now: MonoTime) -> Result<Placed, Decision> {
     let Some(chosen) = decision.chosen().copied() else { return Err(decision) };
     let (Some(endpoint), Some(companion), Some(candidate)) = (

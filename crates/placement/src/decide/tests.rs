@@ -34,6 +34,11 @@ fn the_request_goes_where_it_ends_soonest_without_hurting_the_others() {
         // Old telemetry is doubt, not a verdict: a clearly faster endpoint is still used.
         ("a: h100 suspect age=60000 | b: l4", "a"),
         ("a: h100 degraded | b: l4", "a"),
+        // Throttled GPUs lose to their like, and still win where they are faster.
+        ("a: h100 speed=90 | b: h100", "b"),
+        ("a: h100 speed=90 | b: l4", "a"),
+        ("a: h100 speed=20 | b: a100", "b"),
+        ("a: h100 noted | b: l4", "a"),
     ] {
         check(text, &chat, expect);
     }
@@ -47,6 +52,7 @@ fn every_filter_names_its_reason() {
         ("a: h100 joining | b: h100 draining | c: h100 gone", "a=not_serving b=not_serving c=not_serving"),
         ("a: h100 unhealthy | b: h100 unknown | c: h100 degraded", "a=unhealthy b=health_unknown c=ok"),
         ("a: h100 cool=1 | b: h100 cool=0", "a=cooling b=ok"),
+        ("a: h100 cordoned | b: h100 noted | c: h100 speed=50", "a=gpu_fault b=ok c=ok"),
         ("a: h100 ctx=1499 | b: h100 ctx=1500", "a=context_too_long b=ok"),
         ("a: h100 kv=1499 | b: h100 kv=1500", "a=kv_pool_too_small b=ok"),
         ("a: llama seqs=2 n=2 | b: llama seqs=2 n=1 | c: llama n=9", "a=slots_full b=ok c=ok"),

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use aya_domain::{Chosen, EndpointId, Freshness, ModelId, MonoTime, PolicyName, Priority, TenantId, Tokens};
+use aya_domain::{
+    Chosen, EndpointId, Freshness, ModelId, MonoTime, PolicyName, Priority, Rejection, TenantId, Tokens,
+};
 use serde_json::json;
 
 use super::*;
@@ -67,6 +69,14 @@ fn decision() -> Decision {
         age: age.map(Duration::from_millis),
         own_in_flight: at,
     };
+    let slow = aya_domain::Condition {
+        cause: aya_domain::Cause::Xid { code: 31 },
+        action: aya_domain::Action::Derate(aya_domain::Ratio::clamped(0.5)),
+        braked: None,
+        gpu: aya_domain::GpuUuid::parse("G1").ok(),
+        since: MonoTime::ZERO,
+        recovering: false,
+    };
     let terms = Terms { predicted_ttft_s: 0.08, ttft_s: 0.08, decode_s: 2.0, ..Terms::default() };
     Decision {
         policy: PolicyName::parse("aya").unwrap(),
@@ -78,6 +88,7 @@ fn decision() -> Decision {
             candidate(1, Verdict::Scored { total: f64::INFINITY, terms: Terms::default() }, None),
             candidate(2, Verdict::Scored { total: 2.08, terms }, Some(250)),
         ],
+        conditions: vec![(EndpointIndex(0), Arc::from([slow]))],
         outcome: Outcome::Placed(Chosen {
             endpoint: EndpointIndex(2),
             total: 2.08,
@@ -104,7 +115,9 @@ fn a_record_has_the_names_of_the_contract() {
             "chosen": "c", "margin_s": 0.5, "runner_up": "b",
             "candidates": [
                 {"endpoint": "a", "verdict": "rejected", "rejection": {"reason": "already_tried"}, "age_ms": 120.0,
-                    "freshness": "fresh", "in_flight": 0},
+                    "freshness": "fresh", "in_flight": 0,
+                    "conditions": [{"rule": "xid", "action": "derate", "cause": "XID 31", "xid": 31, "gpu": "G1",
+                        "speed_ratio": 0.5, "recovering": false}], "speed_ratio": 0.5},
                 {"endpoint": "b", "verdict": "scored", "freshness": "fresh", "in_flight": 1, "terms": {
                     "predicted_ttft_s": zero, "predicted_tpot_s": zero, "ttft_s": zero, "decode_s": zero, "harm_s": zero,
                     "slo_s": zero, "uncertainty_s": zero}},
@@ -138,6 +151,7 @@ fn every_rejection_names_its_reason_as_the_domain_does_and_survives_the_trip() {
         Rejection::NotServing { phase: aya_domain::Phase::Draining },
         Rejection::Unhealthy,
         Rejection::HealthUnknown,
+        Rejection::GpuFault { action: aya_domain::Action::Fail, cause: aya_domain::Cause::Xid { code: 79 } },
         Rejection::AlreadyTried,
         Rejection::Cooling { remaining: Duration::from_millis(3) },
         Rejection::ContextTooLong { need, limit, certain: true },
@@ -146,7 +160,7 @@ fn every_rejection_names_its_reason_as_the_domain_does_and_survives_the_trip() {
         Rejection::SlotsFull { in_flight: 4, limit: 4 },
         Rejection::Backlogged { wait_s: f64::INFINITY, limit_s: 0.5 },
     ] {
-        let json = rejection_json(&rejection);
+        let json = rejection_json(&rejection, &[]);
         let value = serde_json::to_value(&json).unwrap();
         assert_eq!(value["reason"], rejection.as_str());
         assert_eq!(serde_json::from_value::<RejectionJson>(value).unwrap(), json);

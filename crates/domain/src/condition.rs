@@ -1,0 +1,196 @@
+//! What is wrong with an endpoint although its engine answers: which rule saw it, what is done about it.
+//!
+//! One list for every rule that watches from outside, so that the filter, the records and the API need not know who
+//! found what. Data only: when a condition begins and ends is the business of the fleet.
+
+use std::fmt;
+
+use crate::{GpuUuid, MonoTime, Ratio};
+
+/// What a condition does to placement, from nothing to everything.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Action {
+    /// Nothing but being said and counted.
+    Note,
+    /// Everything is predicted slower: at this share of the full speed.
+    Derate(Ratio),
+    /// No new requests; running ones finish. Ends by itself when its cause has gone.
+    Drain,
+    /// As drain, but only an operator or a reset of the GPU ends it.
+    Cordon,
+    /// As cordon; what runs there is expected to fail.
+    Fail,
+}
+
+impl Action {
+    /// The name used in the configuration, the API, records and metrics.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Note => "note",
+            Self::Derate(_) => "derate",
+            Self::Drain => "drain",
+            Self::Cordon => "cordon",
+            Self::Fail => "fail",
+        }
+    }
+
+    /// Whether new requests are kept away.
+    #[must_use]
+    pub const fn excludes(&self) -> bool {
+        matches!(self, Self::Drain | Self::Cordon | Self::Fail)
+    }
+
+    /// 0 for a note to 4 for a failure.
+    #[must_use]
+    pub const fn severity(&self) -> u8 {
+        match self {
+            Self::Note => 0,
+            Self::Derate(_) => 1,
+            Self::Drain => 2,
+            Self::Cordon => 3,
+            Self::Fail => 4,
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Derate(speed) => write!(f, "derate to {:.0} %", speed.get() * 100.0),
+            Self::Note | Self::Drain | Self::Cordon | Self::Fail => f.pad(self.as_str()),
+        }
+    }
+}
+
+/// What a rule saw, with the numbers behind it. A closed list: every rule has its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The driver told a critical error.
+    Xid { code: u32 },
+    /// Memory errors that could not be corrected, since the driver was loaded.
+    EccUncorrected { errors: u64 },
+    /// A row of memory waits for a reset to be replaced.
+    RowRemapPending,
+    /// A row of memory could not be replaced.
+    RowRemapFailed,
+    /// What the driver asks for: 1 reset, 2 reboot, 3 drain peer-to-peer, 4 drain and reset.
+    RecoveryAction { asked: u32 },
+    /// Degrees left to the maximum operating temperature.
+    ThermalMargin { celsius: i32 },
+    /// No margin left, and the clocks are cut for it.
+    ThermalLimit { celsius: i32 },
+    /// Software cuts the clocks because of heat.
+    SwThermal,
+    /// Hardware cuts the clocks because of heat.
+    HwThermal,
+    /// The power supply asks for less.
+    PowerBrake,
+    /// Hardware cuts the clocks and does not say why.
+    HwSlowdown,
+    /// It works at a lower clock than it could.
+    SlowClock { mhz: u32, max_mhz: u32 },
+    /// The same because of its power limit, which is normal at full load.
+    PowerCap { mhz: u32, max_mhz: u32 },
+    /// It was there and is not any more.
+    GpuLost,
+    /// Its driver does not answer, so nothing is known of it.
+    DriverStalled,
+}
+
+impl Cause {
+    /// The rule's name in the configuration, the API, records and metrics.
+    #[must_use]
+    pub const fn rule(&self) -> &'static str {
+        match self {
+            Self::Xid { .. } => "xid",
+            Self::EccUncorrected { .. } => "ecc_uncorrected",
+            Self::RowRemapPending => "row_remap_pending",
+            Self::RowRemapFailed => "row_remap_failed",
+            Self::RecoveryAction { asked: 1 | 4 } => "recovery_reset",
+            Self::RecoveryAction { asked: 2 } => "recovery_reboot",
+            Self::RecoveryAction { .. } => "recovery_other",
+            Self::ThermalMargin { .. } => "thermal_margin",
+            Self::ThermalLimit { .. } => "thermal_limit",
+            Self::SwThermal => "sw_thermal",
+            Self::HwThermal => "hw_thermal",
+            Self::PowerBrake => "power_brake",
+            Self::HwSlowdown => "hw_slowdown",
+            Self::SlowClock { .. } => "slow_clock",
+            Self::PowerCap { .. } => "power_cap",
+            Self::GpuLost => "gpu_lost",
+            Self::DriverStalled => "driver_stalled",
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Xid { code } => write!(f, "XID {code}"),
+            Self::EccUncorrected { errors } => write!(f, "{errors} uncorrectable memory errors"),
+            Self::RowRemapPending => f.write_str("a memory row waits for a reset to be replaced"),
+            Self::RowRemapFailed => f.write_str("a memory row could not be replaced"),
+            Self::RecoveryAction { asked } => f.write_str(match asked {
+                1 => "the driver asks for a reset",
+                2 => "the driver asks for a reboot",
+                3 => "the driver asks for peer-to-peer to be drained",
+                4 => "the driver asks for a drain and a reset",
+                5 => "the driver asks for IMEX to be recovered",
+                _ => "the driver asks for a recovery",
+            }),
+            Self::ThermalMargin { celsius } => write!(f, "{celsius} C below its maximum temperature"),
+            Self::ThermalLimit { celsius } => {
+                write!(f, "no thermal margin left ({celsius} C) and clocks cut for it")
+            }
+            Self::SwThermal => f.write_str("clocks cut by software because of heat"),
+            Self::HwThermal => f.write_str("clocks cut by hardware because of heat"),
+            Self::PowerBrake => f.write_str("clocks cut by the power brake"),
+            Self::HwSlowdown => f.write_str("clocks cut by hardware"),
+            Self::SlowClock { mhz, max_mhz } => write!(f, "throttled to {mhz} of {max_mhz} MHz"),
+            Self::PowerCap { mhz, max_mhz } => {
+                write!(f, "at {mhz} of {max_mhz} MHz by its power limit")
+            }
+            Self::GpuLost => f.write_str("the GPU is lost"),
+            Self::DriverStalled => f.write_str("the GPU driver does not answer"),
+        }
+    }
+}
+
+/// One thing that is wrong with an endpoint, or with a GPU beneath it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Condition {
+    pub cause: Cause,
+    /// What is done about it now.
+    pub action: Action,
+    /// What the rule asked for, where something else is done: too many of a pool would be taken at once.
+    pub braked: Option<Action>,
+    /// The GPU that it was seen on; `None`: it is about the endpoint itself.
+    pub gpu: Option<GpuUuid>,
+    pub since: MonoTime,
+    /// Its cause has gone, and the endpoint comes back slowly.
+    pub recovering: bool,
+}
+
+/// How fast something is under these conditions: as its worst derate says. They are not multiplied, because several
+/// rules see one cause (heat: margin, clock reason and clock).
+#[must_use]
+pub fn speed_under(conditions: &[Condition]) -> Ratio {
+    let speeds = conditions.iter().filter_map(|condition| match condition.action {
+        Action::Derate(speed) => Some(speed),
+        Action::Note | Action::Drain | Action::Cordon | Action::Fail => None,
+    });
+    speeds.fold(Ratio::ONE, |least, speed| if speed < least { speed } else { least })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn actions_are_in_the_order_of_what_they_take_away() {
+        let all = [Action::Note, Action::Derate(Ratio::ONE), Action::Drain, Action::Cordon, Action::Fail];
+        assert!(all.is_sorted_by_key(Action::severity));
+        assert_eq!(all.map(|action| action.excludes()), [false, false, true, true, true]);
+    }
+}
