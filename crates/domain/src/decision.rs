@@ -74,6 +74,29 @@ impl Rejection {
     }
 }
 
+/// What the objectives that a newcomer breaks add to a total, in weighted seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum Misses {
+    /// Nothing is known of the streams, or the policy does not ask.
+    #[default]
+    Unknown,
+    /// The streams were not looked at, because others won without; so the total is a lower bound too.
+    AtLeast(f64),
+    /// The weighted number of misses to expect.
+    Expected(f64),
+}
+
+impl Misses {
+    /// What is summed; 0 where nothing is known.
+    #[must_use]
+    pub const fn seconds(self) -> f64 {
+        match self {
+            Self::Unknown => 0.0,
+            Self::AtLeast(seconds) | Self::Expected(seconds) => seconds,
+        }
+    }
+}
+
 /// The terms of a score; the smallest total wins. All are seconds, weighted as they are summed, except where noted.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Terms {
@@ -89,8 +112,8 @@ pub struct Terms {
     pub harm_s: f64,
     /// Penalty for a predicted TTFT close to or beyond its objective.
     pub slo_s: f64,
-    /// Weighted number of objectives that the newcomer is expected to break; 0 where the streams are not known.
-    pub miss_s: f64,
+    /// Objectives that the newcomer breaks.
+    pub misses: Misses,
     /// Widening by the age of the data.
     pub uncertainty_s: f64,
 }
@@ -112,6 +135,8 @@ pub struct Candidate {
     pub age: Option<Duration>,
     /// In flight by the scheduler's ledger when the decision was made; a lease claims against it.
     pub own_in_flight: u32,
+    /// Leading prompt tokens that its cache probably holds; `None`: nobody keeps account of its cache.
+    pub cached: Option<Tokens>,
 }
 
 /// Where the request goes.
@@ -119,7 +144,8 @@ pub struct Candidate {
 pub struct Chosen {
     pub endpoint: EndpointIndex,
     pub total: f64,
-    /// Seconds between this endpoint's total and the next best one's; `None` without a runner-up.
+    /// Seconds between this endpoint's total and the next best one's, at the least if the runner-up's misses are only a
+    /// lower bound; `None` without a runner-up.
     pub margin_s: Option<f64>,
     pub runner_up: Option<EndpointIndex>,
     /// How many endpoints had the same total; the seed chose among them.

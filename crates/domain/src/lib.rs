@@ -24,7 +24,7 @@ mod wall;
 
 pub use condition::{Action, Cause, Condition, speed_under};
 pub use decision::{
-    Candidate, Chosen, Decision, HoldReason, Outcome, RefusalReason, Rejection, Terms, Verdict,
+    Candidate, Chosen, Decision, HoldReason, Misses, Outcome, RefusalReason, Rejection, Terms, Verdict,
 };
 pub use engine::{
     AbortPolicy, Capabilities, EngineKind, HeadersWhen, KvAllocation, ServedModel, UnknownEngineKind,

@@ -10,7 +10,7 @@ const WINDOW: usize = 4_096;
 /// The table is made anew after so many further answers.
 const REFRESH: usize = 50;
 /// Buckets of the table; short answers get a bucket per token.
-const BUCKETS: usize = 1_024;
+const BUCKETS: u32 = 1_024;
 /// The start: exponential with this mean, and as heavy as this many answers.
 const START_MEAN: f64 = 200.0;
 const START_WEIGHT: f64 = 10.0;
@@ -21,64 +21,94 @@ pub struct LengthDistribution {
     recent: VecDeque<u32>,
     unread: usize,
     /// Tokens per bucket.
-    width: f64,
-    /// Share of answers no longer than each bucket's start; ends with 1 beyond the longest one seen.
+    width: u32,
+    /// Answers per bucket, up to the longest one seen.
+    counts: Vec<u32>,
+    /// Share of answers shorter than each bucket's start, the start included; one entry more than there are buckets.
     table: Vec<f64>,
     seen: f64,
 }
 
 impl Default for LengthDistribution {
     fn default() -> Self {
-        Self { recent: VecDeque::new(), unread: 0, width: 1.0, table: Vec::new(), seen: 0.0 }
+        Self::from_histogram(1, Vec::new())
     }
 }
 
 impl LengthDistribution {
-    /// Learns from a completed answer.
-    pub fn observe(&mut self, tokens: u32) {
+    /// The distribution that [`LengthDistribution::histogram`] told: it answers alike, but has forgotten which answers
+    /// came last. A width of 0 counts as 1.
+    #[must_use]
+    pub fn from_histogram(width: u32, counts: Vec<u32>) -> Self {
+        let mut made = Self {
+            recent: VecDeque::new(),
+            unread: 0,
+            width: width.max(1),
+            counts,
+            table: Vec::new(),
+            seen: 0.0,
+        };
+        made.tabulate();
+        made
+    }
+
+    /// Tokens per bucket, and the answers in each: all that answers are computed from. At most 1,025 buckets.
+    #[must_use]
+    pub fn histogram(&self) -> (u32, &[u32]) {
+        (self.width, &self.counts)
+    }
+
+    /// Learns from a completed answer; true if the histogram is a new one, which is so once in 50.
+    pub fn observe(&mut self, tokens: u32) -> bool {
         if self.recent.len() == WINDOW {
             self.recent.pop_front();
         }
         self.recent.push_back(tokens);
         self.unread += 1;
-        if self.unread >= REFRESH {
-            self.unread = 0;
-            self.refresh();
+        if self.unread < REFRESH {
+            return false;
         }
+        self.unread = 0;
+        self.refresh();
+        true
     }
 
     fn refresh(&mut self) {
-        let longest = self.recent.iter().copied().max().unwrap_or(0) as usize;
-        let width = (longest / BUCKETS + 1).max(1);
-        let mut table = vec![0.0; longest / width + 2];
+        let longest = self.recent.iter().copied().max().unwrap_or(0);
+        self.width = longest / BUCKETS + 1;
+        let at = |tokens: u32| usize::try_from(tokens / self.width).unwrap_or(usize::MAX);
+        let mut counts = vec![0; at(longest) + 1];
         for tokens in &self.recent {
-            if let Some(bucket) = table.get_mut(*tokens as usize / width + 1) {
-                *bucket += 1.0;
+            if let Some(bucket) = counts.get_mut(at(*tokens)) {
+                *bucket += 1;
             }
         }
-        self.seen = table.iter().sum();
-        let mut sum = 0.0;
-        for bucket in &mut table {
-            sum += *bucket;
-            *bucket = sum / self.seen.max(1.0);
+        self.counts = counts;
+        self.tabulate();
+    }
+
+    /// Mixes the start into the table, so that reading it needs no exponential.
+    fn tabulate(&mut self) {
+        self.seen = self.counts.iter().map(|count| f64::from(*count)).sum();
+        let mut shorter = 0.0;
+        let mut from = 0.0;
+        self.table.clear();
+        self.table.push(0.0);
+        for count in &self.counts {
+            shorter += f64::from(*count);
+            from += f64::from(self.width);
+            self.table.push((shorter + START_WEIGHT * start(from)) / (self.seen + START_WEIGHT));
         }
-        self.table = table;
-        self.width = f64::from(u32::try_from(width).unwrap_or(u32::MAX));
     }
 
     /// The share of answers shorter than this; below 1, because a longer one may always come.
     #[must_use]
     pub fn share_below(&self, tokens: f64) -> f64 {
-        let start = 1.0 - (-tokens.max(0.0) / START_MEAN).exp();
-        (self.seen * self.seen_below(tokens) + START_WEIGHT * start) / (self.seen + START_WEIGHT)
-    }
-
-    fn seen_below(&self, tokens: f64) -> f64 {
-        let position = (tokens / self.width).max(0.0);
+        let position = (tokens / f64::from(self.width)).max(0.0);
         let at = bucket(position);
         match (self.table.get(at), self.table.get(at + 1)) {
             (Some(from), Some(to)) => from + (to - from) * (position - position.floor()),
-            _ => 1.0,
+            _ => (self.seen + START_WEIGHT * start(tokens)) / (self.seen + START_WEIGHT),
         }
     }
 
@@ -93,6 +123,11 @@ impl LengthDistribution {
     }
 }
 
+/// The exponential before anything was seen.
+fn start(tokens: f64) -> f64 {
+    1.0 - (-tokens.max(0.0) / START_MEAN).exp()
+}
+
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative; saturates")]
 fn bucket(position: f64) -> usize {
     position as usize
@@ -104,7 +139,9 @@ mod tests {
 
     fn learned(lengths: impl IntoIterator<Item = u32>) -> LengthDistribution {
         let mut distribution = LengthDistribution::default();
-        lengths.into_iter().for_each(|tokens| distribution.observe(tokens));
+        for tokens in lengths {
+            distribution.observe(tokens);
+        }
         distribution
     }
 
@@ -125,6 +162,17 @@ mod tests {
         assert!((short.ends_within(0.0, 20.0) - 0.5).abs() < 0.01);
         assert!(short.ends_within(14.0, 300.0) < 0.01, "past 13 tokens it is a long one");
         assert!(short.ends_within(390.0, 20.0) > 0.9);
+    }
+
+    #[test]
+    fn its_histogram_is_all_that_it_answers_from() {
+        let learned = learned((0..5_000).map(|i| i * i % 3_001));
+        let (width, counts) = learned.histogram();
+        let told = LengthDistribution::from_histogram(width, counts.to_vec());
+        for tokens in [0.0, 1.0, 17.3, 500.0, 2_999.5, 3_002.0, 1e6] {
+            assert_eq!(told.share_below(tokens).to_bits(), learned.share_below(tokens).to_bits(), "{tokens}");
+            assert!((0.0..=1.0).contains(&told.share_below(tokens)));
+        }
     }
 
     #[test]

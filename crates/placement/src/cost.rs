@@ -6,11 +6,13 @@
 
 use std::time::Duration;
 
-use aya_domain::{EngineProfile, ForeignLoad, Freshness, OwnLoad, Request, RequestKind, Slo, Terms, Tokens};
+use aya_domain::{
+    EngineProfile, ForeignLoad, Freshness, Misses, OwnLoad, Request, RequestKind, Slo, Terms, Tokens,
+};
 use aya_estimate::{LengthDistribution, prefill_attention, step_time_s};
 
-use crate::knowledge::Insight;
-use crate::misses::{self, Pace};
+use crate::knowledge::Stream;
+use crate::misses::Pace;
 use crate::policy::Policy;
 
 /// What a waiting request of somebody else is taken to bring: nobody says how long its prompt is. The mean of
@@ -102,6 +104,11 @@ impl Newcomer {
         }
     }
 
+    /// Its objective for the time per further token.
+    fn slo_tpot_s(&self, policy: &Policy) -> f64 {
+        self.slo.map_or(policy.slo_tpot_s, |slo| slo.tpot.as_secs_f64())
+    }
+
     /// The same where so many leading prompt tokens are cached; one at least is always computed.
     pub(crate) fn with_cached(self, cached: Tokens) -> Self {
         if cached == Tokens(0) {
@@ -136,7 +143,22 @@ impl Site {
         self.load.prefill_tokens * self.profile.cost.per_token_s + self.kv_wait_s
     }
 
-    /// The price of the newcomer here.
+    /// The pace of the residents before and after the newcomer, as misses are foreseen with.
+    fn pace(&self, new: &Newcomer) -> Pace {
+        let cost = &self.profile.cost;
+        let Load { decoding, kv_tokens, prefill_rate, .. } = self.load;
+        let rate = prefill_rate + new.uncached / DUTY_WINDOW_S;
+        let busy = 1.0 - MISS_DUTY * (rate * cost.per_token_s).min(DUTY_MAX);
+        let kv_after = kv_tokens + new.prompt + new.output / 2.0;
+        Pace {
+            before_s: self.decode_step_s / busy,
+            after_s: step_time_s(cost, decoding + 1.0, kv_after, 0.0) / busy,
+            stall_s: new.uncached * cost.per_token_s + cost.attention_s * new.attention,
+            per_token_s: cost.per_token_s,
+        }
+    }
+
+    /// The price of the newcomer here, but for misses.
     pub(crate) fn terms(&self, new: &Newcomer, policy: &Policy, doubt_s: f64) -> Terms {
         let cost = &self.profile.cost;
         let Load { decoding, kv_tokens, prefill_tokens, prefill_rate, .. } = self.load;
@@ -146,7 +168,8 @@ impl Site {
         let work = prefill_tokens + new.uncached;
         let chunk = (f64::from(self.profile.max_batched_tokens) - decoding).max(LEAST_CHUNK);
         let iterations = (work / chunk).max(1.0);
-        let current_iteration = if decoding > 0.0 { decode_step / 2.0 } else { 0.0 };
+        // Whatever runs there, an iteration of it is under way.
+        let current_iteration = if self.load.requests > 0 { decode_step / 2.0 } else { 0.0 };
         let ttft = iterations * step_time_s(cost, work.min(chunk) + decoding, kv_tokens, 0.0)
             + own_attention
             + current_iteration
@@ -169,35 +192,31 @@ impl Site {
             decode_s: new.output * tpot_after,
             harm_s: weights.harm * decoding * (stall + slowdown),
             slo_s: weights.slo * (ttft - weights.slo_share * slo_ttft_s).max(0.0),
-            miss_s: 0.0,
+            misses: Misses::Unknown,
             uncertainty_s: doubt_s,
         }
     }
 
-    /// The weighted number of objectives that the newcomer is expected to break here, where the streams are known.
+    /// The least that misses can cost here, without a look at the streams.
+    pub(crate) fn miss_at_least_s(&self, new: &Newcomer, policy: &Policy) -> f64 {
+        policy.weights.miss * self.pace(new).own(new.slo_tpot_s(policy))
+    }
+
+    /// The weighted number of objectives that the newcomer is expected to break here.
     pub(crate) fn miss_s(
         &self,
         new: &Newcomer,
         policy: &Policy,
-        insight: &Insight<'_>,
+        (pending, streams): (&[u32], &[Stream]),
         lengths: &LengthDistribution,
     ) -> f64 {
-        let cost = &self.profile.cost;
-        let Load { decoding, kv_tokens, prefill_rate, .. } = self.load;
-        let rate = prefill_rate + new.uncached / DUTY_WINDOW_S;
-        let busy = 1.0 - MISS_DUTY * (rate * cost.per_token_s).min(DUTY_MAX);
-        let kv_after = kv_tokens + new.prompt + new.output / 2.0;
-        let pace = Pace {
-            before_s: self.decode_step_s / busy,
-            after_s: step_time_s(cost, decoding + 1.0, kv_after, 0.0) / busy,
-            stall_s: new.uncached * cost.per_token_s + cost.attention_s * new.attention,
-            per_token_s: cost.per_token_s,
-        };
         // What others run there is taken to be like what we run.
-        let known = u32::try_from(insight.streams.len() + insight.pending.len()).unwrap_or(u32::MAX);
+        let known = u32::try_from(streams.len() + pending.len()).unwrap_or(u32::MAX);
         let like_ours = f64::from(self.load.requests.max(known)) / f64::from(known.max(1));
-        let slo_tpot_s = new.slo.map_or(policy.slo_tpot_s, |slo| slo.tpot.as_secs_f64());
-        policy.weights.miss * misses::expected(insight, lengths, &pace, slo_tpot_s, like_ours)
+        let pace = self.pace(new);
+        // Whoever is there was promised what the policy says; only the newcomer's own promise is known.
+        let others = pace.newly(pending, streams, lengths, policy.slo_tpot_s);
+        policy.weights.miss * (pace.own(new.slo_tpot_s(policy)) + like_ours * others)
     }
 }
 
@@ -221,8 +240,12 @@ pub(crate) fn doubt_s(freshness: Freshness, age: Option<Duration>) -> f64 {
 
 /// The price: the sum of the weighted terms. Not a number (absurd coefficients) ranks last.
 pub(crate) fn total_s(terms: &Terms) -> f64 {
-    let total =
-        terms.ttft_s + terms.decode_s + terms.harm_s + terms.slo_s + terms.miss_s + terms.uncertainty_s;
+    let total = terms.ttft_s
+        + terms.decode_s
+        + terms.harm_s
+        + terms.slo_s
+        + terms.misses.seconds()
+        + terms.uncertainty_s;
     if total.is_finite() { total } else { f64::MAX }
 }
 

@@ -7,15 +7,16 @@
 use std::sync::Arc;
 
 use aya_domain::{
-    Candidate, Chosen, Condition, Decision, Endpoint, EndpointIndex, ForeignLoad, HoldReason, KvAllocation,
+    Candidate, Chosen, Condition, Decision, Endpoint, EndpointIndex, ForeignLoad, HoldReason, KvAllocation, Misses,
     MonoTime, Outcome, OwnLoad, Phase, Pool, RefusalReason, Rejection, Request, Snapshot, Tokens, Verdict,
     splitmix64,
 };
 
 use crate::cost::{Load, Newcomer, Site, doubt_s};
 use crate::filter::{self, Ask, Subject};
+use crate::foresee::foresee;
 use crate::invariants;
-use crate::knowledge::Knowledge;
+use crate::knowledge::{Consulted, Knowledge};
 use crate::pick;
 use crate::policy::{Policy, Scorer};
 use crate::rank;
@@ -46,13 +47,39 @@ pub fn decide_knowing(
     now: MonoTime,
     seed: u64,
 ) -> Decision {
-    let farm = Farm { snapshot, loads, knowledge, policy, seed };
+    let seen = Seen { snapshot, loads, knowledge: *knowledge };
+    decide_noting(seen, request, policy, now, seed, &mut Consulted::default())
+}
+
+/// What a decision is made on, the request apart.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen<'a> {
+    pub snapshot: &'a Snapshot,
+    /// As for [`decide`].
+    pub loads: &'a [OwnLoad],
+    pub knowledge: Knowledge<'a>,
+}
+
+/// [`decide_knowing`], which leaves in `consulted` all that it asked its knowledge for. The same decision can be made
+/// again from that.
+#[must_use]
+pub fn decide_noting(
+    seen: Seen<'_>,
+    request: &Request,
+    policy: &Policy,
+    now: MonoTime,
+    seed: u64,
+    consulted: &mut Consulted,
+) -> Decision {
+    consulted.clear();
+    let Seen { snapshot, loads, knowledge } = seen;
+    let farm = Farm { snapshot, loads, knowledge: &knowledge, policy, seed };
     let mut candidates = Vec::with_capacity(snapshot.endpoints.len());
     let ask = Ask::new(request, &policy.hold, now);
     let outcome = match snapshot.models.get(&request.model) {
-        Some(pool) => farm.place(pool, &ask, &mut candidates),
+        Some(pool) => farm.place(pool, &ask, &mut candidates, consulted),
         None => {
-            farm.judge_all(&Pool::default(), &ask, &mut candidates);
+            farm.judge_all(&Pool::default(), &ask, &mut candidates, consulted);
             Outcome::Refused(RefusalReason::UnknownModel)
         }
     };
@@ -86,15 +113,15 @@ fn conditions(snapshot: &Snapshot, request: &Request) -> Vec<(EndpointIndex, Arc
 pub fn queueing_s(
     decision: &Decision,
     snapshot: &Snapshot,
-    knowledge: &Knowledge<'_>,
     request: &Request,
     policy: &Policy,
 ) -> Option<f64> {
     let index = decision.chosen()?.endpoint;
-    let Verdict::Scored { terms, .. } = decision.candidates.get(index.get())?.verdict else { return None };
+    let candidate = decision.candidates.get(index.get())?;
+    let Verdict::Scored { terms, .. } = candidate.verdict else { return None };
     let endpoint = snapshot.endpoint(index)?;
     let profile = &endpoint.info.profile.at_speed(endpoint.speed);
-    let newcomer = Newcomer::of(request).with_cached(knowledge.of(index).cached);
+    let newcomer = Newcomer::of(request).with_cached(candidate.cached.unwrap_or_default());
     let idle = Load::of(&OwnLoad::default(), &ForeignLoad::default());
     let alone = Site::of(profile, None, idle, &newcomer).terms(&newcomer, policy, 0.0);
     Some((terms.predicted_ttft_s - alone.predicted_ttft_s).max(0.0))
@@ -110,39 +137,56 @@ pub(crate) struct Farm<'a> {
 }
 
 impl Farm<'_> {
-    fn place(&self, pool: &Pool, ask: &Ask<'_>, candidates: &mut Vec<Candidate>) -> Outcome {
-        self.judge_all(pool, ask, candidates);
-        if let Some(chosen) = self.choose(ask, candidates) {
+    fn place(
+        &self,
+        pool: &Pool,
+        ask: &Ask<'_>,
+        candidates: &mut Vec<Candidate>,
+        consulted: &mut Consulted,
+    ) -> Outcome {
+        self.judge_all(pool, ask, candidates, consulted);
+        if let Some(chosen) = self.choose(ask, candidates, consulted) {
             return Outcome::Placed(chosen);
         }
         match self.room(pool, ask) {
             Room::Never { largest } => Outcome::Refused(RefusalReason::TooLong { need: ask.need, largest }),
             Room::Perhaps => {
                 candidates.clear();
-                self.judge_all(pool, &Ask { lenient: true, ..*ask }, candidates);
+                consulted.clear();
+                self.judge_all(pool, &Ask { lenient: true, ..*ask }, candidates, consulted);
                 self.keep_largest(pool, ask, candidates);
-                self.choose(ask, candidates).map_or_else(|| hold(candidates), Outcome::Placed)
+                self.choose(ask, candidates, consulted).map_or_else(|| hold(candidates), Outcome::Placed)
             }
             Room::Likely => hold(candidates),
         }
     }
 
     /// Appends one candidate per endpoint of the snapshot.
-    fn judge_all(&self, pool: &Pool, ask: &Ask<'_>, candidates: &mut Vec<Candidate>) {
+    fn judge_all(
+        &self,
+        pool: &Pool,
+        ask: &Ask<'_>,
+        candidates: &mut Vec<Candidate>,
+        consulted: &mut Consulted,
+    ) {
         let mut members = pool.members.iter().peekable();
         for (endpoint, index) in self.snapshot.endpoints.iter().zip((0..).map(EndpointIndex)) {
             let member = members.next_if(|(member, _)| *member == index);
-            let own = self.loads.get(index.get()).copied().unwrap_or_default();
+            let own = self.own(index);
+            let cached = member.and_then(|_| self.knowledge.cached(index));
+            if let Some(tokens) = cached.filter(|tokens| *tokens > Tokens(0)) {
+                consulted.cached.push((index, tokens));
+            }
             let age = endpoint.sampled_at.map(|at| ask.now.since(at));
             let verdict = match member {
                 None => Verdict::Rejected(Rejection::ModelNotServed),
                 Some((_, context)) => {
-                    let newcomer = ask.newcomer.with_cached(self.knowledge.of(index).cached);
+                    let newcomer = ask.newcomer.with_cached(cached.unwrap_or_default());
                     let site = site(endpoint, &own, &newcomer);
                     let on = Subject { endpoint, own: &own, context: *context, site, newcomer };
                     let doubt = doubt_s(endpoint.freshness, age);
                     filter::rejection(ask, &on)
-                        .map_or_else(|| self.score(&on, index, doubt), Verdict::Rejected)
+                        .map_or_else(|| self.score(&on, index, doubt, consulted), Verdict::Rejected)
                 }
             };
             let own_in_flight = own.in_flight;
@@ -152,24 +196,51 @@ impl Farm<'_> {
                 freshness: endpoint.freshness,
                 age,
                 own_in_flight,
+                cached,
             });
         }
     }
 
     /// The terms are filled for every scorer, so that a baseline's choice can be compared with the
     /// prediction.
-    fn score(&self, on: &Subject<'_>, index: EndpointIndex, doubt_s: f64) -> Verdict {
+    fn score(
+        &self,
+        on: &Subject<'_>,
+        index: EndpointIndex,
+        doubt_s: f64,
+        consulted: &mut Consulted,
+    ) -> Verdict {
         let mut terms = on.site.terms(&on.newcomer, self.policy, doubt_s);
-        let insight = self.knowledge.of(index);
-        if let (Scorer::Cost, Some(lengths)) = (self.policy.scorer, self.knowledge.lengths) {
-            terms.miss_s = on.site.miss_s(&on.newcomer, self.policy, &insight, lengths);
+        if self.foresees() {
+            terms.misses = Misses::AtLeast(on.site.miss_at_least_s(&on.newcomer, self.policy));
         }
+        let prompts = || {
+            let prompts = self.knowledge.prompts_in_flight(index);
+            consulted.prompts.extend(prompts.map(|tokens| (index, tokens)));
+            prompts
+        };
         let drawn = || unit(splitmix64(self.seed ^ splitmix64(u64::from(index.0))));
-        let total = rank::alone(self.policy.scorer, on, &insight, &terms, drawn);
+        let total = rank::alone(self.policy.scorer, on, prompts, &terms, drawn);
         Verdict::Scored { total, terms }
     }
 
-    fn choose(&self, ask: &Ask<'_>, candidates: &mut [Candidate]) -> Option<Chosen> {
+    /// Whether the policy prices misses and there is something to foresee them from.
+    pub(crate) fn foresees(&self) -> bool {
+        let known = self.knowledge.endpoints.is_some() && self.knowledge.lengths.is_some();
+        known && self.policy.scorer == Scorer::Cost
+    }
+
+    pub(crate) fn own(&self, index: EndpointIndex) -> OwnLoad {
+        self.loads.get(index.get()).copied().unwrap_or_default()
+    }
+
+    fn choose(
+        &self,
+        ask: &Ask<'_>,
+        candidates: &mut [Candidate],
+        consulted: &mut Consulted,
+    ) -> Option<Chosen> {
+        foresee(self, ask, candidates, consulted);
         rank::among(self, ask, candidates);
         pick::pick(candidates, self.seed)
     }
@@ -230,7 +301,7 @@ fn size_limit(endpoint: &Endpoint, context: Option<Tokens>) -> Tokens {
     context.into_iter().chain(pool).min().unwrap_or(Tokens(u64::MAX))
 }
 
-fn site(endpoint: &Endpoint, own: &OwnLoad, newcomer: &Newcomer) -> Site {
+pub(crate) fn site(endpoint: &Endpoint, own: &OwnLoad, newcomer: &Newcomer) -> Site {
     let info = &endpoint.info;
     let shared_pool = info.kind.capabilities().kv == KvAllocation::Preallocated;
     let capacity = info.kv_capacity.unwrap_or(info.profile.kv_capacity);

@@ -1,6 +1,8 @@
 //! What must hold for every decision, as predicates that assertions, property tests and the simulator share.
 
-use aya_domain::{Candidate, Decision, Outcome, Phase, Request, Snapshot, Verdict};
+use aya_domain::{Candidate, Decision, Misses, Outcome, Phase, Request, Snapshot, Verdict};
+
+use crate::foresee::LOOKED_AT_MAX;
 
 /// The first promise that a decision breaks; `None`: it keeps all of them.
 #[must_use]
@@ -38,12 +40,16 @@ pub fn placed_iff_something_scored(decision: &Decision) -> bool {
     scored == matches!(decision.outcome, Outcome::Placed(_))
 }
 
-/// The chosen endpoint was scored, and nothing was better by more than a tie.
+/// The chosen endpoint was scored, and nothing that competed was better by more than a tie. Until as many endpoints were
+/// looked at as may be, everything competes: the bounds of the others have to be above the total that won.
 #[must_use]
 pub fn the_least_total_is_chosen(decision: &Decision) -> bool {
     let Some(chosen) = decision.chosen() else { return true };
     let Some(won) = decision.candidates.get(chosen.endpoint.get()).and_then(total) else { return false };
-    decision.candidates.iter().filter_map(total).all(|other| won <= other + 1e-8 * other.abs())
+    let expected = |candidate: &&Candidate| matches!(candidate.verdict, Verdict::Scored { terms, .. } if matches!(terms.misses, Misses::Expected(_)));
+    let looked_at = decision.candidates.iter().filter(expected).count();
+    let competing = decision.candidates.iter().filter(|c| looked_at < LOOKED_AT_MAX || expected(c));
+    competing.filter_map(total).all(|other| won <= other + 1e-8 * other.abs())
         && chosen.margin_s.is_none_or(|margin| margin >= 0.0)
 }
 

@@ -8,6 +8,7 @@
 mod cost;
 mod decide;
 mod filter;
+mod foresee;
 pub mod invariants;
 mod knowledge;
 mod misses;
@@ -18,6 +19,7 @@ mod rank;
 mod testkit;
 
 pub use cost::FOREIGN_PROMPT_TOKENS;
-pub use decide::{decide, decide_knowing, queueing_s};
-pub use knowledge::{Insight, Knowledge, Stream};
+pub use decide::{Seen, decide, decide_knowing, decide_noting, queueing_s};
+pub use foresee::LOOKED_AT_MAX;
+pub use knowledge::{Consulted, Insights, Knowledge, LookedAt, Stream};
 pub use policy::{CostWeights, HoldRules, Policy, Scorer, UnknownPolicy};

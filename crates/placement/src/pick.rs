@@ -5,16 +5,28 @@
 
 use aya_domain::{Candidate, Chosen, Verdict, splitmix64};
 
+use crate::foresee;
+
 const TIE: f64 = 1e-9;
 
-/// The best scored candidate; `None` if there is none.
+/// The largest total that equals this one.
+pub(crate) const fn bar(total: f64) -> f64 {
+    total + TIE * total.abs()
+}
+
+/// The best scored candidate; `None` if there is none. The margin is to the next total, which may be a lower bound.
 pub(crate) fn pick(candidates: &[Candidate], seed: u64) -> Option<Chosen> {
-    let least = scored(candidates).map(|(_, total)| total).min_by(f64::total_cmp)?;
-    let bar = least + TIE * least.abs();
-    let ties = scored(candidates).filter(|(_, total)| *total <= bar).count();
+    let competes = foresee::competes(candidates);
+    let running = || scored(candidates).filter(|(candidate, _)| competes(candidate));
+    let least = running().map(|(_, total)| total).min_by(f64::total_cmp)?;
+    let bar = bar(least);
+    let ties = running().filter(|(_, total)| *total <= bar).count();
     let nth = usize::try_from(splitmix64(seed).checked_rem(ties as u64)?).ok()?;
-    let (chosen, total) = scored(candidates).filter(|(_, total)| *total <= bar).nth(nth)?;
-    let others = scored(candidates).filter(|(other, _)| other.endpoint != chosen.endpoint);
+    let (chosen, total) = running().filter(|(_, total)| *total <= bar).nth(nth)?;
+    let behind = |(other, bound): &(&Candidate, f64)| {
+        other.endpoint != chosen.endpoint && (competes(other) || *bound > bar)
+    };
+    let others = scored(candidates).filter(behind);
     let next = others.min_by(|(_, a), (_, b)| a.total_cmp(b));
     Some(Chosen {
         endpoint: chosen.endpoint,

@@ -4,13 +4,12 @@
 //! totals once all are judged. An endpoint that a rule leaves out keeps its place behind all others ([`LEFT_OUT`]), so
 //! that the choice is still the least total. Constants are those their authors publish.
 
-use aya_domain::{Candidate, EndpointIndex, OwnLoad, Terms, Tokens, Verdict, splitmix64};
+use aya_domain::{Candidate, EndpointIndex, Terms, Tokens, Verdict, splitmix64};
 use aya_estimate::relative_speed;
 
 use crate::cost::{Load, total_s};
 use crate::decide::{Farm, unit};
 use crate::filter::{Ask, Subject};
-use crate::knowledge::Insight;
 use crate::policy::Scorer;
 
 /// Added to the total of an endpoint that a rule does not consider.
@@ -35,7 +34,7 @@ const GIE_KV: f64 = 2.0;
 pub(crate) fn alone(
     scorer: Scorer,
     on: &Subject<'_>,
-    insight: &Insight<'_>,
+    prompts_in_flight: impl FnOnce() -> Option<Tokens>,
     terms: &Terms,
     drawn: impl FnOnce() -> f64,
 ) -> f64 {
@@ -48,8 +47,10 @@ pub(crate) fn alone(
         Scorer::Random => drawn(),
         Scorer::LeastRequests => requests,
         Scorer::WeightedRequests => (requests + 1.0) / speed(),
-        Scorer::OutstandingTokens => outstanding(load, insight, new.output),
-        Scorer::WeightedOutstandingTokens => (outstanding(load, insight, new.output) + new.prompt) / speed(),
+        Scorer::OutstandingTokens => outstanding(load, prompts_in_flight(), new.output),
+        Scorer::WeightedOutstandingTokens => {
+            (outstanding(load, prompts_in_flight(), new.output) + new.prompt) / speed()
+        }
         Scorer::KvCost => {
             (load.prefill_tokens + new.uncached + load.kv_tokens + load.prefill_tokens + new.prompt) / BLOCK
         }
@@ -71,8 +72,8 @@ const fn finite(total: f64) -> f64 {
 }
 
 /// Prompts and mean answers in flight. Where the prompts are not known one by one, what the ledger counts of them.
-fn outstanding(load: &Load, insight: &Insight<'_>, mean_output: f64) -> f64 {
-    let prompts = insight.prompts_in_flight.map_or(load.kv_tokens + load.prefill_tokens, Tokens::as_f64);
+fn outstanding(load: &Load, prompts: Option<Tokens>, mean_output: f64) -> f64 {
+    let prompts = prompts.map_or(load.kv_tokens + load.prefill_tokens, Tokens::as_f64);
     prompts + f64::from(load.requests) * mean_output
 }
 
@@ -117,9 +118,13 @@ fn scored(candidates: &mut [Candidate]) -> impl Iterator<Item = (EndpointIndex, 
 }
 
 fn load(farm: &Farm<'_>, index: EndpointIndex) -> Load {
-    let own: OwnLoad = farm.loads.get(index.get()).copied().unwrap_or_default();
+    let own = farm.own(index);
     let foreign = farm.snapshot.endpoint(index).map(|endpoint| endpoint.foreign).unwrap_or_default();
     Load::of(&own, &foreign)
+}
+
+fn cached(farm: &Farm<'_>, index: EndpointIndex) -> f64 {
+    farm.knowledge.cached(index).map_or(0.0, Tokens::as_f64)
 }
 
 fn speed(farm: &Farm<'_>, index: EndpointIndex) -> f64 {
@@ -189,7 +194,7 @@ fn mix_scores(farm: &Farm<'_>, ask: &Ask<'_>, candidates: &mut [Candidate]) {
             waiting(index).map_or(0.0, |q| if most > least { (most - q) / (most - least) } else { 1.0 });
         let used = farm.snapshot.endpoint(index).and_then(|endpoint| endpoint.kv_used);
         let kv = used.map_or(0.0, |used| 1.0 - used.value.get());
-        let prefix = farm.knowledge.of(index).cached.as_f64() / prompt;
+        let prefix = cached(farm, index) / prompt;
         let score = GIE_PREFIX * prefix + GIE_QUEUE * queue + GIE_KV * kv;
         *total = GIE_PREFIX + GIE_QUEUE + GIE_KV - score;
     }
@@ -203,11 +208,11 @@ fn stick(farm: &Farm<'_>, ask: &Ask<'_>, candidates: &mut [Candidate]) {
         scored(candidates).map(|(index, _)| load(farm, index).prefill_tokens).fold(f64::INFINITY, f64::min);
     let holds = |index| {
         let lead_s = (load(farm, index).prefill_tokens - least) * per_token(index);
-        farm.knowledge.of(index).cached.as_f64() / prompt >= STICKY_SHARE && lead_s <= STICKY_LEAD_S
+        cached(farm, index) / prompt >= STICKY_SHARE && lead_s <= STICKY_LEAD_S
     };
     let any = scored(candidates).any(|(index, _)| holds(index));
     for (index, total) in scored(candidates) {
-        let uncached = (prompt - farm.knowledge.of(index).cached.as_f64()).max(1.0);
+        let uncached = (prompt - cached(farm, index)).max(1.0);
         let seconds = (load(farm, index).prefill_tokens + uncached) * per_token(index);
         *total = finite(seconds) + if any && !holds(index) { LEFT_OUT } else { 0.0 };
     }

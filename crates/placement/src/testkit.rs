@@ -16,7 +16,7 @@ use aya_domain::{
     ServedModel, Snapshot, TenantId, Tokens, Verdict,
 };
 
-use crate::{Policy, decide};
+use crate::{Insights, Policy, Stream, decide};
 
 pub(crate) const NOW: MonoTime = MonoTime::from_millis(100_000);
 
@@ -30,6 +30,35 @@ pub(crate) struct Fleet {
 impl Fleet {
     pub(crate) fn decide(&self, request: &Request, policy: &str, seed: u64) -> Decision {
         decide(&self.snapshot, &self.loads, request, &Policy::named(policy).unwrap(), NOW, seed)
+    }
+}
+
+/// What is known of each endpoint; nothing of those beyond the end.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Known(pub(crate) Vec<KnownEndpoint>);
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct KnownEndpoint {
+    pub(crate) cached: u64,
+    pub(crate) prompts: Option<Tokens>,
+    pub(crate) pending: Vec<u32>,
+    pub(crate) streams: Vec<Stream>,
+}
+
+impl Insights for Known {
+    fn cached(&self, endpoint: EndpointIndex) -> Tokens {
+        Tokens(self.0.get(endpoint.get()).map_or(0, |known| known.cached))
+    }
+
+    fn prompts_in_flight(&self, endpoint: EndpointIndex) -> Option<Tokens> {
+        self.0.get(endpoint.get())?.prompts
+    }
+
+    fn residents(&self, endpoint: EndpointIndex, pending: &mut Vec<u32>, streams: &mut Vec<Stream>) {
+        if let Some(known) = self.0.get(endpoint.get()) {
+            pending.extend_from_slice(&known.pending);
+            streams.extend_from_slice(&known.streams);
+        }
     }
 }
 

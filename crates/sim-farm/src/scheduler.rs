@@ -6,12 +6,12 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use aya_domain::{
-    Decision, IdError, ModelId, MonoTime, OwnLoad, Priority, Report, Request, RequestId, RequestKind,
-    Snapshot, TenantId, Tokens, splitmix64,
+    Decision, EndpointIndex, IdError, ModelId, MonoTime, OwnLoad, Priority, Report, Request, RequestId,
+    RequestKind, Snapshot, TenantId, Tokens, splitmix64,
 };
 use aya_estimate::{LengthDistribution, OutputPrior, PrefixIndex};
 use aya_fleet::{Event, Fleet, OwnInFlight, Params};
-use aya_placement::{Insight, Knowledge, Policy, Stream, decide_knowing, queueing_s};
+use aya_placement::{Consulted, Insights, Knowledge, Policy, Seen, Stream, decide_noting, queueing_s};
 
 use crate::ledger::Cell;
 use crate::progress::Progress;
@@ -40,8 +40,7 @@ pub(crate) struct Scheduler {
     /// Requests for which no endpoint had room, first come first served.
     pub(crate) held: VecDeque<usize>,
     loads: Vec<OwnLoad>,
-    streams: Vec<Stream>,
-    pending: Vec<f64>,
+    consulted: Consulted,
     /// Filled anew for every decision.
     request: Request,
 }
@@ -65,8 +64,7 @@ impl Scheduler {
             sequence: 0,
             held: VecDeque::new(),
             loads: Vec::with_capacity(endpoints),
-            streams: Vec::new(),
-            pending: Vec::new(),
+            consulted: Consulted::default(),
             request,
         }
     }
@@ -119,9 +117,7 @@ impl Scheduler {
 
     /// Prompt tokens that the cache of the endpoint at this position probably holds: at least one is computed.
     pub(crate) fn cached(&self, arrival: &Arrival, at: usize) -> u32 {
-        let blocks = self.prefixes.get(at).map_or(0, |index| index.matched(&arrival.blocks));
-        let tokens = u32::try_from(blocks).unwrap_or(u32::MAX).saturating_mul(PREFIX_BLOCK_TOKENS);
-        tokens.min(arrival.prompt_tokens.saturating_sub(1))
+        cached(&self.prefixes, arrival, at)
     }
 
     /// Decides where a request goes; the same call that the live scheduler makes, with what only the simulation
@@ -147,52 +143,59 @@ impl Scheduler {
         self.request.arrived_at = now;
         let seed = splitmix64(seed ^ self.sequence);
         self.sequence += 1;
-        self.look_at_streams(requests, now);
-        let insights = self.insights(arrival);
+        let insights = Sight { cells: &self.cells, prefixes: &self.prefixes, arrival, requests, now };
         let first = arrival.blocks.get(..arrival.blocks.len().min(AFFINITY_BLOCKS)).unwrap_or_default();
         let hashed = || first.iter().fold(0, |hash, block| splitmix64(hash ^ block));
         let knowledge = Knowledge {
-            endpoints: &insights,
+            endpoints: Some(&insights),
             lengths: Some(&self.lengths),
             affinity: (!first.is_empty()).then(hashed),
         };
-        let decision =
-            decide_knowing(&self.snapshot, &self.loads, &knowledge, &self.request, policy, now, seed);
-        let queueing = queueing_s(&decision, &self.snapshot, &knowledge, &self.request, policy);
+        let seen = Seen { snapshot: &self.snapshot, loads: &self.loads, knowledge };
+        let decision = decide_noting(seen, &self.request, policy, now, seed, &mut self.consulted);
+        let queueing = queueing_s(&decision, &self.snapshot, &self.request, policy);
         (decision, queueing.unwrap_or(0.0))
     }
+}
 
-    /// Every stream and pending prompt of every cell, one after the other.
-    fn look_at_streams(&mut self, requests: &[Progress], now: MonoTime) {
-        self.streams.clear();
-        self.pending.clear();
-        for cell in &self.cells {
-            let streaming = cell.decoding.iter().filter_map(|at| requests.get(*at));
-            self.streams.extend(streaming.map(|request| Stream {
-                tokens: f64::from(request.generated),
-                since_first_s: request.first_token.map_or(0.0, |at| now.since(at).as_secs_f64()),
-            }));
-            let pending = cell.pending.iter().filter_map(|at| requests.get(*at));
-            self.pending.extend(pending.map(|request| f64::from(request.uncached())));
-        }
+/// What a scheduler knows of the endpoints about one request.
+#[derive(Debug)]
+struct Sight<'a> {
+    cells: &'a [Cell],
+    prefixes: &'a [PrefixIndex],
+    arrival: &'a Arrival,
+    requests: &'a [Progress],
+    now: MonoTime,
+}
+
+impl Insights for Sight<'_> {
+    fn cached(&self, endpoint: EndpointIndex) -> Tokens {
+        Tokens(u64::from(cached(self.prefixes, self.arrival, endpoint.get())))
     }
 
-    fn insights(&self, arrival: &Arrival) -> Vec<Insight<'_>> {
-        let (mut streams, mut pending) = (self.streams.as_slice(), self.pending.as_slice());
-        let mut insights = Vec::with_capacity(self.cells.len());
-        for (at, cell) in self.cells.iter().enumerate() {
-            let (mine, others) = streams.split_at(cell.decoding.len().min(streams.len()));
-            let (waiting, further) = pending.split_at(cell.pending.len().min(pending.len()));
-            (streams, pending) = (others, further);
-            insights.push(Insight {
-                cached: Tokens(u64::from(self.cached(arrival, at))),
-                pending: waiting,
-                streams: mine,
-                prompts_in_flight: Some(Tokens(cell.prompts)),
-            });
-        }
-        insights
+    fn prompts_in_flight(&self, endpoint: EndpointIndex) -> Option<Tokens> {
+        self.cells.get(endpoint.get()).map(|cell| Tokens(cell.prompts))
     }
+
+    fn residents(&self, endpoint: EndpointIndex, pending: &mut Vec<u32>, streams: &mut Vec<Stream>) {
+        let Some(cell) = self.cells.get(endpoint.get()) else { return };
+        let of = |at: &usize| self.requests.get(*at);
+        pending.extend(cell.pending.iter().filter_map(of).map(Progress::uncached));
+        streams.extend(cell.decoding.iter().filter_map(of).map(|request| Stream {
+            tokens: request.generated,
+            since_first_ms: request.first_token.map_or(0, |at| millis(self.now.since(at))),
+        }));
+    }
+}
+
+fn cached(prefixes: &[PrefixIndex], arrival: &Arrival, at: usize) -> u32 {
+    let blocks = prefixes.get(at).map_or(0, |index| index.matched(&arrival.blocks));
+    let tokens = u32::try_from(blocks).unwrap_or(u32::MAX).saturating_mul(PREFIX_BLOCK_TOKENS);
+    tokens.min(arrival.prompt_tokens.saturating_sub(1))
+}
+
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// The request that every decision fills anew.

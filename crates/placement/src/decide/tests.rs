@@ -6,8 +6,8 @@ use aya_domain::{EndpointId, EngineKind, Freshness, Health, Phase};
 
 use super::*;
 use crate::cost::total_s;
-use crate::knowledge::{Insight, Stream};
-use crate::testkit::{Fleet, NOW, fleet, outcome, request, verdicts};
+use crate::knowledge::{Insights, Stream};
+use crate::testkit::{Fleet, Known, KnownEndpoint, NOW, fleet, outcome, request, verdicts};
 use aya_estimate::LengthDistribution;
 
 fn check(text: &str, request: &Request, expect: &str) {
@@ -387,24 +387,33 @@ proptest! {
         seed: u64,
         policy in prop::sample::select(Policy::names().collect::<Vec<_>>()),
         (cached, affinity) in (0_u64..13_000, prop::option::of(any::<u64>())),
-        streams in prop::collection::vec((0.0..900.0_f64, 0.0..60.0_f64), 0..9),
-        pending in prop::collection::vec(1.0..9_000.0_f64, 0..4),
+        streams in prop::collection::vec((0..900_u32, 0..60_000_u32), 0..9),
+        pending in prop::collection::vec(1..9_000_u32, 0..4),
     ) {
         let farm = build(&parts);
-        let streams: Vec<Stream> =
-            streams.into_iter().map(|(tokens, since_first_s)| Stream { tokens, since_first_s }).collect();
-        let insight = Insight { cached: Tokens(cached), pending: &pending, streams: &streams, prompts_in_flight: None };
+        let streams: Vec<Stream> = streams
+            .into_iter()
+            .map(|(tokens, since_first_ms)| Stream { tokens, since_first_ms })
+            .collect();
         let lengths = LengthDistribution::default();
+        let here = KnownEndpoint { cached, prompts: Some(Tokens(cached)), pending, streams };
         // The last endpoint has no entry.
-        let insights = vec![insight; parts.len() - 1];
-        let knowledge = Knowledge { endpoints: &insights, lengths: Some(&lengths), affinity };
+        let insights = Known(vec![here; parts.len() - 1]);
+        let knowledge = Knowledge { endpoints: Some(&insights), lengths: Some(&lengths), affinity };
         let policy = Policy::named(policy).unwrap();
-        let known = decide_knowing(&farm.snapshot, &farm.loads, &knowledge, &request, &policy, NOW, seed);
+        let seen = Seen { snapshot: &farm.snapshot, loads: &farm.loads, knowledge };
+        let mut consulted = Consulted::default();
+        let known = decide_noting(seen, &request, &policy, NOW, seed, &mut consulted);
         prop_assert_eq!(invariants::broken(&known, &farm.snapshot, &request), None);
+        // What was asked for is enough to decide the same again, and asks for the same.
+        let again = Seen { knowledge: Knowledge { endpoints: Some(&consulted), ..knowledge }, ..seen };
+        let mut asked_again = Consulted::default();
+        prop_assert_eq!(&decide_noting(again, &request, &policy, NOW, seed, &mut asked_again), &known);
+        prop_assert_eq!(&asked_again, &consulted);
         for candidate in &known.candidates {
             if let Verdict::Scored { terms, .. } = candidate.verdict {
                 // At most every request there and the newcomer: 12 + 12 own, 4 + 4 foreign.
-                prop_assert!((0.0..=30.0 * 33.0).contains(&terms.miss_s), "{terms:?}");
+                prop_assert!((0.0..=30.0 * 33.0).contains(&terms.misses.seconds()), "{terms:?}");
             }
         }
         let blind = farm.decide(&request, policy.name.as_str(), seed);
@@ -412,6 +421,50 @@ proptest! {
             let backlog = |c: &Candidate| matches!(c.verdict, Verdict::Rejected(Rejection::Backlogged { .. }));
             let rejected = |c: &Candidate| matches!(c.verdict, Verdict::Rejected(_));
             prop_assert!(rejected(with) == rejected(without) || backlog(with) || backlog(without));
+        }
+    }
+
+    /// Looking at few streams chooses what looking at all of them would.
+    #[test]
+    fn what_was_not_looked_at_could_not_have_won(
+        parts in any_fleet(12),
+        request in any_request(),
+        seed: u64,
+        ages in prop::collection::vec((1..300_u32, 0..30_000_u32), 0..12),
+    ) {
+        let farm = build(&parts);
+        let here = |at: usize| {
+            let stream = |(tokens, since_first_ms): &(u32, u32)| Stream {
+                tokens: *tokens,
+                since_first_ms: *since_first_ms,
+            };
+            let streams = ages.iter().skip(at % 3).map(stream).collect();
+            KnownEndpoint { streams, ..KnownEndpoint::default() }
+        };
+        let (insights, lengths) = (Known((0..parts.len()).map(here).collect()), LengthDistribution::default());
+        let knowledge =
+            Knowledge { endpoints: Some(&insights), lengths: Some(&lengths), ..Knowledge::default() };
+        let policy = Policy::named("aya").unwrap();
+        let decision = decide_knowing(&farm.snapshot, &farm.loads, &knowledge, &request, &policy, NOW, seed);
+        let newcomer = Newcomer::of(&request);
+        let full = |candidate: &Candidate| match candidate.verdict {
+            Verdict::Rejected(_) => None,
+            Verdict::Scored { mut terms, .. } => {
+                let at = candidate.endpoint;
+                let site = site(&farm.snapshot.endpoints[at.get()], &farm.loads[at.get()], &newcomer);
+                let (mut pending, mut streams) = (Vec::new(), Vec::new());
+                insights.residents(at, &mut pending, &mut streams);
+                terms.misses =
+                    Misses::Expected(site.miss_s(&newcomer, &policy, (&pending, &streams), &lengths));
+                Some((at, total_s(&terms)))
+            }
+        };
+        let totals: Vec<_> = decision.candidates.iter().filter_map(full).collect();
+        let least = totals.iter().map(|(_, total)| *total).min_by(f64::total_cmp);
+        prop_assert_eq!(decision.chosen().map(|chosen| chosen.total), least);
+        for (at, total) in totals {
+            let Verdict::Scored { total: told, .. } = decision.candidates[at.get()].verdict else { continue };
+            prop_assert!(told <= total + 1e-9 * total, "a bound of {told}, in truth {total}");
         }
     }
 

@@ -4,7 +4,7 @@ use aya_domain::{Decision, ModelId, Reading, Request, RequestId};
 
 use super::*;
 use crate::knowledge::Knowledge;
-use crate::testkit::{Fleet, NOW, fleet, outcome, request};
+use crate::testkit::{Fleet, Known, KnownEndpoint, NOW, fleet, outcome, request};
 use crate::{Policy, decide_knowing};
 
 fn check(policy: &str, text: &str, expect: &str) {
@@ -13,9 +13,9 @@ fn check(policy: &str, text: &str, expect: &str) {
 }
 
 fn decide_with(fleet: &Fleet, policy: &str, cached: &[u64], affinity: u64) -> Decision {
-    let insights: Vec<Insight<'_>> =
-        cached.iter().map(|cached| Insight { cached: Tokens(*cached), ..Insight::default() }).collect();
-    let knowledge = Knowledge { endpoints: &insights, lengths: None, affinity: Some(affinity) };
+    let known = |cached: &u64| KnownEndpoint { cached: *cached, ..KnownEndpoint::default() };
+    let known = Known(cached.iter().map(known).collect());
+    let knowledge = Knowledge { endpoints: Some(&known), lengths: None, affinity: Some(affinity) };
     let policy = Policy::named(policy).unwrap();
     decide_knowing(&fleet.snapshot, &fleet.loads, &knowledge, &request(1000, None), &policy, NOW, 1)
 }
@@ -118,7 +118,7 @@ fn queueing_is_what_a_request_loses_to_those_before_it() {
     let queueing = |text: &str, prompt: u64| {
         let (fleet, request, policy) = (fleet(text), request(prompt, None), Policy::named("lc").unwrap());
         let decision = fleet.decide(&request, "lc", 1);
-        crate::queueing_s(&decision, &fleet.snapshot, &Knowledge::default(), &request, &policy)
+        crate::queueing_s(&decision, &fleet.snapshot, &request, &policy)
     };
     for prompt in [100, 6000] {
         assert!(queueing("a: a100", prompt).unwrap() < 1e-9, "alone, however long the prompt");

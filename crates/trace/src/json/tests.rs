@@ -68,6 +68,7 @@ fn decision() -> Decision {
         freshness: Freshness::Fresh,
         age: age.map(Duration::from_millis),
         own_in_flight: at,
+        cached: None,
     };
     let slow = aya_domain::Condition {
         cause: aya_domain::Cause::Xid { code: 31 },
