@@ -1,12 +1,12 @@
 //! Why a request went where it went: one sentence first, then everything it rests on.
 
 use aya_trace::{
-    CandidateJson, PlacementJson, RecordJson, RejectionJson, VerdictKind, placement_sentence,
+    CandidateJson, PlacementJson, RecordJson, RejectionJson, TermsJson, VerdictKind, placement_sentence,
     rejection_sentence,
 };
 
 use crate::table::{Side, Table};
-use crate::text::{Style, ago, cost, counted, ms, or_absent, plain};
+use crate::text::{Style, ago, cost, counted, grouped, ms, or_absent, plain};
 
 pub(crate) fn render(record: &RecordJson, style: Style) -> String {
     let mut blocks = vec![style.strong(&headline(record)), identity(record)];
@@ -56,7 +56,9 @@ fn rejected(record: &RecordJson) -> (Vec<&CandidateJson>, usize) {
 fn headline(record: &RecordJson) -> String {
     let decision = &record.decision;
     let text = match (&decision.placement, &decision.chosen) {
-        (Some(PlacementJson::Placed), Some(chosen)) => format!("Went to {chosen}: {}.", reason(record)),
+        (Some(PlacementJson::Placed), Some(chosen)) => {
+            format!("Went to {chosen}: {}.{}", reason(record), cached(record, chosen))
+        }
         (Some(placement), _) => format!("{}.", capital(&placement_sentence(placement))),
         (None, _) => match &record.outcome.error {
             Some(error) => format!("Refused before any endpoint was considered: {error}."),
@@ -64,6 +66,17 @@ fn headline(record: &RecordJson) -> String {
         },
     };
     plain(&text)
+}
+
+/// What of the prompt the chosen endpoint need not compute, as a sentence.
+fn cached(record: &RecordJson, chosen: &str) -> String {
+    let there = record.decision.candidates.iter().find(|candidate| candidate.endpoint == chosen);
+    match (there.and_then(|c| c.cached_tokens), record.decision.request.prompt_tokens_estimate) {
+        (Some(cached), Some(prompt)) if cached > 0 => {
+            format!(" About {} of {} prompt tokens cached there.", grouped(cached), grouped(prompt))
+        }
+        _ => String::new(),
+    }
 }
 
 /// What the choice came down to.
@@ -113,25 +126,34 @@ fn identity(record: &RecordJson) -> String {
 }
 
 fn costs(record: &RecordJson, scored: &[&CandidateJson]) -> Vec<String> {
-    let mut table = Table::new(&[
-        (" ", Side::Left),
-        ("ENDPOINT", Side::Left),
-        ("COST", Side::Right),
-        ("= TTFT", Side::Right),
-        ("+ ANSWER", Side::Right),
-        ("+ HARM", Side::Right),
-        ("+ SLO", Side::Right),
-        ("+ STALE", Side::Right),
-        ("PREDICTED TTFT", Side::Right),
-        ("PER TOKEN", Side::Right),
-        ("IN FLIGHT", Side::Right),
-        ("DATA", Side::Left),
-    ]);
+    let terms_of = |candidate: &CandidateJson| candidate.terms.unwrap_or_default();
+    // Columns that only a scheduler fills that keeps account of streams and caches.
+    let misses = scored.iter().any(|c| misses(&terms_of(c)).is_some());
+    let caches = scored.iter().any(|c| c.cached_tokens.is_some());
+    let columns = [
+        (" ", Side::Left, true),
+        ("ENDPOINT", Side::Left, true),
+        ("COST", Side::Right, true),
+        ("= TTFT", Side::Right, true),
+        ("+ ANSWER", Side::Right, true),
+        ("+ HARM", Side::Right, true),
+        ("+ SLO", Side::Right, true),
+        ("+ MISSES", Side::Right, misses),
+        ("+ STALE", Side::Right, true),
+        ("PREDICTED TTFT", Side::Right, true),
+        ("PER TOKEN", Side::Right, true),
+        ("CACHED", Side::Right, caches),
+        ("IN FLIGHT", Side::Right, true),
+        ("DATA", Side::Left, true),
+    ];
+    let heads: Vec<_> =
+        columns.iter().filter(|(.., shown)| *shown).map(|(head, side, _)| (*head, *side)).collect();
+    let mut table = Table::new(&heads);
     for candidate in scored {
-        let terms = candidate.terms.unwrap_or_default();
+        let terms = terms_of(candidate);
         let seconds = |value: Option<f64>| or_absent(value, cost);
         let chosen = record.decision.chosen.as_ref() == Some(&candidate.endpoint);
-        table.row(&[
+        let cells = [
             if chosen { ">" } else { " " }.to_owned(),
             candidate.endpoint.clone(),
             seconds(candidate.total),
@@ -139,12 +161,16 @@ fn costs(record: &RecordJson, scored: &[&CandidateJson]) -> Vec<String> {
             seconds(terms.decode_s),
             seconds(terms.harm_s),
             seconds(terms.slo_s),
+            or_absent(self::misses(&terms), |shown| shown),
             seconds(terms.uncertainty_s),
             or_absent(terms.predicted_ttft_s, |s| ms(s * 1e3)),
             or_absent(terms.predicted_tpot_s, |s| ms(s * 1e3)),
+            or_absent(candidate.cached_tokens, grouped),
             candidate.in_flight.to_string(),
             data_age(candidate),
-        ]);
+        ];
+        let shown = cells.into_iter().zip(&columns).filter(|(_, (.., shown))| *shown);
+        table.row(&shown.map(|(cell, _)| cell).collect::<Vec<_>>());
     }
     let mut lines = table.lines();
     lines.extend(scored.iter().filter_map(|candidate| slowed(candidate)).map(|line| plain(&line)));
@@ -167,6 +193,12 @@ fn slowed(candidate: &CandidateJson) -> Option<String> {
         speed * 100.0,
         because.join("; ")
     ))
+}
+
+/// The seconds that expected misses add; where the streams were not looked at, how much it is at least.
+fn misses(terms: &TermsJson) -> Option<String> {
+    let at_least = || terms.miss_at_least_s.map(|seconds| format!(">= {}", cost(seconds)));
+    terms.miss_s.map(cost).or_else(at_least)
 }
 
 fn data_age(candidate: &CandidateJson) -> String {

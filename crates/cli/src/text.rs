@@ -80,6 +80,19 @@ pub(crate) fn percent(ratio: f64) -> String {
     format!("{:.0} %", ratio * 100.0)
 }
 
+/// `1,834`.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut shown = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            shown.push(',');
+        }
+        shown.push(digit);
+    }
+    shown
+}
+
 /// `1 node`, `2 nodes`.
 pub(crate) fn counted(number: usize, one: &str) -> String {
     if number == 1 { format!("1 {one}") } else { format!("{number} {one}s") }
@@ -103,6 +116,13 @@ mod tests {
             (180_000_000.0, "2 d 2 h"),
         ] {
             assert_eq!(ms(given), expect);
+        }
+    }
+
+    #[test]
+    fn large_numbers_are_grouped_by_thousands() {
+        for (number, expect) in [(0, "0"), (999, "999"), (1_834, "1,834"), (12_345_678, "12,345,678")] {
+            assert_eq!(grouped(number), expect);
         }
     }
 

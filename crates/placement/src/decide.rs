@@ -7,9 +7,9 @@
 use std::sync::Arc;
 
 use aya_domain::{
-    Candidate, Chosen, Condition, Decision, Endpoint, EndpointIndex, ForeignLoad, HoldReason, KvAllocation, Misses,
-    MonoTime, Outcome, OwnLoad, Phase, Pool, RefusalReason, Rejection, Request, Snapshot, Tokens, Verdict,
-    splitmix64,
+    Candidate, Chosen, Condition, Decision, Endpoint, EndpointIndex, ForeignLoad, HoldReason, KvAllocation,
+    Misses, MonoTime, Outcome, OwnLoad, Phase, Pool, RefusalReason, Rejection, Request, Snapshot, Tokens,
+    Verdict, splitmix64,
 };
 
 use crate::cost::{Load, Newcomer, Site, doubt_s};

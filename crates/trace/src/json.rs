@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use aya_domain::{
-    Candidate, Decision, DecisionId, EndpointIndex, HoldReason, Outcome, RefusalReason, Request, RequestId,
-    RequestKind, Terms, Verdict, WallTime, speed_under,
+    Candidate, Decision, DecisionId, EndpointIndex, HoldReason, Misses, Outcome, RefusalReason, Request,
+    RequestId, RequestKind, Terms, Verdict, WallTime, speed_under,
 };
 use serde::{Deserialize, Serialize};
 
@@ -133,6 +133,9 @@ pub struct CandidateJson {
     /// The speed it was predicted with, as a share of its profile's; absent: the full one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub speed_ratio: Option<f64>,
+    /// Leading prompt tokens that its cache probably held; absent: nobody kept account of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cached_tokens: Option<u64>,
 }
 
 /// The terms of a score, in seconds; absent: not a finite number.
@@ -146,6 +149,12 @@ pub struct TermsJson {
     pub decode_s: Option<f64>,
     pub harm_s: Option<f64>,
     pub slo_s: Option<f64>,
+    /// What the objectives cost that the request is expected to break; absent: the streams were not looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub miss_s: Option<f64>,
+    /// Instead of `miss_s`, where the endpoint lost without a look at its streams: the least that it would be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub miss_at_least_s: Option<f64>,
     pub uncertainty_s: Option<f64>,
 }
 
@@ -289,6 +298,7 @@ fn candidate_json(decision: &Decision, candidate: &Candidate) -> CandidateJson {
         in_flight: candidate.own_in_flight,
         conditions: conditions.iter().map(ConditionJson::from).collect(),
         speed_ratio: Some(speed_under(conditions).get()).filter(|speed| *speed < 1.0),
+        cached_tokens: candidate.cached.map(|tokens| tokens.get()),
     }
 }
 
@@ -300,6 +310,14 @@ fn terms_json(terms: &Terms) -> TermsJson {
         decode_s: finite(terms.decode_s),
         harm_s: finite(terms.harm_s),
         slo_s: finite(terms.slo_s),
+        miss_s: match terms.misses {
+            Misses::Expected(seconds) => finite(seconds),
+            Misses::Unknown | Misses::AtLeast(_) => None,
+        },
+        miss_at_least_s: match terms.misses {
+            Misses::AtLeast(seconds) => finite(seconds),
+            Misses::Unknown | Misses::Expected(_) => None,
+        },
         uncertainty_s: finite(terms.uncertainty_s),
     }
 }

@@ -82,6 +82,30 @@ outcome
 }
 
 #[test]
+fn cached_tokens_and_expected_misses_are_shown_where_they_are_known() {
+    let mut record = sample();
+    record.decision.request.prompt_tokens_estimate = Some(2_100);
+    for (endpoint, cached, expected, at_least) in
+        [("gpu-3", 1_834, Some(0.25), None), ("gpu-2", 0, None, Some(0.0))]
+    {
+        let candidates = &mut record.decision.candidates;
+        let candidate = candidates.iter_mut().find(|c| c.endpoint == endpoint).unwrap();
+        candidate.cached_tokens = Some(cached);
+        let terms = candidate.terms.as_mut().unwrap();
+        (terms.miss_s, terms.miss_at_least_s) = (expected, at_least);
+    }
+    let shown = render(&record, Style { colour: false });
+    for expect in [
+        "2 rejected. About 1,834 of 2,100 prompt tokens cached there.",
+        "+ SLO  + MISSES  + STALE  PREDICTED TTFT  PER TOKEN  CACHED  IN FLIGHT",
+        "0.000     0.250    0.000           80 ms      11 ms   1,834",
+        "0.000  >= 0.000    0.000          310 ms      11 ms       0",
+    ] {
+        assert!(shown.contains(expect), "{expect:?} in\n{shown}");
+    }
+}
+
+#[test]
 fn the_headline_says_what_the_choice_came_down_to() {
     let mut record = sample();
     record.decision.ties = Some(2);

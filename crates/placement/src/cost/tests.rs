@@ -88,6 +88,16 @@ fn foreign_requests_weigh_like_our_own() {
     same("a: a100 nd=5 K=9000", "a: a100 nd=2 K=4000 fr=3 fk=5000");
 }
 
+/// Else a burst of tiny prompts prefers engines whose prompts are still in prefill.
+#[test]
+fn whatever_runs_somewhere_half_an_iteration_is_waited_for() {
+    let ttft = |text: &str| terms_of(&fleet(text), &request(20, None)).predicted_ttft_s;
+    let idle = ttft("a: a100");
+    for busy in ["a: a100 np=1 P=20", "a: a100 nd=1 K=20", "a: a100 np=1"] {
+        assert!((0.005..0.008).contains(&(ttft(busy) - idle)), "{busy}: {} after {idle}", ttft(busy));
+    }
+}
+
 #[test]
 fn an_embedding_has_no_answer_to_decode() {
     let embedding = Request { kind: RequestKind::Embedding, ..request(1000, None) };

@@ -68,7 +68,7 @@ fn decision() -> Decision {
         freshness: Freshness::Fresh,
         age: age.map(Duration::from_millis),
         own_in_flight: at,
-        cached: None,
+        cached: (at == 2).then_some(Tokens(64)),
     };
     let slow = aya_domain::Condition {
         cause: aya_domain::Cause::Xid { code: 31 },
@@ -86,7 +86,7 @@ fn decision() -> Decision {
         directory: Arc::from(directory),
         candidates: vec![
             candidate(0, Verdict::Rejected(Rejection::AlreadyTried), Some(120)),
-            candidate(1, Verdict::Scored { total: f64::INFINITY, terms: Terms::default() }, None),
+            candidate(1, Verdict::Scored { total: f64::INFINITY, terms: lost }, None),
             candidate(2, Verdict::Scored { total: 2.08, terms }, Some(250)),
         ],
         conditions: vec![(EndpointIndex(0), Arc::from([slow]))],
@@ -121,10 +121,11 @@ fn a_record_has_the_names_of_the_contract() {
                         "speed_ratio": 0.5, "recovering": false}], "speed_ratio": 0.5},
                 {"endpoint": "b", "verdict": "scored", "freshness": "fresh", "in_flight": 1, "terms": {
                     "predicted_ttft_s": zero, "predicted_tpot_s": zero, "ttft_s": zero, "decode_s": zero, "harm_s": zero,
-                    "slo_s": zero, "uncertainty_s": zero}},
+                    "slo_s": zero, "miss_at_least_s": 30.0, "uncertainty_s": zero}},
                 {"endpoint": "c", "verdict": "scored", "total": 2.08, "age_ms": 250.0, "freshness": "fresh",
-                    "in_flight": 2, "terms": {"predicted_ttft_s": 0.08, "predicted_tpot_s": zero, "ttft_s": 0.08,
-                    "decode_s": 2.0, "harm_s": zero, "slo_s": zero, "uncertainty_s": zero}},
+                    "in_flight": 2, "cached_tokens": 64, "terms": {"predicted_ttft_s": 0.08, "predicted_tpot_s": zero, "ttft_s": 0.08,
+                    "decode_s": 2.0, "harm_s": zero, "slo_s": zero, "miss_s": zero,
+                    "uncertainty_s": zero}},
             ],
             "attempts": [
                 {"endpoint": "a", "started_ms": 2.0, "result": "failed", "reason": "connect"},
