@@ -78,7 +78,9 @@ fn decision() -> Decision {
         since: MonoTime::ZERO,
         recovering: false,
     };
-    let terms = Terms { predicted_ttft_s: 0.08, ttft_s: 0.08, decode_s: 2.0, ..Terms::default() };
+    let misses = Misses::Expected(0.0);
+    let terms = Terms { predicted_ttft_s: 0.08, ttft_s: 0.08, decode_s: 2.0, misses, ..Terms::default() };
+    let lost = Terms { misses: Misses::AtLeast(30.0), ..Terms::default() };
     Decision {
         policy: PolicyName::parse("aya").unwrap(),
         seed: u64::MAX,
