@@ -16,6 +16,7 @@ impl Fleet {
             }
             Event::Drain(target) => self.drain(target, &mut effects),
             Event::Undrain(target) => self.undrain(target, &mut effects),
+            Event::ClearGpu(gpu) => effects.unknown_target = !self.clear_gpu(&gpu, now, &mut effects),
             Event::OwnLoad { at, loads } => effects.changed |= self.note_own(at.min(now), &loads),
             Event::Tick => self.tick(now, &mut effects),
         }
@@ -99,6 +100,7 @@ impl Fleet {
         for id in silent_for_long {
             self.forget(&id, effects);
         }
+        self.tick_health(now, effects);
         self.remove_gone(effects);
     }
 

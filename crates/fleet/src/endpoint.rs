@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use aya_domain::{
     Aged, Bytes, Condition, Endpoint, EndpointInfo, EngineHealth, EngineProfile, EngineReport, ForeignLoad,
-    Freshness, Health, MonoTime, NodeId, Phase, Reading, Tokens, speed_under,
+    Freshness, GpuUuid, Health, MonoTime, NodeId, Phase, Reading, Tokens, speed_under,
 };
 use aya_estimate::prior;
 
@@ -34,6 +34,8 @@ pub(crate) struct EndpointState {
     vram_free: Option<Reading<Bytes>>,
     /// As the rules left them after the last event.
     pub(crate) conditions: Arc<[Condition]>,
+    /// Its GPUs as they were before one was lost: the places in the list of those that stay may differ then.
+    pub(crate) stands_on: Vec<GpuUuid>,
 }
 
 /// What a report changed about an endpoint, as far as others must know.
@@ -83,6 +85,7 @@ impl EndpointState {
             own: OwnHistory::default(),
             vram_free: None,
             conditions: Arc::from([]),
+            stands_on: Vec::new(),
         };
         let _ = state.apply(node, report, gpus, received_at, params);
         state
@@ -178,7 +181,7 @@ impl EndpointState {
     #[expect(clippy::type_complexity, reason = "used once, right below its only caller")]
     fn new_profile(
         &self,
-        uuids: &[aya_domain::GpuUuid],
+        uuids: &[GpuUuid],
         gpus: &Gpus,
     ) -> Option<((Option<String>, usize), (EngineProfile, String))> {
         let (name, count) = gpus.beneath(uuids);
@@ -215,7 +218,10 @@ impl EndpointState {
     }
 
     /// Reads the free VRAM anew from its node's GPUs.
-    pub(crate) fn look_at_gpus(&mut self, gpus: &Gpus) {
+    pub(crate) fn look_at_gpus(&mut self, gpus: &Gpus, one_is_lost: bool) {
+        if !one_is_lost || self.stands_on.is_empty() {
+            self.stands_on.clone_from(&self.info.gpus);
+        }
         self.vram_free = gpus.least_free(&self.info.gpus);
     }
 

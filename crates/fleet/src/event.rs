@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use aya_domain::{EndpointId, GpuEvents, MonoTime, NodeId, Report};
+use aya_domain::{EndpointId, GpuEvents, GpuUuid, MonoTime, NodeId, Report};
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,6 +18,8 @@ pub enum Event {
     Drain(Target),
     /// An operator takes a drain back.
     Undrain(Target),
+    /// An operator says that a GPU is good again, whatever the rules found.
+    ClearGpu(GpuUuid),
     /// What this scheduler has in flight, endpoint by endpoint. An endpoint that is not named is unchanged.
     OwnLoad { at: MonoTime, loads: Vec<(EndpointId, OwnInFlight)> },
     /// Time passed; due at least once per second.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use aya_domain::{EndpointId, NodeId};
 
 use crate::endpoint::EndpointState;
+use crate::health::Rules;
 use crate::models::Models;
 use crate::node::NodeState;
 use crate::{Notice, Params, Target};
@@ -14,6 +15,7 @@ use crate::{Notice, Params, Target};
 #[derive(Debug)]
 pub struct Fleet {
     pub(crate) params: Params,
+    pub(crate) rules: Rules,
     pub(crate) nodes: BTreeMap<NodeId, NodeState>,
     pub(crate) endpoints: BTreeMap<EndpointId, EndpointState>,
     /// What operators drain; outlives reports, reboots and absence.
@@ -24,6 +26,8 @@ pub struct Fleet {
     pub(crate) directory: Option<Arc<[EndpointId]>>,
     /// Pools are out of date.
     pub(crate) models_dirty: bool,
+    /// Conditions of GPUs changed, and the endpoints above do not know yet.
+    pub(crate) health_dirty: bool,
     /// Found while a snapshot was built; told with the next event.
     pub(crate) pending: Vec<Notice>,
 }
@@ -34,6 +38,7 @@ impl Fleet {
     pub fn new(params: Params) -> Self {
         Self {
             params,
+            rules: Rules::by_default(),
             nodes: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             drained: BTreeSet::new(),
@@ -41,8 +46,15 @@ impl Fleet {
             generation: 0,
             directory: None,
             models_dirty: false,
+            health_dirty: false,
             pending: Vec::new(),
         }
+    }
+
+    /// With other rules about GPUs than the built-in ones.
+    #[must_use]
+    pub fn with_rules(self, rules: Rules) -> Self {
+        Self { rules, ..self }
     }
 
     /// Endpoints came or went.

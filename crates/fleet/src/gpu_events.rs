@@ -26,7 +26,7 @@ impl Fleet {
     }
 
     /// What one new event changes; `at` is when it happened.
-    fn take_gpu_event(&mut self, id: &NodeId, event: &GpuEvent, _at: MonoTime, effects: &mut Effects) {
+    fn take_gpu_event(&mut self, id: &NodeId, event: &GpuEvent, at: MonoTime, effects: &mut Effects) {
         let Some(node) = self.nodes.get_mut(id) else { return };
         if let GpuEventKind::Xid { code } = event.kind
             && node.gpus.note_xid(&event.gpu, code, event.xids)
@@ -35,5 +35,6 @@ impl Fleet {
         }
         effects.changed = true;
         effects.notices.push(Notice::GpuEvent { node: id.clone(), gpu: event.gpu.clone(), kind: event.kind });
+        self.observe_gpu_event(id, event, at, effects);
     }
 }

@@ -14,7 +14,9 @@ impl Fleet {
         effects.changed = true;
         let full = report.kind == ReportKind::Full;
         let id = report.node.clone();
+        let anew = self.nodes.get(&id).is_some_and(|node| node.boot != report.boot);
         let engines = self.take_node(report, received_at, effects);
+        self.observe_gpus(&id, (full, anew), received_at, effects);
         if full {
             self.leave_unnamed(&id, &engines, effects);
         }
@@ -22,6 +24,7 @@ impl Fleet {
             self.take_engine(&id, engine, received_at, effects);
         }
         self.look_at_gpus(&id);
+        self.settle_health(effects);
         if full {
             self.remove_gone(effects);
         }
@@ -188,7 +191,7 @@ impl Fleet {
         let Some(node) = self.nodes.get(node) else { return };
         for member in &node.members {
             if let Some(endpoint) = self.endpoints.get_mut(member) {
-                endpoint.look_at_gpus(&node.gpus);
+                endpoint.look_at_gpus(&node.gpus, node.health.lost().next().is_some());
             }
         }
     }

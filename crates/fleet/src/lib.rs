@@ -13,6 +13,7 @@ mod event;
 mod fleet;
 mod foreign;
 mod gpu_events;
+pub mod health;
 mod ingest;
 pub mod invariants;
 mod models;

@@ -4,11 +4,12 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use aya_domain::{
-    AgentHealth, BootId, Bytes, EndpointId, Freshness, Gpu, GpuReport, GpuUuid, Health, MonoTime, Node,
-    NodeId, Phase, Reading,
+    AgentHealth, BootId, Bytes, Condition, EndpointId, Freshness, Gpu, GpuInfo, GpuReport, GpuUuid, Health,
+    MonoTime, Node, NodeId, Phase, Reading,
 };
 
 use crate::Params;
+use crate::health::{NodeHealth, health_under};
 
 /// Replaced starts of an agent remembered per node, to recognise two agents that take turns.
 const REPLACED_BOOTS_MAX: usize = 8;
@@ -28,6 +29,7 @@ pub(crate) struct NodeState {
     pub(crate) gpus: Gpus,
     /// The last event of this start of the agent.
     pub(crate) events_seen: u64,
+    pub(crate) health: NodeHealth,
     pub(crate) members: BTreeSet<EndpointId>,
     /// As last told in a notice.
     pub(crate) told_freshness: Freshness,
@@ -56,6 +58,7 @@ impl NodeState {
             agent,
             gpus: Gpus::default(),
             events_seen: 0,
+            health: NodeHealth::default(),
             members: BTreeSet::new(),
             told_freshness: Freshness::Fresh,
             replaced: VecDeque::new(),
@@ -169,6 +172,32 @@ impl Gpus {
             sample.value.last_xid = Some(code);
         }
         true
+    }
+
+    pub(crate) fn all(&self) -> &[Gpu] {
+        &self.0
+    }
+
+    pub(crate) fn sampled_at(&self, uuid: &GpuUuid) -> Option<MonoTime> {
+        Some(self.get(uuid)?.sample.as_ref()?.sampled_at)
+    }
+
+    /// Keeps a lost GPU in the list, without readings.
+    pub(crate) fn keep(&mut self, info: GpuInfo) {
+        if let Err(at) = self.0.binary_search_by(|known| known.info.uuid.cmp(&info.uuid)) {
+            let conditions = Arc::from([]);
+            let gpu = Gpu { info, sample: None, processes: None, health: Health::Unknown, conditions };
+            self.0.insert(at, gpu);
+        }
+    }
+
+    pub(crate) fn set_conditions(&mut self, uuid: &GpuUuid, conditions: Vec<Condition>) {
+        let Ok(at) = self.0.binary_search_by(|known| known.info.uuid.cmp(uuid)) else { return };
+        if let Some(gpu) = self.0.get_mut(at).filter(|gpu| gpu.conditions[..] != conditions[..]) {
+            let read = if gpu.sample.is_some() { Health::Healthy } else { Health::Unknown };
+            gpu.health = health_under(&conditions, read);
+            gpu.conditions = Arc::from(conditions);
+        }
     }
 
     /// Another start of the agent counts anew.

@@ -1,0 +1,129 @@
+//! What one reading of a GPU says to each rule: bad, clean, or nothing. A missing value says nothing.
+
+use aya_domain::{Cause, Celsius, GpuInfo, GpuSample, Ratio};
+
+use super::rules::Rule;
+
+/// NVML's clocks-event reasons (nvml.h). Idle, application clocks, sync boost and display are no fault.
+const SW_POWER_CAP: u64 = 0x04;
+const HW_SLOWDOWN: u64 = 0x08;
+const SW_THERMAL: u64 = 0x20;
+const HW_THERMAL: u64 = 0x40;
+const HW_POWER_BRAKE: u64 = 0x80;
+const THERMAL: u64 = HW_SLOWDOWN | SW_THERMAL | HW_THERMAL;
+/// Clocks cut for a reason that is a fault.
+const THROTTLED: u64 = HW_SLOWDOWN | SW_THERMAL | HW_THERMAL | HW_POWER_BRAKE;
+
+/// Margins in degrees: at or below the first a GPU is degraded, at or above the second it is not any more.
+const MARGIN_LOW: Celsius = Celsius(5);
+const MARGIN_GOOD: Celsius = Celsius(8);
+/// An idle GPU lowers its clock: only that of a busy one tells its speed.
+const BUSY: f64 = 0.05;
+/// A clock from here on is the full one.
+const FULL_CLOCK: f64 = 0.95;
+
+/// What a rule makes of a reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Evidence {
+    Bad(Cause),
+    Clean,
+    /// Not read, not reliable, or between two thresholds.
+    Nothing,
+}
+
+impl Evidence {
+    fn of(flag: Option<bool>, cause: Cause) -> Self {
+        match flag {
+            Some(true) => Self::Bad(cause),
+            Some(false) => Self::Clean,
+            None => Self::Nothing,
+        }
+    }
+}
+
+/// What a reading says to a rule. `ecc_before` is the count of the reading before, 0 if there was none.
+pub(crate) fn evidence(rule: Rule, info: &GpuInfo, sample: &GpuSample, ecc_before: u64) -> Evidence {
+    let reason = |bits: u64| sample.clock_event_reasons.map(|reasons| reasons & bits != 0);
+    match rule {
+        Rule::EccUncorrected => match sample.ecc_uncorrected {
+            Some(errors) => Evidence::of(Some(errors > ecc_before), Cause::EccUncorrected { errors }),
+            None => Evidence::Nothing,
+        },
+        Rule::RowRemapPending => Evidence::of(sample.row_remap_pending, Cause::RowRemapPending),
+        Rule::RowRemapFailed => Evidence::of(sample.row_remap_failed, Cause::RowRemapFailed),
+        Rule::RecoveryReset | Rule::RecoveryReboot | Rule::RecoveryOther => recovery(rule, sample),
+        Rule::ThermalMargin => margin(sample),
+        Rule::ThermalLimit => limit(sample),
+        Rule::SwThermal => Evidence::of(reason(SW_THERMAL), Cause::SwThermal),
+        Rule::HwThermal => Evidence::of(reason(HW_THERMAL), Cause::HwThermal),
+        Rule::PowerBrake => Evidence::of(reason(HW_POWER_BRAKE), Cause::PowerBrake),
+        Rule::HwSlowdown => {
+            let unexplained = sample
+                .clock_event_reasons
+                .map(|reasons| reasons & HW_SLOWDOWN != 0 && reasons & (HW_THERMAL | HW_POWER_BRAKE) == 0);
+            Evidence::of(unexplained, Cause::HwSlowdown)
+        }
+        Rule::SlowClock => clock(info, sample, |reasons| reasons & THROTTLED != 0),
+        Rule::PowerCap => {
+            clock(info, sample, |reasons| reasons & SW_POWER_CAP != 0 && reasons & THROTTLED == 0)
+        }
+        // Not seen in readings.
+        Rule::Xid | Rule::GpuLost | Rule::DriverStalled => Evidence::Nothing,
+    }
+}
+
+fn recovery(rule: Rule, sample: &GpuSample) -> Evidence {
+    let Some(asked) = sample.recovery_action else { return Evidence::Nothing };
+    let cause = Cause::RecoveryAction { asked };
+    Evidence::of(Some(asked != 0 && Rule::of(&cause) == Some(rule)), cause)
+}
+
+/// A margin at or below zero without clocks cut for heat is not to be believed: seen on H100 (GPUd).
+fn margin(sample: &GpuSample) -> Evidence {
+    let Some(margin) = sample.thermal_margin else { return Evidence::Nothing };
+    let cut = sample.clock_event_reasons.is_some_and(|reasons| reasons & THERMAL != 0);
+    if margin <= MARGIN_LOW && (margin > Celsius(0) || cut) {
+        Evidence::Bad(Cause::ThermalMargin { celsius: margin.0 })
+    } else if margin >= MARGIN_GOOD {
+        Evidence::Clean
+    } else {
+        Evidence::Nothing
+    }
+}
+
+fn limit(sample: &GpuSample) -> Evidence {
+    let (Some(margin), Some(reasons)) = (sample.thermal_margin, sample.clock_event_reasons) else {
+        return Evidence::Nothing;
+    };
+    let cause = Cause::ThermalLimit { celsius: margin.0 };
+    Evidence::of(Some(margin <= Celsius(0) && reasons & THERMAL != 0), cause)
+}
+
+fn clock(info: &GpuInfo, sample: &GpuSample, applies: impl Fn(u64) -> bool) -> Evidence {
+    let (Some(mhz), Some(max_mhz), Some(reasons)) =
+        (sample.sm_clock_mhz, info.sm_clock_max_mhz, sample.clock_event_reasons)
+    else {
+        return Evidence::Nothing;
+    };
+    if !applies(reasons) {
+        return Evidence::Clean;
+    }
+    let busy = sample.busy.or(sample.sm_active);
+    if busy.is_none_or(|busy| busy.get() < BUSY) {
+        return Evidence::Nothing;
+    }
+    let slow = clock_ratio(mhz, max_mhz).get() < FULL_CLOCK;
+    Evidence::of(
+        Some(slow),
+        if reasons & THROTTLED != 0 {
+            Cause::SlowClock { mhz, max_mhz }
+        } else {
+            Cause::PowerCap { mhz, max_mhz }
+        },
+    )
+}
+
+/// The share of the full clock.
+pub(crate) fn clock_ratio(mhz: u32, max_mhz: u32) -> Ratio {
+    Ratio::clamped(f64::from(mhz) / f64::from(max_mhz.max(1)))
+}
