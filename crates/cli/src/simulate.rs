@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use aya_observe::Clock;
 use aya_placement::{Policy, UnknownPolicy};
-use aya_sim_farm::{Objectives, Selection, SimConfig, Summary, Workload, parse_fleet, simulate};
+use aya_sim_farm::{
+    EngineSpec, Fault, Objectives, Selection, SimConfig, Summary, Telemetry, Workload, parse_fleet, simulate,
+};
 use serde::Serialize;
 
 use crate::args::Output;
@@ -21,7 +23,7 @@ pub(crate) struct SimulateArgs {
     /// Azure CSV, Mooncake JSON lines or our own decision records; may be gzip.
     #[arg(long, value_name = "FILE")]
     trace: PathBuf,
-    /// Engines by profile, such as 2*h100-8b,4*l4-8b.
+    /// Engines by profile, such as 2*h100-8b,4*l4-8b; a profile may be a file, such as 3*lab/l40s.toml.
     #[arg(long, value_name = "FLEET")]
     fleet: String,
     /// Arrivals come this many times as fast as in the trace.
@@ -48,12 +50,25 @@ pub(crate) struct SimulateArgs {
     /// No report arrives after this second.
     #[arg(long, value_name = "SECONDS", value_parser = not_negative)]
     lose_reports_after: Option<f64>,
+    /// Seconds from a report's sample to its arrival, of which the scheduler is not told.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0, value_parser = not_negative)]
+    report_delay: f64,
+    /// Share of the reports that get lost, 0 to 1.
+    #[arg(long, value_name = "RATIO", default_value_t = 0.0, value_parser = ratio)]
+    report_loss: f64,
     /// Schedulers that share the requests at random, each with its own ledger.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     schedulers: u32,
-    /// Schedulers tell each other their ledgers every 50 ms.
-    #[arg(long)]
-    share_ledgers: bool,
+    /// Schedulers tell each other their ledgers every so many seconds.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "0.05", value_parser = positive)]
+    share_ledgers: Option<f64>,
+    /// Something goes wrong with an engine, numbered from 0: crash:3@20+10 (from second 20, for 10 seconds),
+    /// slow:3x2.5@20+10, wedge:3@20+10. May be given more than once.
+    #[arg(long, value_name = "FAULT")]
+    fault: Vec<Fault>,
+    /// How wrong the coefficients are that placement knows of each engine: 0.2 is a factor of about 1.2 either way.
+    #[arg(long, value_name = "SIGMA", default_value_t = 0.0, value_parser = ratio)]
+    model_error: f64,
     /// Requests wait at the scheduler while every endpoint is busy, for so many seconds at most
     /// [default: they wait inside the engines].
     #[arg(long, value_name = "SECONDS", value_parser = not_negative)]
@@ -86,6 +101,11 @@ fn not_negative(text: &str) -> Result<f64, String> {
     seconds(text, 0.0)
 }
 
+fn ratio(text: &str) -> Result<f64, String> {
+    let fits = text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
+    fits.ok_or_else(|| "not a number from 0 to 1".to_owned())
+}
+
 /// One policy's row; the names are a contract. What no request gave is null.
 #[derive(Debug, Serialize)]
 struct Row {
@@ -109,38 +129,21 @@ struct Row {
 
 /// Simulates every policy and prints the comparison.
 pub(crate) fn run(args: &SimulateArgs) -> Result<(), Failure> {
-    let usage =
-        |flag: &str, problem: &dyn std::fmt::Display| Failure::Usage(format!("error: {flag}: {problem}"));
     let fleet = parse_fleet(&args.fleet).map_err(|error| usage("--fleet", &error))?;
     let policies: Result<Vec<Policy>, UnknownPolicy> =
         args.policy.iter().map(|name| Policy::named(name.trim())).collect();
     let policies = policies.map_err(|error| usage("--policy", &error))?;
-    let selection = Selection {
-        speed: args.speed,
-        limit: args.limit,
-        from_s: args.from,
-        jitter: args.jitter,
-        seed: args.seed,
-    };
-    let workload = Workload::read(&args.trace, &selection)
-        .map_err(|error| usage("--trace", &format!("{}: {error}", args.trace.display())))?;
+    if let Some(fault) = args.fault.iter().find(|fault| fault.engine >= fleet.len()) {
+        let problem = format!("there is no engine {}; the fleet has 0 to {}", fault.engine, fleet.len() - 1);
+        return Err(usage("--fault", &problem));
+    }
+    let workload = args.workload(args.speed)?;
     let objectives = Objectives { ttft_s: args.slo_ttft, tpot_s: args.slo_tpot };
     let clock = Clock::start();
     let mut rows = Vec::with_capacity(policies.len());
     for policy in policies {
         let name = policy.name.to_string();
-        let policy = Policy { slo_ttft_s: args.slo_ttft, slo_tpot_s: args.slo_tpot, ..policy };
-        let config = SimConfig {
-            fleet: fleet.clone(),
-            policy,
-            report_period: Duration::from_secs_f64(args.report_period),
-            reports_until: args.lose_reports_after.map(Duration::from_secs_f64),
-            schedulers: args.schedulers,
-            share_ledgers: args.share_ledgers,
-            hold_at_most: args.hold.map(Duration::from_secs_f64),
-            shed_above_s: args.shed,
-            seed: args.seed,
-        };
+        let config = args.config(fleet.clone(), policy);
         let begun = clock.now();
         let results = simulate(&config, &workload)?;
         let took = clock.now().since(begun).as_secs_f64();
@@ -152,6 +155,39 @@ pub(crate) fn run(args: &SimulateArgs) -> Result<(), Failure> {
         Output::Json => out::say(&serde_json::to_string_pretty(&rows)?),
     }
     Ok(())
+}
+
+fn usage(flag: &str, problem: &dyn std::fmt::Display) -> Failure {
+    Failure::Usage(format!("error: {flag}: {problem}"))
+}
+
+impl SimulateArgs {
+    fn workload(&self, speed: f64) -> Result<Workload, Failure> {
+        let selection =
+            Selection { speed, limit: self.limit, from_s: self.from, jitter: self.jitter, seed: self.seed };
+        let wrong = |error| usage("--trace", &format!("{}: {error}", self.trace.display()));
+        Workload::read(&self.trace, &selection).map_err(wrong)
+    }
+
+    fn config(&self, fleet: Vec<EngineSpec>, policy: Policy) -> SimConfig {
+        let time = Duration::from_secs_f64;
+        SimConfig {
+            telemetry: Telemetry {
+                period: time(self.report_period),
+                delay: time(self.report_delay),
+                loss_ratio: self.report_loss,
+                until: self.lose_reports_after.map(time),
+            },
+            schedulers: self.schedulers,
+            share_ledgers: self.share_ledgers.map(time),
+            hold_at_most: self.hold.map(time),
+            shed_above_s: self.shed,
+            model_error: self.model_error,
+            faults: self.fault.clone(),
+            seed: self.seed,
+            ..SimConfig::new(fleet, Policy { slo_ttft_s: self.slo_ttft, slo_tpot_s: self.slo_tpot, ..policy })
+        }
+    }
 }
 
 fn row(policy: String, summary: &Summary, decisions_per_s: f64) -> Row {

@@ -112,6 +112,10 @@ text_id!(
     EndpointId
 );
 text_id!(
+    /// A scheduler among those that serve one farm.
+    SchedulerId
+);
+text_id!(
     /// What a client asks for in `model`.
     ModelId
 );

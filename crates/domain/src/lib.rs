@@ -37,7 +37,7 @@ pub use gpu_event::{GpuEvent, GpuEventKind, GpuEvents};
 pub use gpu_process::{GPU_PROCESSES_MAX, GpuProcess, GpuProcesses, ProcessView};
 pub use id::{
     BootId, DecisionId, EndpointId, EndpointUrl, GpuUuid, IdError, ModelId, NodeId, PolicyName, RequestId,
-    TenantId,
+    SchedulerId, TenantId,
 };
 pub use load::OwnLoad;
 pub use profile::{EngineProfile, StepCost};

@@ -44,6 +44,12 @@ impl PrefixIndex {
         }
     }
 
+    /// Forgets all of it: the engine was started anew.
+    pub fn clear(&mut self) {
+        self.used.clear();
+        self.order.clear();
+    }
+
     /// Blocks held.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -21,6 +21,7 @@ mod node;
 mod notice;
 mod own;
 mod params;
+mod peers;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -29,3 +30,4 @@ pub use event::{Event, OwnInFlight, Target};
 pub use fleet::Fleet;
 pub use notice::{Effects, Ignored, Notice, Refused};
 pub use params::Params;
+pub use peers::{ENTRIES_MAX, Heard, LedgerDigest, LedgerEntry, PEERS_MAX, PeerLedgers};

@@ -1,14 +1,22 @@
 //! One scheduler's account of one endpoint, as the live ledger keeps it: changed at dispatch, first token, every
 //! token and the end. Every entry takes back exactly what it added.
 
+use std::time::Duration;
+
 use aya_domain::{MonoTime, OwnLoad, Tokens};
 use aya_estimate::DecayedRate;
+
+/// The first pause after a failure, doubled with each further one in a row, and the longest; as live.
+const COOLING_FIRST: Duration = Duration::from_millis(250);
+const COOLING_MAX: Duration = Duration::from_secs(30);
 
 /// The account of one endpoint.
 #[derive(Debug, Default)]
 pub(crate) struct Cell {
     load: OwnLoad,
     rate: DecayedRate,
+    cooling_until: MonoTime,
+    failures_in_a_row: u32,
     /// Prompt tokens of everything in flight.
     pub(crate) prompts: u64,
     /// Requests without a first token, in order of dispatch.
@@ -26,7 +34,15 @@ pub(crate) enum Lease {
 
 impl Cell {
     pub(crate) fn read(&self, now: MonoTime) -> OwnLoad {
-        OwnLoad { prefill_rate: self.rate.read(now), ..self.load }
+        let cooling_until = (self.cooling_until > now).then_some(self.cooling_until);
+        OwnLoad { prefill_rate: self.rate.read(now), cooling_until, ..self.load }
+    }
+
+    /// It failed a request: nothing is sent there for a while.
+    pub(crate) fn failed(&mut self, now: MonoTime) {
+        let pause = COOLING_FIRST.saturating_mul(1 << self.failures_in_a_row.min(16)).min(COOLING_MAX);
+        self.failures_in_a_row += 1;
+        self.cooling_until = now.after(pause).max(self.cooling_until);
     }
 
     pub(crate) fn claim(&mut self, request: usize, prompt: u32, uncached: u32, now: MonoTime) -> Lease {
@@ -42,6 +58,7 @@ impl Cell {
     pub(crate) fn first_token(&mut self, lease: &mut Lease, request: usize, prompt: u32) {
         let Lease::Prefill { uncached } = *lease else { return };
         self.leave_prefill(request, uncached);
+        self.failures_in_a_row = 0;
         self.load.decoding += 1;
         self.decoding.push(request);
         *lease = Lease::Decode { kv_tokens: 0 };
@@ -73,6 +90,11 @@ impl Cell {
         self.load.prefilling = self.load.prefilling.saturating_sub(1);
         self.load.prefill_tokens = self.load.prefill_tokens.saturating_sub(u64::from(uncached));
         remove(&mut self.pending, request);
+    }
+
+    /// Nothing is in flight, and nothing was sent lately.
+    pub(crate) fn is_forgotten(&self, now: MonoTime) -> bool {
+        self.load.in_flight == 0 && self.rate.read(now) < 1.0
     }
 
     /// Nothing is in flight and nothing was left behind.

@@ -8,6 +8,7 @@
 
 mod config;
 mod conservation;
+mod fault;
 mod fleet_spec;
 mod ledger;
 mod progress;
@@ -18,9 +19,10 @@ mod summary;
 mod telemetry;
 mod workload;
 
-pub use config::SimConfig;
+pub use config::{SimConfig, Telemetry};
 pub use conservation::Violation;
-pub use fleet_spec::{FleetError, parse_fleet};
+pub use fault::{Fault, FaultError, FaultKind};
+pub use fleet_spec::{EngineSpec, FleetError, parse_fleet};
 pub use run::simulate;
 pub use summary::{Objectives, Outcome, RequestRecord, Results, Summary};
 pub use workload::{Arrival, PREFIX_BLOCK_TOKENS, Selection, Workload, WorkloadError};

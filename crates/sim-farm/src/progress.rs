@@ -7,12 +7,16 @@ use crate::summary::{Outcome, RequestRecord};
 use crate::workload::Arrival;
 
 /// A request on its way.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Progress {
     pub(crate) scheduler: usize,
     pub(crate) place: Option<(usize, Lease)>,
     pub(crate) endpoint: Option<usize>,
     pub(crate) arrived: MonoTime,
+    /// When it was last sent to an engine.
+    pub(crate) sent: Option<MonoTime>,
+    /// Endpoints that failed it.
+    pub(crate) tried: Vec<usize>,
     pub(crate) first_token: Option<MonoTime>,
     pub(crate) ended: MonoTime,
     pub(crate) outcome: Outcome,
@@ -35,6 +39,7 @@ impl Progress {
             outcome: self.outcome,
             arrived_s: arrival.at_s,
             endpoint: self.endpoint,
+            sent_s: self.sent.map(MonoTime::as_secs_f64),
             ttft_s: self.first_token.map_or(0.0, |at| at.since(self.arrived).as_secs_f64()),
             e2e_s: self.ended.since(self.arrived).as_secs_f64(),
             prompt_tokens: arrival.prompt_tokens,

@@ -4,9 +4,9 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use aya_domain::{IdError, ModelId, MonoTime, Outcome as Decided, OwnLoad, Tokens, splitmix64};
+use aya_domain::{IdError, ModelId, MonoTime, Outcome as Decided, SchedulerId, Tokens, splitmix64};
 use aya_placement::Policy;
-use aya_sim_engine::{BLOCK_TOKENS, Emission, Engine, SimRequest, StepResult};
+use aya_sim_engine::{Emission, SimRequest, StepResult};
 
 use crate::config::SimConfig;
 use crate::conservation::{self, Violation};
@@ -15,20 +15,26 @@ use crate::scheduler::{Scheduler, blank_request};
 use crate::site::Site;
 use crate::summary::{Outcome, Results};
 use crate::telemetry::Agent;
-use crate::workload::{PREFIX_BLOCK_TOKENS, Workload};
+use crate::workload::Workload;
+
+mod conditions;
 
 /// How often a scheduler notes its ledger for the fleet, as live.
 const NOTE_EVERY: Duration = Duration::from_millis(50);
 /// The head of the waiting requests is tried again at least this often, as live.
 const RECHECK: Duration = Duration::from_millis(50);
-/// Requests in one engine's own queue: no engine of the study refuses any.
-const ENGINE_QUEUE_MAX: u32 = 10_000_000;
+/// Endpoints that one request is sent to, the first included; as live.
+const ATTEMPTS_MAX: usize = 3;
 
 /// What happens; the order of the variants decides between events of one instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
-    StepEnds { at: usize },
+    StepEnds { at: usize, life: u32 },
+    FaultBegins { fault: usize },
+    FaultEnds { fault: usize },
     Report { at: usize },
+    ReportArrives { at: usize },
+    Exchange,
     Note,
     Recheck,
     Arrival { request: usize },
@@ -70,22 +76,28 @@ impl<'a> Farm<'a> {
             policy.hold.max_backlog_s = f64::INFINITY;
         }
         let mut sites = Vec::with_capacity(config.fleet.len());
-        for (at, named) in config.fleet.iter().enumerate() {
-            let agent = Agent::new(at, named, &model, config.report_period, holds)?;
-            let blocks = PREFIX_BLOCK_TOKENS / BLOCK_TOKENS;
-            let engine = Engine::with_prefix_blocks(named.profile, ENGINE_QUEUE_MAX, blocks);
-            sites.push(Site::new(engine, agent));
+        for (at, spec) in config.fleet.iter().enumerate() {
+            let told = conditions::mistaken(spec.profile, config.model_error, config.seed, at);
+            let agent = Agent::new(at, spec, told, &model, config.telemetry.period, holds)?;
+            sites.push(Site::new(spec.profile, agent));
         }
-        let pools: Vec<Tokens> = config.fleet.iter().map(|named| named.profile.kv_capacity).collect();
+        let pools: Vec<Tokens> = config.fleet.iter().map(|spec| spec.profile.kv_capacity).collect();
         let request = blank_request(model)?;
-        let schedulers = (0..config.schedulers.max(1)).map(|_| Scheduler::new(&pools, request.clone()));
-        let schedulers: Vec<Scheduler> = schedulers.collect();
+        let scheduler = |at: u32| {
+            let id = SchedulerId::parse(&format!("scheduler-{at}"))?;
+            Ok(Scheduler::new(id, &pools, request.clone()))
+        };
+        let schedulers: Result<Vec<Scheduler>, IdError> =
+            (0..config.schedulers.max(1)).map(scheduler).collect();
+        let schedulers = schedulers?;
         let count = schedulers.len() as u64;
         let progress = |(at, arrival): (usize, &crate::Arrival)| Progress {
             scheduler: pick(splitmix64(config.seed ^ splitmix64(at as u64)), count),
             place: None,
             endpoint: None,
             arrived: MonoTime::ZERO.after(Duration::from_secs_f64(arrival.at_s)),
+            sent: None,
+            tried: Vec::new(),
             first_token: None,
             ended: MonoTime::ZERO,
             outcome: Outcome::Rejected,
@@ -111,9 +123,10 @@ impl<'a> Farm<'a> {
     fn run(&mut self) {
         // Before the first arrival every agent has introduced its engine.
         for at in 0..self.sites.len() {
-            self.report(at);
+            self.introduce(at);
             self.at(self.offset(at), Event::Report { at });
         }
+        self.expect_conditions();
         self.at(MonoTime::ZERO.after(NOTE_EVERY), Event::Note);
         self.expect_arrival(0);
         let mut result = StepResult::default();
@@ -122,8 +135,12 @@ impl<'a> Farm<'a> {
             debug_assert!(time >= self.now, "time runs backwards");
             self.now = time;
             match event {
-                Event::StepEnds { at } => self.step_ends(at, &mut result),
+                Event::StepEnds { at, life } => self.step_ends(at, life, &mut result),
+                Event::FaultEnds { fault } => self.fault_ends(fault),
+                Event::FaultBegins { fault } => self.fault_begins(fault),
                 Event::Report { at } => self.report_due(at),
+                Event::ReportArrives { at } => self.report_arrives(at),
+                Event::Exchange => self.exchange(),
                 Event::Note => self.note(),
                 Event::Recheck => self.recheck(),
                 Event::Arrival { request } => self.arrival(request),
@@ -141,50 +158,12 @@ impl<'a> Farm<'a> {
         }
     }
 
-    /// When the agent at this position first reports.
-    fn offset(&self, at: usize) -> MonoTime {
-        let share = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let period = self.config.report_period;
-        MonoTime::ZERO.after(period + period * share(at) / share(self.sites.len()).max(1))
-    }
-
-    fn report_due(&mut self, at: usize) {
-        let lost = self.config.reports_until.is_some_and(|until| self.now.since(MonoTime::ZERO) > until);
-        if !lost {
-            self.report(at);
-            self.at(self.now.after(self.config.report_period), Event::Report { at });
-        }
-    }
-
-    fn report(&mut self, at: usize) {
-        let Some(site) = self.sites.get_mut(at) else { return };
-        let report = site.agent.report(&site.engine);
-        for scheduler in &mut self.schedulers {
-            scheduler.hear(report.clone(), self.now);
-        }
-    }
-
     fn note(&mut self) {
-        if self.config.share_ledgers {
-            self.exchange();
-        }
         for scheduler in &mut self.schedulers {
             scheduler.note(self.now);
             scheduler.tick(self.now);
         }
         self.at(self.now.after(NOTE_EVERY), Event::Note);
-    }
-
-    /// Every scheduler learns what the others have in flight now.
-    fn exchange(&mut self) {
-        let now = self.now;
-        let read =
-            |scheduler: &Scheduler| scheduler.cells.iter().map(|cell| cell.read(now)).collect::<Vec<_>>();
-        let told: Vec<Vec<OwnLoad>> = self.schedulers.iter().map(read).collect();
-        for (at, scheduler) in self.schedulers.iter_mut().enumerate() {
-            let others = told.iter().enumerate().filter(|(other, _)| *other != at).map(|(_, loads)| loads);
-            scheduler.hear_ledgers(others);
-        }
     }
 
     fn arrival(&mut self, request: usize) {
@@ -242,9 +221,14 @@ impl<'a> Farm<'a> {
             return true;
         };
         let Some(scheduler) = self.schedulers.get_mut(progress.scheduler) else { return true };
+        let (requests, policy, now, seed) = (&self.requests, &self.policy, self.now, self.config.seed);
         self.decisions += 1;
-        let (decision, queueing_s) =
-            scheduler.decide(arrival, &self.requests, &self.policy, self.now, self.config.seed);
+        let (mut decision, mut queueing_s) =
+            scheduler.decide(arrival, &progress.tried, requests, policy, now, seed);
+        if matches!(decision.outcome, Decided::Hold(_)) && !progress.tried.is_empty() {
+            // Endpoints that failed it are avoided, not banned; as live.
+            (decision, queueing_s) = scheduler.decide(arrival, &[], requests, policy, now, seed);
+        }
         let shed = self.config.shed_above_s.is_some_and(|limit| queueing_s > limit);
         match decision.outcome {
             Decided::Placed(_) if shed => self.end(request, Outcome::Rejected),
@@ -268,14 +252,18 @@ impl<'a> Farm<'a> {
         else {
             return;
         };
+        progress.endpoint = Some(at);
+        progress.sent = Some(self.now);
         let prompt = arrival.prompt_tokens;
         let uncached = prompt - scheduler.cached(arrival, at);
+        if site.down {
+            return self.refused(request, at);
+        }
         if let Some(index) = scheduler.prefixes.get_mut(at) {
             index.insert(&arrival.blocks);
         }
         let Some(cell) = scheduler.cells.get_mut(at) else { return };
         progress.place = Some((at, cell.claim(request, prompt, uncached, self.now)));
-        progress.endpoint = Some(at);
         let submitted = site.engine.submit(SimRequest {
             id: request as u64,
             prompt_tokens: arrival.prompt_tokens,
@@ -289,13 +277,15 @@ impl<'a> Farm<'a> {
     }
 
     fn begin_step(&mut self, at: usize) {
-        if let Some(ends) = self.sites.get_mut(at).and_then(|site| site.begin(self.now)) {
-            self.at(ends, Event::StepEnds { at });
+        let Some(site) = self.sites.get_mut(at) else { return };
+        let life = site.life;
+        if let Some(ends) = site.begin(self.now) {
+            self.at(ends, Event::StepEnds { at, life });
         }
     }
 
-    fn step_ends(&mut self, at: usize, result: &mut StepResult) {
-        let Some(site) = self.sites.get_mut(at) else { return };
+    fn step_ends(&mut self, at: usize, life: u32, result: &mut StepResult) {
+        let Some(site) = self.sites.get_mut(at).filter(|site| site.life == life) else { return };
         site.end(result);
         let mut room = false;
         for emission in &result.emissions {
@@ -355,7 +345,12 @@ impl<'a> Farm<'a> {
     }
 
     fn results(&self) -> Results {
-        let counters = || self.sites.iter().map(|site| site.engine.counters());
+        let (mut preemptions, mut prefix_hits, mut prefix_queries) = (0, 0, 0);
+        for (preempted, hits, queries) in self.sites.iter().map(Site::counted) {
+            preemptions += preempted;
+            prefix_hits += hits;
+            prefix_queries += queries;
+        }
         let has_prefixes = self.workload.has_prefixes();
         Results {
             requests: self
@@ -366,9 +361,9 @@ impl<'a> Farm<'a> {
                 .collect(),
             duration_s: self.now.as_secs_f64(),
             decisions: self.decisions,
-            preemptions: counters().map(|c| c.preemptions).sum(),
-            prefix_hits: counters().map(|c| c.prefix_hits).sum(),
-            prefix_queries: if has_prefixes { counters().map(|c| c.prefix_queries).sum() } else { 0 },
+            preemptions,
+            prefix_hits,
+            prefix_queries: if has_prefixes { prefix_queries } else { 0 },
         }
     }
 }

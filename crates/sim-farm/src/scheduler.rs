@@ -6,11 +6,11 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use aya_domain::{
-    Decision, EndpointIndex, IdError, ModelId, MonoTime, OwnLoad, Priority, Report, Request, RequestId,
-    RequestKind, Snapshot, TenantId, Tokens, splitmix64,
+    BootId, Decision, EndpointIndex, IdError, ModelId, MonoTime, OwnLoad, Priority, Report, Request,
+    RequestId, RequestKind, SchedulerId, Snapshot, TenantId, Tokens, splitmix64,
 };
 use aya_estimate::{LengthDistribution, OutputPrior, PrefixIndex};
-use aya_fleet::{Event, Fleet, OwnInFlight, Params};
+use aya_fleet::{Event, Fleet, LedgerDigest, LedgerEntry, Notice, OwnInFlight, Params, PeerLedgers};
 use aya_placement::{Consulted, Insights, Knowledge, Policy, Seen, Stream, decide_noting, queueing_s};
 
 use crate::ledger::Cell;
@@ -32,6 +32,9 @@ pub(crate) struct Scheduler {
     pub(crate) cells: Vec<Cell>,
     /// What other schedulers last told of theirs, parallel to `cells`.
     others: Vec<OwnLoad>,
+    id: SchedulerId,
+    peers: PeerLedgers,
+    digests: u64,
     pub(crate) output: OutputPrior,
     pub(crate) lengths: LengthDistribution,
     /// One index per endpoint.
@@ -47,7 +50,7 @@ pub(crate) struct Scheduler {
 
 impl Scheduler {
     /// `kv_tokens`: the KV pool of every endpoint.
-    pub(crate) fn new(kv_tokens: &[Tokens], request: Request) -> Self {
+    pub(crate) fn new(id: SchedulerId, kv_tokens: &[Tokens], request: Request) -> Self {
         let endpoints = kv_tokens.len();
         let blocks =
             |tokens: &Tokens| usize::try_from(tokens.get() / u64::from(PREFIX_BLOCK_TOKENS)).unwrap_or(0);
@@ -58,6 +61,9 @@ impl Scheduler {
             published_at: MonoTime::ZERO,
             cells: std::iter::repeat_with(Cell::default).take(endpoints).collect(),
             others: vec![OwnLoad::default(); endpoints],
+            peers: PeerLedgers::new(id.clone()),
+            id,
+            digests: 0,
             output: OutputPrior::default(),
             lengths: LengthDistribution::default(),
             prefixes: kv_tokens.iter().map(|tokens| PrefixIndex::new(blocks(tokens))).collect(),
@@ -69,14 +75,24 @@ impl Scheduler {
         }
     }
 
-    /// Takes a report of the agent of the endpoint at this position.
-    pub(crate) fn hear(&mut self, report: Report, now: MonoTime) {
+    /// Takes a report of the agent of the endpoint at this position; true if it asks for a FULL one.
+    pub(crate) fn hear(&mut self, at: usize, report: Report, now: MonoTime) -> bool {
         let event = Event::Report { report: Box::new(report), received_at: now };
-        self.changed |= self.fleet.apply(event, now).changed;
+        let effects = self.fleet.apply(event, now);
+        self.changed |= effects.changed;
+        let went_down = |notice: &Notice| matches!(notice, Notice::EngineDown { .. });
+        if effects.notices.iter().any(went_down)
+            && let Some(index) = self.prefixes.get_mut(at)
+        {
+            // What it had cached went with it.
+            index.clear();
+        }
+        effects.resend_full
     }
 
     /// Notes the ledger for the fleet's history, from which foreign load is told.
     pub(crate) fn note(&mut self, now: MonoTime) {
+        self.count_peers(now);
         let directory = self.snapshot.directory.iter();
         let loads = directory.zip(self.cells.iter().zip(&self.others)).map(|(id, (cell, others))| {
             let own = cell.read(now).with(others);
@@ -91,13 +107,31 @@ impl Scheduler {
         self.changed |= self.fleet.apply(Event::OwnLoad { at: now, loads }, now).changed;
     }
 
-    /// Takes the ledgers of all other schedulers. What they hold is then not foreign any more.
-    pub(crate) fn hear_ledgers<'a>(&mut self, ledgers: impl Iterator<Item = &'a Vec<OwnLoad>>) {
-        self.others.fill(OwnLoad::default());
-        for ledger in ledgers {
-            for (sum, load) in self.others.iter_mut().zip(ledger) {
-                *sum = sum.with(load);
-            }
+    /// The whole ledger, for the other schedulers.
+    pub(crate) fn digest(&mut self, now: MonoTime, period: Duration) -> LedgerDigest {
+        self.digests += 1;
+        let cells = self.snapshot.directory.iter().zip(&self.cells);
+        let busy = cells.filter(|(_, cell)| !cell.is_forgotten(now));
+        LedgerDigest {
+            scheduler: self.id.clone(),
+            boot: BootId(1),
+            sequence: self.digests,
+            age: Duration::ZERO,
+            period,
+            entries: busy.map(|(id, cell)| (id.clone(), LedgerEntry::of(&cell.read(now)))).collect(),
+        }
+    }
+
+    /// Takes another scheduler's ledger. What it holds is then not foreign any more.
+    pub(crate) fn hear_peer(&mut self, digest: &LedgerDigest, now: MonoTime) {
+        self.peers.hear(digest, now);
+        self.count_peers(now);
+    }
+
+    fn count_peers(&mut self, now: MonoTime) {
+        let directory = self.snapshot.directory.iter();
+        for (sum, id) in self.others.iter_mut().zip(directory) {
+            *sum = self.peers.load(id, now);
         }
     }
 
@@ -125,6 +159,7 @@ impl Scheduler {
     pub(crate) fn decide(
         &mut self,
         arrival: &Arrival,
+        tried: &[usize],
         requests: &[Progress],
         policy: &Policy,
         now: MonoTime,
@@ -141,6 +176,9 @@ impl Scheduler {
         self.request.expected_output = self.output.expected();
         self.request.expected_residual = self.output.residual();
         self.request.arrived_at = now;
+        self.request.tried.clear();
+        let failed = tried.iter().filter_map(|at| self.snapshot.directory.get(*at));
+        self.request.tried.extend(failed.cloned());
         let seed = splitmix64(seed ^ self.sequence);
         self.sequence += 1;
         let insights = Sight { cells: &self.cells, prefixes: &self.prefixes, arrival, requests, now };

@@ -18,7 +18,7 @@ pub enum Outcome {
     Completed,
     /// It fits nowhere, or waited as long as it may.
     Rejected,
-    /// The engine refused it.
+    /// The engine refused it, or broke off its answer.
     Failed,
 }
 
@@ -29,6 +29,8 @@ pub struct RequestRecord {
     pub arrived_s: f64,
     /// The last endpoint it was sent to.
     pub endpoint: Option<usize>,
+    /// When it was sent there; `None`: never.
+    pub sent_s: Option<f64>,
     /// From its arrival; completed requests only.
     pub ttft_s: f64,
     pub e2e_s: f64,
@@ -142,6 +144,7 @@ mod tests {
             outcome,
             arrived_s: 0.0,
             endpoint: None,
+            sent_s: None,
             ttft_s,
             e2e_s,
             prompt_tokens: 1,

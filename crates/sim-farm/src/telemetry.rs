@@ -1,15 +1,17 @@
 //! What a simulated agent would report about its engine: the same `Report` that arrives over the wire.
 //!
-//! One node per engine. The first report is FULL, the others name only the engine.
+//! One node per engine. The first report is FULL, the others name only the engine; a scheduler that missed one gets
+//! another FULL.
 
 use std::time::Duration;
 
 use aya_domain::{
-    Aged, AgentHealth, BootId, EndpointId, EndpointUrl, EngineHealth, EngineKind, EngineReport,
-    GpuSourceKind, IdError, ModelId, NodeId, Ratio, Report, ReportKind, ServedModel, Tokens,
+    Aged, AgentHealth, BootId, EndpointId, EndpointUrl, EngineHealth, EngineKind, EngineProfile,
+    EngineReport, GpuSourceKind, IdError, ModelId, NodeId, Ratio, Report, ReportKind, ServedModel, Tokens,
 };
-use aya_estimate::NamedProfile;
 use aya_sim_engine::Engine;
+
+use crate::fleet_spec::EngineSpec;
 
 /// The agent beside one engine.
 #[derive(Debug)]
@@ -18,40 +20,49 @@ pub(crate) struct Agent {
     node: NodeId,
     url: EndpointUrl,
     models: Vec<ServedModel>,
-    named: &'static NamedProfile,
+    /// What the scheduler is told of the engine, which may be wrong.
+    told: EngineProfile,
     period: Duration,
     /// Whether the limit on sequences is told, so that the scheduler holds what exceeds it.
     tells_slots: bool,
     sequence: u64,
+    owes_full: bool,
 }
 
 impl Agent {
     /// The agent of the engine at this position; ids sort by position.
     pub(crate) fn new(
         position: usize,
-        named: &'static NamedProfile,
+        spec: &EngineSpec,
+        told: EngineProfile,
         model: &ModelId,
         period: Duration,
         tells_slots: bool,
     ) -> Result<Self, IdError> {
-        let name = format!("{position:05}-{}", named.name);
-        let context_length = Some(named.context_length);
+        let name = format!("{position:05}-{}", spec.name);
+        let context_length = Some(spec.context_length);
         Ok(Self {
             endpoint: EndpointId::parse(&name)?,
             node: NodeId::parse(&name)?,
             url: EndpointUrl::parse("http://127.0.0.1:1")?,
             models: vec![ServedModel { id: model.clone(), context_length }],
-            named,
+            told,
             period,
             tells_slots,
             sequence: 0,
+            owes_full: true,
         })
     }
 
-    /// A report of this instant.
-    pub(crate) fn report(&mut self, engine: &Engine) -> Report {
+    /// The next report names everything: a scheduler has asked for it.
+    pub(crate) const fn owe_full(&mut self) {
+        self.owes_full = true;
+    }
+
+    /// A report of this instant; of an engine that is down it has no readings.
+    pub(crate) fn report(&mut self, engine: Option<&Engine>) -> Report {
         self.sequence += 1;
-        let full = self.sequence == 1;
+        let full = std::mem::take(&mut self.owes_full);
         let kind = if full { ReportKind::Full } else { ReportKind::Delta };
         let agent = AgentHealth {
             version: String::new(),
@@ -72,30 +83,29 @@ impl Agent {
         }
     }
 
-    fn engine_report(&self, engine: &Engine, full: bool) -> EngineReport {
-        let count = |n: usize| now(u32::try_from(n).unwrap_or(u32::MAX));
-        let used = f64::from(engine.kv_blocks_used()) / f64::from(engine.kv_blocks().max(1));
+    fn engine_report(&self, engine: Option<&Engine>, full: bool) -> EngineReport {
+        let count = |n: usize| Aged::new(u32::try_from(n).unwrap_or(u32::MAX), Duration::ZERO);
+        let used =
+            |engine: &Engine| f64::from(engine.kv_blocks_used()) / f64::from(engine.kv_blocks().max(1));
+        let health = match engine {
+            Some(_) => EngineHealth::Ready,
+            None => EngineHealth::Down { reason: "connection refused".to_owned() },
+        };
         EngineReport {
             id: self.endpoint.clone(),
             kind: EngineKind::Simulated,
             url: self.url.clone(),
-            health: Aged::new(EngineHealth::Ready, Duration::ZERO),
+            health: Aged::new(health, Duration::ZERO),
             version: None,
             models: full.then(|| Aged::new(self.models.clone(), Duration::ZERO)),
-            running: count(engine.running()),
-            waiting: count(engine.waiting()),
-            kv_used: now(Ratio::clamped(used)),
-            kv_capacity: now(Tokens(engine.kv_capacity_tokens())),
-            max_sequences: self
-                .tells_slots
-                .then(|| Aged::new(self.named.profile.max_sequences, Duration::ZERO)),
-            profile: Some(self.named.profile),
+            running: engine.map(|engine| count(engine.running())),
+            waiting: engine.map(|engine| count(engine.waiting())),
+            kv_used: engine.map(|engine| Aged::new(Ratio::clamped(used(engine)), Duration::ZERO)),
+            kv_capacity: engine.map(|engine| Aged::new(Tokens(engine.kv_capacity_tokens()), Duration::ZERO)),
+            max_sequences: self.tells_slots.then(|| Aged::new(self.told.max_sequences, Duration::ZERO)),
+            profile: Some(self.told),
             kv_bytes_per_token: None,
             gpus: Vec::new(),
         }
     }
-}
-
-fn now<T>(value: T) -> Option<Aged<T>> {
-    Some(Aged::new(value, Duration::ZERO))
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use aya_placement::Policy;
-use aya_sim_farm::{Objectives, Selection, SimConfig, Summary, Workload, parse_fleet, simulate};
+use aya_sim_farm::{Objectives, Selection, SimConfig, Summary, Telemetry, Workload, parse_fleet, simulate};
 
 struct Scenario {
     trace: &'static str,
@@ -43,15 +43,12 @@ fn run(scenario: &Scenario, policy: &str) -> Summary {
         ..Policy::named(policy).unwrap()
     };
     let config = SimConfig {
-        fleet: parse_fleet(scenario.fleet).unwrap(),
-        policy,
-        report_period: Duration::from_millis(scenario.report_period_ms),
-        reports_until: None,
-        schedulers: 1,
-        share_ledgers: false,
-        hold_at_most: None,
+        telemetry: Telemetry {
+            period: Duration::from_millis(scenario.report_period_ms),
+            ..Telemetry::default()
+        },
         shed_above_s: scenario.shed_above_s,
-        seed: 1,
+        ..SimConfig::new(parse_fleet(scenario.fleet).unwrap(), policy)
     };
     simulate(&config, &workload).unwrap().summary(&scenario.objectives)
 }

@@ -5,20 +5,10 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Arrival, Objectives, parse_fleet};
+use crate::{Arrival, Fault, Objectives, Telemetry, parse_fleet};
 
 pub(crate) fn config(fleet: &str, policy: &str) -> SimConfig {
-    SimConfig {
-        fleet: parse_fleet(fleet).unwrap(),
-        policy: Policy::named(policy).unwrap(),
-        report_period: Duration::from_millis(100),
-        reports_until: None,
-        schedulers: 1,
-        share_ledgers: false,
-        hold_at_most: None,
-        shed_above_s: None,
-        seed: 1,
-    }
+    SimConfig::new(parse_fleet(fleet).unwrap(), Policy::named(policy).unwrap())
 }
 
 /// `count` requests of one size, `gap_ms` apart.
@@ -30,6 +20,10 @@ fn steady(count: u32, gap_ms: u32, prompt_tokens: u32, output_tokens: u32) -> Wo
         blocks: Arc::from([]),
     };
     Workload { arrivals: (0..count).map(arrival).collect() }
+}
+
+fn lost() -> Telemetry {
+    Telemetry { until: Some(Duration::ZERO), ..Telemetry::default() }
 }
 
 fn run(config: &SimConfig, workload: &Workload) -> Results {
@@ -101,11 +95,11 @@ fn shedding_keeps_the_promise_to_those_it_takes() {
 #[test]
 fn schedulers_that_share_their_ledgers_place_almost_as_one() {
     let workload = steady(600, 8, 1000, 120);
-    let ttft = |schedulers, share_ledgers| {
+    let ttft = |schedulers, share: bool| {
         let config = SimConfig {
             schedulers,
-            share_ledgers,
-            reports_until: Some(Duration::ZERO),
+            share_ledgers: share.then_some(Duration::from_millis(50)),
+            telemetry: lost(),
             ..config("h100-8b,2*a100-8b,2*l4-8b", "aya")
         };
         run(&config, &workload).summary(&Objectives { ttft_s: 1.0, tpot_s: 0.05 }).ttft_p99_s.unwrap()
@@ -125,9 +119,84 @@ fn losing_all_telemetry_changes_little() {
     let workload = steady(400, 12, 1000, 120);
     let objectives = Objectives { ttft_s: 1.0, tpot_s: 0.05 };
     let fresh = run(&config("6*a100-8b", "aya"), &workload).summary(&objectives);
-    let lost = SimConfig { reports_until: Some(Duration::ZERO), ..config("6*a100-8b", "aya") };
+    let lost = SimConfig { telemetry: lost(), ..config("6*a100-8b", "aya") };
     let lost = run(&lost, &workload).summary(&objectives);
     assert!((fresh.goodput_ratio - lost.goodput_ratio).abs() <= 0.01, "{fresh:?} {lost:?}");
+}
+
+fn faulty(fleet: &str, faults: &[&str]) -> SimConfig {
+    SimConfig { faults: faults.iter().map(|fault| fault.parse().unwrap()).collect(), ..config(fleet, "aya") }
+}
+
+/// How many requests were sent to an endpoint within these seconds.
+fn sent(results: &Results, endpoint: usize, seconds: std::ops::Range<f64>) -> usize {
+    let there = results.requests.iter().filter(|r| r.endpoint == Some(endpoint));
+    there.filter(|r| r.sent_s.is_some_and(|at| seconds.contains(&at))).count()
+}
+
+#[test]
+fn a_crash_breaks_off_what_had_begun_and_the_rest_is_sent_elsewhere() {
+    let workload = steady(600, 20, 800, 60);
+    let results = run(&faulty("3*a100-8b", &["crash:1@4+4"]), &workload);
+    let failed = results.requests.iter().filter(|r| r.outcome == Outcome::Failed).count();
+    assert!((1..40).contains(&failed), "{failed}");
+    assert_eq!(sent(&results, 1, 4.4..8.0), 0, "nothing is sent to an engine that is known to be down");
+    assert!(sent(&results, 1, 9.0..12.0) > 10, "it comes back");
+}
+
+#[test]
+fn an_engine_that_is_stuck_gets_little_and_what_it_has_ends_later() {
+    let workload = steady(600, 20, 800, 60);
+    let results = run(&faulty("3*a100-8b", &["wedge:1@4+4"]), &workload);
+    assert!(results.requests.iter().all(|r| r.outcome == Outcome::Completed));
+    let (stuck, before) = (sent(&results, 1, 5.0..8.0), sent(&results, 1, 1.0..4.0));
+    assert!(stuck * 2 < before, "{stuck} while stuck, {before} before");
+}
+
+#[test]
+fn an_engine_that_is_slow_takes_longer() {
+    let workload = steady(100, 100, 800, 20);
+    let e2e = |faults: &[&str]| {
+        run(&faulty("a100-8b", faults), &workload)
+            .summary(&Objectives { ttft_s: 1.0, tpot_s: 0.1 })
+            .e2e_mean_s
+    };
+    assert!(e2e(&["slow:0x2@0"]).unwrap() > 1.9 * e2e(&[]).unwrap());
+}
+
+#[test]
+fn reports_that_come_late_or_not_at_all_change_little() {
+    let workload = steady(400, 12, 1000, 120);
+    let objectives = Objectives { ttft_s: 1.0, tpot_s: 0.05 };
+    let goodput = |telemetry| {
+        run(&SimConfig { telemetry, ..config("6*a100-8b", "aya") }, &workload)
+            .summary(&objectives)
+            .goodput_ratio
+    };
+    let prompt = goodput(Telemetry::default());
+    let late = Telemetry { delay: Duration::from_secs(1), ..Telemetry::default() };
+    let lossy = Telemetry { loss_ratio: 0.7, ..Telemetry::default() };
+    for telemetry in [late, lossy] {
+        let worse = goodput(telemetry);
+        assert!((prompt - worse).abs() <= 0.01, "{telemetry:?}: {worse} instead of {prompt}");
+    }
+}
+
+#[test]
+fn wrong_coefficients_are_wrong_for_placement_only() {
+    let told = |error| conditions::mistaken(parse_fleet("a100-8b").unwrap()[0].profile, error, 1, 3);
+    assert_eq!(told(0.0), parse_fleet("a100-8b").unwrap()[0].profile);
+    assert_ne!(told(0.2), told(0.0));
+    let alone =
+        |model_error| run(&SimConfig { model_error, ..config("a100-8b", "aya") }, &steady(3, 500, 900, 9));
+    assert_eq!(alone(0.0).requests, alone(0.5).requests);
+}
+
+fn any_fault() -> impl Strategy<Value = Fault> {
+    let kind = prop_oneof![Just("crash:E"), Just("wedge:E"), Just("slow:Ex3")];
+    (kind, 0_u32..3, 0_u32..20, 0_u32..10).prop_map(|(kind, engine, at, lasts)| {
+        format!("{}@{at}+{lasts}", kind.replace('E', &engine.to_string())).parse().unwrap()
+    })
 }
 
 proptest! {
@@ -140,6 +209,8 @@ proptest! {
         policy in proptest::sample::select(Policy::names().collect::<Vec<_>>()),
         schedulers in 1_u32..3,
         hold in proptest::option::of(1_u64..20),
+        faults in proptest::collection::vec(any_fault(), 0..4),
+        (loss_ratio, delay_ms, share) in (0.0..1.0_f64, 0_u64..2_000, proptest::option::of(20_u64..500)),
     ) {
         let mut at_ms = 0;
         let arrivals = sizes.iter().map(|(gap, prompt, output, family)| {
@@ -152,6 +223,9 @@ proptest! {
         let config = SimConfig {
             schedulers,
             hold_at_most: hold.map(Duration::from_secs),
+            share_ledgers: share.map(Duration::from_millis),
+            telemetry: Telemetry { loss_ratio, delay: Duration::from_millis(delay_ms), ..Telemetry::default() },
+            faults,
             ..config("a10g-8b,l4-8b,h100-8b", policy)
         };
         prop_assert!(simulate(&config, &workload).is_ok());
