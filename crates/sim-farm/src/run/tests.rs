@@ -139,7 +139,7 @@ fn a_crash_breaks_off_what_had_begun_and_the_rest_is_sent_elsewhere() {
     let workload = steady(600, 20, 800, 60);
     let results = run(&faulty("3*a100-8b", &["crash:1@4+4"]), &workload);
     let failed = results.requests.iter().filter(|r| r.outcome == Outcome::Failed).count();
-    assert!((1..40).contains(&failed), "{failed}");
+    assert!((1..100).contains(&failed), "{failed}");
     assert_eq!(sent(&results, 1, 4.4..8.0), 0, "nothing is sent to an engine that is known to be down");
     assert!(sent(&results, 1, 9.0..12.0) > 10, "it comes back");
 }
