@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use aya_config::{AgentConfig, GpuChoice as Configured};
 use aya_domain::{EngineKind, GpuSourceKind, GpuUuid, MonoTime, NodeId};
-use aya_gpu::{Answer, Ask, GpuChoice, GpuSource, GpuThread, Product, SimulatedGpu, open};
+use aya_gpu::{
+    Answer, Ask, GpuChoice, GpuHappening, GpuSource, GpuThread, Product, SimulatedGpu, Tell, open,
+};
 use aya_observe::Clock;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
@@ -19,8 +21,9 @@ use crate::gpus_of::{loads, products_told};
 use crate::metrics::Metrics;
 use crate::view::{GpuSourceView, Update, View};
 
-/// A driver that has not answered for this long has stalled; a slow one takes some 100 ms.
-const STALLED_AFTER: Duration = Duration::from_secs(2);
+/// A driver that has not answered for this long has stalled; a slow one takes some 100 ms. Looked at with every tick,
+/// and no whole number of seconds, so that the usual tick of 1 s finds it at the second one.
+const STALLED_AFTER: Duration = Duration::from_millis(1_500);
 /// How often the list of devices is read again: a changed list is a lost or a new GPU.
 const DISCOVER_PERIOD: Duration = Duration::from_secs(30);
 /// How often a failed discovery is repeated.
@@ -30,8 +33,11 @@ const ENGINES_TELL_WITHIN: Duration = Duration::from_secs(10);
 /// Answers that may wait here: one question is open at a time, and the first answer comes unasked.
 const ANSWERS_MAX: usize = 4;
 
-/// Makes the source, on the thread that will own it.
-pub(crate) type Opener = Box<dyn FnOnce() -> Box<dyn GpuSource> + Send>;
+/// Happenings that may wait here; of a storm beyond it the readings' counts tell.
+const HAPPENINGS_MAX: usize = 64;
+
+/// Makes the source, on the thread that will own it, and gives it a way to tell at once what happens.
+pub(crate) type Opener = Box<dyn FnOnce(Tell) -> Box<dyn GpuSource> + Send>;
 
 /// What the GPU task works with.
 pub(crate) struct GpuTask {
@@ -45,7 +51,7 @@ pub(crate) struct GpuTask {
 /// Makes the source that is configured; `told` are the devices that simulated engines play on.
 fn opener(config: &AgentConfig, told: &[Product]) -> Opener {
     let choice = choice(config, told);
-    Box::new(move || open(choice))
+    Box::new(move |tell| open(choice, tell))
 }
 
 /// The configuration's choice with its simulated devices made out.
@@ -86,6 +92,15 @@ fn simulated_gpus(config: &AgentConfig, told: &[Product]) -> Vec<SimulatedGpu> {
 /// Unique in the farm, as NVML's are in the world.
 fn simulated_uuid(node: &NodeId, index: usize) -> Option<GpuUuid> {
     GpuUuid::parse(&format!("GPU-sim-{node}-{index}")).ok()
+}
+
+/// Passes on what happens, without ever waiting.
+fn at_once(happens: mpsc::Sender<GpuHappening>) -> Tell {
+    Tell::by(move |happening| {
+        if let Err(mpsc::error::TrySendError::Full(lost)) = happens.try_send(happening) {
+            warn!(gpu = %lost.gpu, event = %lost.kind, "too many gpu events at once: this one is told by the counts only");
+        }
+    })
 }
 
 /// The open question.
@@ -134,6 +149,8 @@ impl GpuTask {
     /// Reads until `shutdown`.
     pub(crate) async fn run(self, open: Opener, epoch: Instant, shutdown: CancellationToken) {
         let (tell, mut answers) = mpsc::channel(ANSWERS_MAX);
+        let (happens, mut happenings) = mpsc::channel(HAPPENINGS_MAX);
+        let open = || open(at_once(happens));
         let thread = match GpuThread::start(open, move |answer| tell.try_send(answer).is_ok()) {
             Ok(thread) => thread,
             Err(error) => {
@@ -163,6 +180,10 @@ impl GpuTask {
                         break;
                     }
                 },
+                Some(happened) = happenings.recv() => {
+                    self.metrics.gpu_event(happened.kind.as_str());
+                    self.tell(Update::Happened { at: self.clock.now(), happened }).await;
+                }
                 _ = ticks.tick() => self.tick(&thread, &mut source).await,
             }
         }
@@ -186,7 +207,8 @@ impl GpuTask {
                 }
                 open.stalled = true;
                 self.metrics.gpu_stall(waited.as_secs_f64());
-                source.view.error = Some(format!("{} stalled for {} s", source.view.kind, waited.as_secs()));
+                source.view.error =
+                    Some(format!("{} stalled for {:.0} s", source.view.kind, waited.as_secs_f64()));
                 self.tell(Update::Source(source.view.clone())).await;
             }
             return;
@@ -328,7 +350,7 @@ mod tests {
         };
         let shutdown = CancellationToken::new();
         let mut tasks = tokio::task::JoinSet::new();
-        let open = || -> Box<dyn GpuSource> { Box::new(Hanging(hanging)) };
+        let open = |_: Tell| -> Box<dyn GpuSource> { Box::new(Hanging(hanging)) };
         tasks.spawn(task.run(Box::new(open), Instant::now(), shutdown.clone()));
         let mut error_is = async |wanted: Option<&str>| loop {
             if let Update::Source(source) = told.recv().await.unwrap()

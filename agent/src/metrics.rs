@@ -30,6 +30,7 @@ pub(crate) struct Metrics {
     gpu_samples: IntCounter,
     gpu_failures: IntCounter,
     gpu_stall: Gauge,
+    gpu_events: IntCounterVec,
 }
 
 const HEALTHS: [&str; 4] = ["ready", "loading", "busy", "down"];
@@ -81,6 +82,11 @@ impl Metrics {
             gpu_stall: registry.gauge_f64(
                 "aya_agent_gpu_stall_seconds",
                 "Age of a question that the driver does not answer; 0 while it answers in time.",
+            )?,
+            gpu_events: registry.counter_vec(
+                "aya_agent_gpu_events_total",
+                "What the driver told between two readings, and GPUs that were lost.",
+                &["kind"],
             )?,
             registry,
         })
@@ -145,6 +151,10 @@ impl Metrics {
         if failed {
             self.gpu_failures.inc();
         }
+    }
+
+    pub(crate) fn gpu_event(&self, kind: &str) {
+        self.gpu_events.with_label_values(&[kind]).inc();
     }
 
     pub(crate) fn gpu_stall(&self, seconds: f64) {

@@ -3,7 +3,9 @@
 mod fake_engine;
 mod fake_scheduler;
 
-use aya_domain::{EngineHealth, EngineKind, GpuSourceKind, Ratio, Report, ReportKind, Tokens};
+use aya_domain::{
+    EngineHealth, EngineKind, GpuEventKind, GpuReport, GpuSourceKind, Ratio, Report, ReportKind, Tokens,
+};
 use aya_proto::SchedulerMessage;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -407,6 +409,34 @@ async fn a_driver_that_hangs_stops_no_report_and_is_told_until_it_answers() {
     let well = include_str!("../../fixtures/nvml/h100x2.json");
     std::fs::write(dir.path().join("nvml.so.json"), well).unwrap();
     scheduler.until("the driver answers", |r| r.agent.gpu_error.is_none()).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn an_xid_is_told_at_once_and_again_to_a_scheduler_that_was_away() {
+    let mut scheduler = FakeScheduler::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let library = fake_nvml(dir.path(), r#"{"gpus": [{}, {}]}"#);
+    let more = format!("[gpu]\nsource = \"nvml\"\nperiod = \"200ms\"\nnvml_lib = {library:?}\n");
+    let agent = Running::start(&[&scheduler], &[], &more).await;
+    let listened = |g: &GpuReport| g.sample.is_some_and(|sample| sample.value.xids == Some(0));
+    let report = scheduler
+        .until("two GPUs that are listened to", |r| r.gpus.iter().filter(|g| listened(g)).count() == 2)
+        .await;
+    let xid = r#"{"gpus": [{}, {}], "events": [{"at_ms": 0, "gpu": 1, "data": 79}]}"#;
+    std::fs::write(dir.path().join("nvml.so.json"), xid).unwrap();
+    let told = scheduler.events().await;
+    let event = &told.events[0].value;
+    assert_eq!((told.node.as_str(), told.boot, told.events.len()), ("n1", report.boot, 1));
+    assert_eq!((event.sequence, event.kind), (1, GpuEventKind::Xid { code: 79 }));
+    assert_eq!((&event.gpu, event.xids), (&report.gpus[1].info.uuid, Some(1)));
+    let metrics = agent.admin("GET /metrics").await;
+    assert!(metrics.contains("aya_agent_gpu_events_total{kind=\"xid\"} 1"), "{metrics}");
+
+    scheduler.restart().await;
+    let again = scheduler.events().await;
+    assert_eq!((again.boot, &again.events[0].value), (told.boot, event));
+    assert!(again.events[0].age >= told.events[0].age);
     agent.stop().await;
 }
 

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use aya_domain::{EndpointUrl, ReportKind};
+use aya_domain::{EndpointUrl, GpuEvents, ReportKind};
 use aya_observe::Clock;
-use aya_proto::convert::agent_message;
-use aya_proto::{AgentServiceClient, MESSAGE_BYTES_MAX, SchedulerMessage, wire};
+use aya_proto::{
+    AgentServiceClient, MESSAGE_BYTES_MAX, SchedulerMessage, agent_message, events_message, wire,
+};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -23,7 +24,7 @@ use crate::advertise::Route;
 use crate::backoff::Backoff;
 use crate::metrics::UplinkMetrics;
 use crate::report::{Identity, Wanted, report};
-use crate::view::View;
+use crate::view::{EVENTS_MAX, View};
 
 /// Reports in the hands of the transport.
 const OUTBOX_MAX: usize = 1;
@@ -86,6 +87,13 @@ enum Ended {
 struct Told {
     revision: u64,
     full_at: Option<Instant>,
+    /// The last GPU event, and how many one message may carry; none before the scheduler says so.
+    event: u64,
+    events_max: usize,
+}
+
+impl Told {
+    const NOTHING: Self = Self { revision: 0, full_at: None, event: 0, events_max: 0 };
 }
 
 impl Uplink {
@@ -153,7 +161,7 @@ impl Uplink {
         let engines = &self.shared.views.borrow().engines.clone();
         let urls = engines.iter().map(|engine| route.advertise(&engine.url, host)).collect::<Vec<_>>();
         let (outbox, messages) = mpsc::channel(OUTBOX_MAX);
-        let mut told = Told { revision: 0, full_at: None };
+        let mut told = Told::NOTHING;
         self.send(&outbox, &mut told, &urls);
         let mut client = AgentServiceClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -176,7 +184,12 @@ impl Uplink {
         let mut urgent = views.borrow_and_update().urgent;
         let mut ticks = self.ticks();
         loop {
+            let events_wait = told.events_max > 0 && views.borrow().events.last > told.event;
             tokio::select! {
+                room = outbox.reserve(), if events_wait => match room {
+                    Ok(room) => self.send_events(room, &mut told),
+                    Err(_) => return Ended::Closed,
+                },
                 message = inbound.message() => {
                     let message = match message {
                         Ok(Some(message)) => message,
@@ -227,6 +240,7 @@ impl Uplink {
         match SchedulerMessage::try_from(message) {
             Ok(SchedulerMessage::Welcome(welcome)) => {
                 *welcomed = Some(Instant::now());
+                told.events_max = usize::try_from(welcome.limits.events_max).unwrap_or(EVENTS_MAX);
                 self.metrics.connected.set(1);
                 info!(scheduler = %self.scheduler, version = %welcome.version, "reporting to the scheduler");
             }
@@ -256,6 +270,19 @@ impl Uplink {
         told.revision = view.revision;
         if full {
             told.full_at = Some(now);
+        }
+    }
+}
+
+impl Uplink {
+    /// Tells what happened to the GPUs since it was last told.
+    fn send_events(&self, room: mpsc::Permit<'_, wire::AgentMessage>, told: &mut Told) {
+        let view = Arc::clone(&self.shared.views.borrow());
+        let events = view.events.since(told.event, told.events_max, self.shared.clock.now());
+        told.event = view.events.last;
+        if !events.is_empty() {
+            let Identity { node, boot, .. } = &self.shared.identity;
+            room.send(events_message(&GpuEvents { node: node.clone(), boot: *boot, events }));
         }
     }
 }
@@ -335,7 +362,7 @@ mod tests {
         let uplink =
             Uplink { shared: Arc::new(shared), scheduler, metrics, sequence: AtomicU64::new(0), seed: 1 };
         let (outbox, mut sent) = mpsc::channel(OUTBOX_MAX);
-        let mut told = Told { revision: 0, full_at: None };
+        let mut told = Told::NOTHING;
         let mut next = || report_of_message(sent.try_recv().unwrap(), &Limits::default()).unwrap();
 
         uplink.send(&outbox, &mut told, &urls);

@@ -4,14 +4,17 @@
 //! since it last spoke, independently of the others. Nothing is forgotten here because it is old: a reading
 //! that could not be repeated stays, and its age tells.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aya_config::{EngineConfig, GpuRef};
 use aya_domain::{
-    Bytes, EndpointId, EndpointUrl, EngineHealth, EngineKind, EngineProfile, GpuInfo, GpuSample,
-    GpuSourceKind, GpuUuid, MonoTime, Reading, Tokens,
+    Aged, Bytes, EndpointId, EndpointUrl, EngineHealth, EngineKind, EngineProfile, GpuEvent, GpuInfo,
+    GpuSample, GpuSourceKind, GpuUuid, MonoTime, Reading, Tokens,
 };
 use aya_engine::{EngineReadings, plan};
+use aya_gpu::GpuHappening;
 use tokio::sync::{mpsc, watch};
 
 /// One engine as configured, and what is known of it.
@@ -81,12 +84,57 @@ pub(crate) struct View {
     pub(crate) gpus: Vec<Arc<GpuView>>,
     /// `None` until the GPUs were found or could not be.
     pub(crate) source: Option<GpuSourceView>,
+    pub(crate) events: Events,
+}
+
+/// What happened to the GPUs lately, for schedulers that have not been told.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Events {
+    /// The number of the last one; they count up from 1.
+    pub(crate) last: u64,
+    /// The oldest first, at most [`EVENTS_MAX`]; what a full list forgets is in the counts of the readings.
+    recent: Arc<VecDeque<Reading<GpuEvent>>>,
+}
+
+/// Events kept for a scheduler that is away, and told in one message.
+pub(crate) const EVENTS_MAX: usize = 64;
+/// A scheduler that was away for longer reads of older ones in the counts only.
+const EVENTS_KEPT_FOR: Duration = Duration::from_secs(600);
+
+impl Events {
+    fn add(&mut self, happened: GpuHappening, at: MonoTime) {
+        self.last += 1;
+        let GpuHappening { gpu, kind, xids } = happened;
+        let recent = Arc::make_mut(&mut self.recent);
+        if recent.len() == EVENTS_MAX {
+            recent.pop_front();
+        }
+        recent.push_back(Reading::new(GpuEvent { sequence: self.last, gpu, kind, xids }, at));
+    }
+
+    /// Those after this number, with their ages; at most `max`, the latest.
+    pub(crate) fn since(&self, told: u64, max: usize, now: MonoTime) -> Vec<Aged<GpuEvent>> {
+        let new =
+            |event: &&Reading<GpuEvent>| event.value.sequence > told && event.age(now) <= EVENTS_KEPT_FOR;
+        let mut events: Vec<_> =
+            self.recent.iter().rev().filter(new).take(max).map(|event| event.clone().aged(now)).collect();
+        events.reverse();
+        events
+    }
 }
 
 impl View {
     pub(crate) fn new(engines: Vec<EngineView>) -> Self {
         let engines = engines.into_iter().map(Arc::new).collect();
-        Self { revision: 0, membership: 0, urgent: 0, engines, gpus: Vec::new(), source: None }
+        Self {
+            revision: 0,
+            membership: 0,
+            urgent: 0,
+            engines,
+            gpus: Vec::new(),
+            source: None,
+            events: Events::default(),
+        }
     }
 
     /// Whether everything has been looked at once: before that, a FULL report would say less than is true.
@@ -106,6 +154,7 @@ impl View {
                 self.source = Some(source);
             }
             Update::Gpus(infos) => self.apply_gpus(infos),
+            Update::Happened { at, happened } => self.events.add(happened, at),
             Update::Samples { at, samples } => {
                 for (uuid, sample) in samples {
                     if let Some(gpu) = self.gpus.iter_mut().find(|gpu| gpu.info.uuid == uuid) {
@@ -153,6 +202,7 @@ pub(crate) enum Update {
     Source(GpuSourceView),
     Gpus(Vec<GpuInfo>),
     Samples { at: MonoTime, samples: Vec<(GpuUuid, GpuSample)> },
+    Happened { at: MonoTime, happened: GpuHappening },
 }
 
 /// Updates that may wait for the writer; a sampler that finds it full waits too.

@@ -15,6 +15,7 @@
 mod accounts;
 mod client;
 mod farm;
+mod host;
 mod metrics;
 mod process;
 mod raw;
@@ -23,6 +24,7 @@ mod wait;
 
 pub use client::{Answer, Client, Live};
 pub use farm::{Agent, Engine, EnginePlan, Farm, FarmPlan, Scheduler, sim};
+pub use host::GpuHost;
 pub use metrics::Metrics;
 pub use process::{Exit, Process};
 pub use raw::{Raw, raw_exchange};

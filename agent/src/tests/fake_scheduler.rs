@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use aya_domain::Report;
-use aya_proto::convert::report_of_message;
-use aya_proto::{AgentService, AgentServiceServer, Limits, SchedulerMessage, Welcome, wire};
+use aya_domain::{GpuEvents, Report};
+use aya_proto::{
+    AgentMessage, AgentService, AgentServiceServer, Limits, SchedulerMessage, Welcome, from_agent, wire,
+};
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinSet;
@@ -23,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct FakeScheduler {
     pub(super) addr: SocketAddr,
     reports: mpsc::Receiver<Report>,
+    events: mpsc::Receiver<GpuEvents>,
     say: broadcast::Sender<SchedulerMessage>,
     server: JoinSet<()>,
     /// Streams opened so far.
@@ -47,16 +49,17 @@ impl FakeScheduler {
         let listener = TcpListener::bind(addr).await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (tell, reports) = mpsc::channel(1024);
+        let (tell_events, events) = mpsc::channel(1024);
         let (say, _) = broadcast::channel(8);
         let streams = Arc::new(AtomicU32::new(0));
         let opened = Arc::clone(&streams);
-        let service = AgentServiceServer::new(Service { tell, say: say.clone(), mute, opened });
+        let service = AgentServiceServer::new(Service { tell, tell_events, say: say.clone(), mute, opened });
         let mut server = JoinSet::new();
         server.spawn(async move {
             let router = tonic::transport::Server::builder().add_service(service);
             router.serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap();
         });
-        Self { addr, reports, say, server, streams }
+        Self { addr, reports, events, say, server, streams }
     }
 
     /// Ends it as kill -9 would, and starts it again on the same port.
@@ -72,6 +75,11 @@ impl FakeScheduler {
     /// The next report.
     pub(super) async fn next(&mut self) -> Report {
         self.until("any report", |_| true).await
+    }
+
+    /// The next message of GPU events.
+    pub(super) async fn events(&mut self) -> GpuEvents {
+        tokio::time::timeout(PATIENCE, self.events.recv()).await.expect("no events came").unwrap()
     }
 
     /// The next report that is so; those before it are dropped.
@@ -95,6 +103,7 @@ impl FakeScheduler {
 
 struct Service {
     tell: mpsc::Sender<Report>,
+    tell_events: mpsc::Sender<GpuEvents>,
     say: broadcast::Sender<SchedulerMessage>,
     mute: bool,
     opened: Arc<AtomicU32>,
@@ -112,7 +121,8 @@ impl AgentService for Service {
         let mute = self.mute;
         self.opened.fetch_add(1, Ordering::Relaxed);
         let (answers, outgoing) = mpsc::channel(64);
-        let (tell, mut said) = (self.tell.clone(), self.say.subscribe());
+        let (tell, tell_events, mut said) =
+            (self.tell.clone(), self.tell_events.clone(), self.say.subscribe());
         let welcome = Welcome { version: "test".to_owned(), limits: Limits::default() };
         if !mute {
             answers.try_send(Ok((&SchedulerMessage::Welcome(welcome)).into())).unwrap();
@@ -126,7 +136,13 @@ impl AgentService for Service {
                     },
                     message = incoming.next() => {
                         let Some(Ok(message)) = message else { return };
-                        let report = report_of_message(message, &Limits::default()).unwrap();
+                        let report = match from_agent(message, &Limits::default()).unwrap() {
+                            AgentMessage::Report(report) => *report,
+                            AgentMessage::GpuEvents(events) => {
+                                tell_events.send(events).await.unwrap();
+                                continue;
+                            }
+                        };
                         let sequence = report.sequence;
                         if tell.send(report).await.is_err() {
                             return;

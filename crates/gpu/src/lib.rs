@@ -5,6 +5,7 @@
 //! by product. An empty list of devices is a failed collection, never "no load".
 
 mod error;
+mod happening;
 mod none;
 mod nvml;
 mod open;
@@ -14,6 +15,7 @@ mod source;
 mod thread;
 
 pub use error::GpuError;
+pub use happening::{GpuHappening, Tell};
 pub use none::NoGpus;
 pub use nvml::NvmlSource;
 pub use open::{GpuChoice, open};

@@ -8,6 +8,8 @@ mod activity;
 mod board;
 mod error;
 mod events;
+mod ledger;
+mod listener;
 mod raw;
 mod read;
 
@@ -15,14 +17,17 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use aya_domain::{GpuInfo, GpuSample, GpuSourceKind, GpuUuid, MonoTime};
 use nvml_wrapper::Nvml;
+use tracing::warn;
 
 use self::board::{Board, describe_all};
 use self::error::named;
-use self::events::Heard;
-use crate::{Collected, GpuError, GpuSource};
+use self::ledger::Ledger;
+use self::listener::Listener;
+use crate::{Collected, GpuError, GpuSource, Tell};
 
 /// The driver of this host, opened at the first discovery and again after a failure that needs it.
 pub struct NvmlSource {
@@ -30,7 +35,9 @@ pub struct NvmlSource {
     nvml: Option<Nvml>,
     driver_version: Option<String>,
     boards: Vec<Board>,
-    heard: Heard,
+    ledger: Arc<Ledger>,
+    /// Begins with the first discovery that works.
+    listener: Option<Listener>,
     /// Devices that were there once and are not in the list any more: told until they are back.
     gone: BTreeSet<GpuUuid>,
     /// What was wrong at the last discovery.
@@ -50,15 +57,17 @@ impl fmt::Debug for NvmlSource {
 }
 
 impl NvmlSource {
-    /// A source that loads NVML from this path, or from where the system has it. Nothing is opened yet.
+    /// A source that loads NVML from this path, or from where the system has it, and tells at once what the driver
+    /// tells. Nothing is opened yet.
     #[must_use]
-    pub fn new(lib: Option<PathBuf>) -> Self {
+    pub fn new(lib: Option<PathBuf>, tell: Tell) -> Self {
         Self {
             lib: lib.map(PathBuf::into_os_string),
             nvml: None,
             driver_version: None,
             boards: Vec::new(),
-            heard: Heard::default(),
+            ledger: Arc::new(Ledger::new(tell)),
+            listener: None,
             gone: BTreeSet::new(),
             trouble: None,
             closed_by: GpuError::DriverNotLoaded,
@@ -91,7 +100,6 @@ impl NvmlSource {
     fn close(&mut self) {
         if let Some(nvml) = &self.nvml {
             self.boards.iter_mut().for_each(|board| board.release(nvml));
-            self.heard.free(nvml);
         }
         self.nvml = None;
     }
@@ -111,14 +119,24 @@ impl NvmlSource {
         for board in &self.boards {
             self.gone.remove(&board.info.uuid);
         }
-        if let Some(nvml) = &self.nvml {
-            self.heard.listen(nvml, self.boards.iter().map(|board| board.info.uuid.clone()).collect());
+        self.gone.iter().for_each(|uuid| self.ledger.lost(uuid));
+        self.ledger.set_devices(self.boards.iter().map(Board::device).collect());
+        self.listen();
+    }
+
+    fn listen(&mut self) {
+        if self.listener.is_none() {
+            match Listener::start(self.lib.clone(), Arc::clone(&self.ledger)) {
+                Ok(listener) => self.listener = Some(listener),
+                Err(error) => warn!(%error, "xid events are not heard: no thread for them"),
+            }
         }
     }
 }
 
 impl Drop for NvmlSource {
     fn drop(&mut self) {
+        self.listener = None;
         self.close();
     }
 }
@@ -153,14 +171,13 @@ impl GpuSource for NvmlSource {
         let nvml = self.nvml.as_ref().ok_or_else(|| self.closed_by.clone())?;
         let mut items = Vec::with_capacity(self.boards.len());
         let mut failed = Vec::new();
-        self.heard.take_new(nvml);
         for board in &mut self.boards {
-            match board.read(nvml, &self.heard) {
+            match board.read(nvml, &self.ledger) {
                 Ok(samples) => items.extend(samples),
                 Err(error) => failed.push((board.info.uuid.clone(), error)),
             }
         }
-        let lines = failed.iter().map(|(uuid, error)| match self.heard.last(uuid) {
+        let lines = failed.iter().map(|(uuid, error)| match self.ledger.last(uuid) {
             Some(xid) => format!("{uuid}: {error}, XID {xid}"),
             None => format!("{uuid}: {error}"),
         });

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::{GpuError, GpuSource, NoGpus, NvmlSource, SimulatedGpu, SimulatedSource};
+use crate::{GpuError, GpuSource, NoGpus, NvmlSource, SimulatedGpu, SimulatedSource, Tell};
 
 /// What the configuration asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,13 +20,13 @@ pub enum GpuChoice {
     None,
 }
 
-/// The source for a choice. `Auto` asks the driver and may block for as long as it does: call it on the
+/// The source for a choice; it tells at once what cannot wait for a reading. `Auto` asks the driver and may block for as long as it does: call it on the
 /// thread that will own the source.
 #[must_use]
-pub fn open(choice: GpuChoice) -> Box<dyn GpuSource> {
+pub fn open(choice: GpuChoice, tell: Tell) -> Box<dyn GpuSource> {
     match choice {
-        GpuChoice::Auto { nvml_lib, simulated } => auto(NvmlSource::new(nvml_lib), simulated),
-        GpuChoice::Nvml { lib } => Box::new(NvmlSource::new(lib)),
+        GpuChoice::Auto { nvml_lib, simulated } => auto(NvmlSource::new(nvml_lib, tell), simulated),
+        GpuChoice::Nvml { lib } => Box::new(NvmlSource::new(lib, tell)),
         GpuChoice::Simulated(gpus) => Box::new(SimulatedSource::new(gpus)),
         GpuChoice::None => Box::new(NoGpus),
     }
@@ -75,7 +75,7 @@ mod tests {
             (GpuChoice::Simulated(vec![gpu()]), GpuSourceKind::Simulated),
             (GpuChoice::None, GpuSourceKind::None),
         ] {
-            assert_eq!(open(choice.clone()).kind(), expect, "{choice:?}");
+            assert_eq!(open(choice.clone(), Tell::nobody()).kind(), expect, "{choice:?}");
         }
     }
 }

@@ -11,8 +11,8 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::{Collected, GpuError, GpuLoad, GpuSource};
 
-/// How long a farewell may take; a driver that hangs gets none.
-const FAREWELL: Duration = Duration::from_millis(500);
+/// How long a farewell may take, that of the listening thread included; a driver that hangs gets none.
+const FAREWELL: Duration = Duration::from_millis(700);
 
 /// What the source is asked.
 #[derive(Debug)]
@@ -119,7 +119,7 @@ fn answer(source: &mut dyn GpuSource, ask: Ask) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{NoGpus, open::GpuChoice, open::open};
+    use crate::{NoGpus, Tell, open::GpuChoice, open::open};
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -145,7 +145,9 @@ mod tests {
     #[test]
     fn questions_are_answered_in_order() {
         let (tell, heard) = bounded(8);
-        let thread = GpuThread::start(|| open(GpuChoice::None), move |a| tell.try_send(a).is_ok()).unwrap();
+        let thread =
+            GpuThread::start(|| open(GpuChoice::None, Tell::nobody()), move |a| tell.try_send(a).is_ok())
+                .unwrap();
         assert_eq!(heard.recv_timeout(PATIENCE), Ok(Answer::Opened(GpuSourceKind::None)));
         thread.ask(Ask::Discover).unwrap();
         let discovered = Answer::Discovered { gpus: NoGpus.discover(), driver_version: None };
@@ -172,7 +174,9 @@ mod tests {
     #[test]
     fn a_thread_ends_with_its_owner() {
         let (tell, heard) = bounded(8);
-        let thread = GpuThread::start(|| open(GpuChoice::None), move |a| tell.try_send(a).is_ok()).unwrap();
+        let thread =
+            GpuThread::start(|| open(GpuChoice::None, Tell::nobody()), move |a| tell.try_send(a).is_ok())
+                .unwrap();
         drop(thread);
         let last = std::iter::from_fn(|| heard.recv_timeout(PATIENCE).ok()).count();
         assert_eq!(last, 1, "it opened, and its end of the channel is gone");

@@ -7,8 +7,8 @@ use nvml_wrapper::{Device, Nvml};
 
 use super::activity::Kept;
 use super::error::named;
-use super::raw;
 use super::read::{Item, Refused};
+use super::{ledger, raw};
 use crate::{Collected, GpuError};
 
 /// The field with the margin at which the hardware cuts the clocks.
@@ -52,6 +52,12 @@ impl Board {
     pub(super) fn gpus(&self) -> impl Iterator<Item = &GpuInfo> {
         let whole = self.slices.is_empty().then_some(&self.info);
         whole.into_iter().chain(self.slices.iter().map(|slice| &slice.info))
+    }
+
+    /// The device as the ledger knows it.
+    pub(super) fn device(&self) -> ledger::Device {
+        let slices = self.slices.iter().map(|slice| (slice.info.uuid.clone(), slice.gpu_instance)).collect();
+        ledger::Device { uuid: self.info.uuid.clone(), slices }
     }
 
     /// Takes the last samples of GPM over from the discovery before, so that no reading is lost to this one.

@@ -1,158 +1,181 @@
-//! The driver's critical errors (XIDs), counted per GPU and slice.
+//! A set of events of the driver, and what they say.
 //!
-//! One event set for all devices, asked without waiting at every reading. Registration goes through raw calls: the
-//! wrapper frees the whole set when one device refuses, and its event does not say which slice was hit.
+//! Everything goes through raw calls: the wrapper frees the whole set when one device refuses, truncates the kinds
+//! that it does not know, and its event does not say which slice was hit.
 #![expect(unsafe_code, reason = "calls through NVML's C ABI")]
 
-use std::collections::BTreeMap;
+use std::ffi::{c_uint, c_ulonglong};
+use std::time::Duration;
 
 use aya_domain::GpuUuid;
 use nvml_wrapper::error::{NvmlError, nvml_sym, nvml_try};
 use nvml_wrapper::{Device, Nvml};
 use nvml_wrapper_sys::bindings as sys;
 
-/// NVML's bit for a critical XID.
+/// NVML's bits for what is listened to.
+const DOUBLE_BIT_ECC: u64 = 2;
 const CRITICAL_XID: u64 = 8;
+const FATAL_POISON: u64 = 0x2000;
+const GPU_UNAVAILABLE: u64 = 0x4000;
+const RECOVERY_ACTION: u64 = 0x8000;
+const WANTED: u64 = DOUBLE_BIT_ECC | CRITICAL_XID | FATAL_POISON | GPU_UNAVAILABLE | RECOVERY_ACTION;
 /// "All instances" in an event.
 const WHOLE_GPU: u32 = u32::MAX;
-/// Events taken per reading; a storm goes on at the next one.
-const EVENTS_MAX: usize = 64;
 
-/// What happened to one GPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Xids {
-    pub(super) count: u32,
-    pub(super) last: Option<u32>,
+/// What an event says; the recovery action has to be read for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Said {
+    Xid(u32),
+    Ecc,
+    Recovery,
+    Unavailable,
 }
 
-impl Xids {
-    fn add(&mut self, xid: u32) {
-        self.count = self.count.saturating_add(1);
-        self.last = Some(xid);
-    }
-
-    fn and(self, other: Self) -> Self {
-        Self { count: self.count.saturating_add(other.count), last: other.last.or(self.last) }
-    }
-}
-
-/// What was heard since the source was made. It outlives the sets, and the GPUs that fell off the bus.
-#[derive(Debug, Default)]
+/// One event of a device, or of one GPU instance of it.
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Heard {
-    set: Option<Set>,
-    /// By device and GPU instance; the instance is absent for what hit the whole device.
-    xids: BTreeMap<(GpuUuid, Option<u32>), Xids>,
+    /// `None`: the device does not tell its name any more.
+    pub(super) device: Option<GpuUuid>,
+    pub(super) instance: Option<u32>,
+    pub(super) said: Said,
 }
 
-/// An event set of the open library, and who is in it. Has to be freed before the library is closed.
-#[derive(Debug)]
-struct Set {
+/// The events of some devices, from the moment on at which it was made.
+pub(super) struct EventSet<'nvml> {
+    nvml: &'nvml Nvml,
     set: sys::nvmlEventSet_t,
-    of: Vec<GpuUuid>,
+    devices: Vec<(sys::nvmlDevice_t, GpuUuid)>,
 }
 
-// SAFETY: NVML lets any thread use an event set, one at a time, and only the owner of the source touches it.
-unsafe impl Send for Set {}
-
-impl Heard {
-    /// Listens to these devices; keeps the set, and the events in it, where they are the same as before.
-    pub(super) fn listen(&mut self, nvml: &Nvml, devices: Vec<GpuUuid>) {
-        if self.set.as_ref().is_some_and(|set| set.of == devices) {
-            return;
-        }
-        self.take_new(nvml);
-        self.free(nvml);
-        let Ok(set) = create(nvml) else { return };
-        let able = |uuid: &GpuUuid| register(nvml, uuid, set).is_ok();
-        let of = devices.into_iter().filter(able).collect();
-        self.set = Some(Set { set, of });
-    }
-
-    /// Gives the set back to its library.
-    pub(super) fn free(&mut self, nvml: &Nvml) {
-        if let Some(Set { set, .. }) = self.set.take()
-            && let Ok(call) = nvml.lib().nvmlEventSetFree.as_ref()
-        {
-            // SAFETY: the set is of this library and was taken out, so that nobody uses it again.
-            let _ = unsafe { call(set) };
-        }
-    }
-
-    /// Takes what has happened since the last time.
-    pub(super) fn take_new(&mut self, nvml: &Nvml) {
-        let Some(set) = self.set.as_ref().map(|set| set.set) else { return };
-        for _ in 0..EVENTS_MAX {
-            // No event, or a lost device, which its own reading will tell.
-            let Ok(event) = next(nvml, set) else { return };
-            // SAFETY: the handle came out of this library just now.
-            let device = unsafe { Device::new(event.device, nvml) };
-            let uuid = device.uuid().ok().and_then(|uuid| GpuUuid::parse(&uuid).ok());
-            if let Some(uuid) = uuid.or_else(|| self.only_lost(nvml))
-                && event.eventType & CRITICAL_XID != 0
-            {
-                let instance = Some(event.gpuInstanceId).filter(|instance| *instance != WHOLE_GPU);
-                let xid = u32::try_from(event.eventData).unwrap_or(u32::MAX);
-                self.xids.entry((uuid, instance)).or_default().add(xid);
+impl<'nvml> EventSet<'nvml> {
+    /// Listens to those of these devices that have events.
+    pub(super) fn listen(nvml: &'nvml Nvml, devices: &[GpuUuid]) -> Result<Self, NvmlError> {
+        let call = nvml_sym(nvml.lib().nvmlEventSetCreate.as_ref())?;
+        let mut set: sys::nvmlEventSet_t = std::ptr::null_mut();
+        // SAFETY: the function writes one handle.
+        nvml_try(unsafe { call(&raw mut set) })?;
+        let mut events = Self { nvml, set, devices: Vec::with_capacity(devices.len()) };
+        for uuid in devices {
+            if let Ok(handle) = events.register(uuid) {
+                events.devices.push((handle, uuid.clone()));
             }
         }
+        Ok(events)
     }
 
-    /// A device that is off the bus does not tell its name any more; where just one is lost, it is that one.
-    fn only_lost(&self, nvml: &Nvml) -> Option<GpuUuid> {
-        let mut lost = self
-            .set
-            .iter()
-            .flat_map(|set| &set.of)
-            .filter(|uuid| nvml.device_by_uuid(uuid.as_str()).is_err());
-        let first = lost.next()?;
-        lost.next().is_none().then(|| first.clone())
+    pub(super) fn of(&self) -> Vec<GpuUuid> {
+        self.devices.iter().map(|(_, uuid)| uuid.clone()).collect()
     }
 
-    /// What hit this device, or this instance of it; `None`: nobody listens to it.
-    pub(super) fn of(&self, device: &GpuUuid, instance: Option<u32>) -> Option<Xids> {
-        self.set.as_ref().filter(|set| set.of.contains(device))?;
-        let at = |instance| self.xids.get(&(device.clone(), instance)).copied().unwrap_or_default();
-        match instance {
-            Some(_) => Some(at(None).and(at(instance))),
-            None => {
-                let all = self.xids.iter().filter(|((uuid, _), _)| uuid == device);
-                Some(all.fold(Xids::default(), |sum, (_, xids)| sum.and(*xids)))
+    fn register(&self, uuid: &GpuUuid) -> Result<sys::nvmlDevice_t, NvmlError> {
+        let call = nvml_sym(self.nvml.lib().nvmlDeviceRegisterEvents.as_ref())?;
+        let device = self.nvml.device_by_uuid(uuid.as_str())?;
+        let kinds = self.supported(&device)? & WANTED;
+        if kinds == 0 {
+            return Err(NvmlError::NotSupported);
+        }
+        // SAFETY: device and set are of this library. A refusal leaves the set as it is.
+        nvml_try(unsafe { call(device.handle(), kinds, self.set) })?;
+        // SAFETY: a handle is a plain value, kept only to be compared.
+        Ok(unsafe { device.handle() })
+    }
+
+    /// A device that registers a kind which it does not know refuses all of them.
+    fn supported(&self, device: &Device<'_>) -> Result<u64, NvmlError> {
+        let call = nvml_sym(self.nvml.lib().nvmlDeviceGetSupportedEventTypes.as_ref())?;
+        let mut kinds: c_ulonglong = 0;
+        // SAFETY: the handle is of this library, and the function writes one number.
+        nvml_try(unsafe { call(device.handle(), &raw mut kinds) })?;
+        Ok(kinds)
+    }
+
+    /// The next event, or [`NvmlError::Timeout`]. An event of a kind that was not asked for is `None`.
+    pub(super) fn wait(&self, patience: Duration) -> Result<Option<Heard>, NvmlError> {
+        let call = nvml_sym(self.nvml.lib().nvmlEventSetWait_v2.as_ref())?;
+        let mut event = sys::nvmlEventData_t {
+            device: std::ptr::null_mut(),
+            eventType: 0,
+            eventData: 0,
+            gpuInstanceId: WHOLE_GPU,
+            computeInstanceId: WHOLE_GPU,
+        };
+        let patience_ms = c_uint::try_from(patience.as_millis()).unwrap_or(c_uint::MAX);
+        // SAFETY: the set is of this library, and the struct is the one that the function fills.
+        nvml_try(unsafe { call(self.set, &raw mut event, patience_ms) })?;
+        let Some(said) = said(event.eventType, event.eventData) else { return Ok(None) };
+        let instance = Some(event.gpuInstanceId).filter(|instance| *instance != WHOLE_GPU);
+        Ok(Some(Heard { device: self.name(event.device), instance, said }))
+    }
+
+    /// The device of an event: by the handle that it was registered with, else by what it says itself. One that is
+    /// off the bus does neither; where just one is lost, it is that one.
+    fn name(&self, handle: sys::nvmlDevice_t) -> Option<GpuUuid> {
+        if let Some((_, uuid)) = self.devices.iter().find(|(known, _)| *known == handle) {
+            return Some(uuid.clone());
+        }
+        // SAFETY: the handle came out of this library just now.
+        let told = unsafe { Device::new(handle, self.nvml) }.uuid();
+        let told = told.ok().and_then(|uuid| GpuUuid::parse(&uuid).ok());
+        told.or_else(|| match self.lost().as_slice() {
+            [only] => Some(only.clone()),
+            _ => None,
+        })
+    }
+
+    /// The devices of this set that do not answer.
+    pub(super) fn lost(&self) -> Vec<GpuUuid> {
+        let answers = |uuid: &GpuUuid| {
+            let device = self.nvml.device_by_uuid(uuid.as_str())?;
+            match device.clock_info(nvml_wrapper::enum_wrappers::device::Clock::SM) {
+                Err(error @ (NvmlError::GpuLost | NvmlError::ResetRequired)) => Err(error),
+                Ok(_) | Err(_) => Ok(()),
             }
+        };
+        let silent = self.devices.iter().filter(|(_, uuid)| answers(uuid).is_err());
+        silent.map(|(_, uuid)| uuid.clone()).collect()
+    }
+}
+
+impl Drop for EventSet<'_> {
+    fn drop(&mut self) {
+        if let Ok(call) = self.nvml.lib().nvmlEventSetFree.as_ref() {
+            // SAFETY: the set is of this library, and nobody uses it after this.
+            let _ = unsafe { call(self.set) };
         }
     }
+}
 
-    /// The last error of a device, for the line that says that it is lost.
-    pub(super) fn last(&self, device: &GpuUuid) -> Option<u32> {
-        self.xids.iter().filter(|((uuid, _), _)| uuid == device).find_map(|(_, xids)| xids.last)
+fn said(kind: u64, data: u64) -> Option<Said> {
+    if kind & CRITICAL_XID != 0 {
+        return Some(Said::Xid(u32::try_from(data).unwrap_or(u32::MAX)));
     }
+    if kind & (DOUBLE_BIT_ECC | FATAL_POISON) != 0 {
+        return Some(Said::Ecc);
+    }
+    if kind & RECOVERY_ACTION != 0 {
+        return Some(Said::Recovery);
+    }
+    (kind & GPU_UNAVAILABLE != 0).then_some(Said::Unavailable)
 }
 
-fn create(nvml: &Nvml) -> Result<sys::nvmlEventSet_t, NvmlError> {
-    let call = nvml_sym(nvml.lib().nvmlEventSetCreate.as_ref())?;
-    let mut set: sys::nvmlEventSet_t = std::ptr::null_mut();
-    // SAFETY: the function writes one handle.
-    nvml_try(unsafe { call(&raw mut set) })?;
-    Ok(set)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn register(nvml: &Nvml, uuid: &GpuUuid, set: sys::nvmlEventSet_t) -> Result<(), NvmlError> {
-    let call = nvml_sym(nvml.lib().nvmlDeviceRegisterEvents.as_ref())?;
-    let device = nvml.device_by_uuid(uuid.as_str())?;
-    // SAFETY: device and set are of this library. A refusal leaves the set as it is.
-    nvml_try(unsafe { call(device.handle(), CRITICAL_XID, set) })
-}
-
-/// The next event, without waiting for one.
-fn next(nvml: &Nvml, set: sys::nvmlEventSet_t) -> Result<sys::nvmlEventData_t, NvmlError> {
-    let call = nvml_sym(nvml.lib().nvmlEventSetWait_v2.as_ref())?;
-    let mut event = sys::nvmlEventData_t {
-        device: std::ptr::null_mut(),
-        eventType: 0,
-        eventData: 0,
-        gpuInstanceId: WHOLE_GPU,
-        computeInstanceId: WHOLE_GPU,
-    };
-    // SAFETY: the set is of this library, and the struct is the one that the function fills.
-    nvml_try(unsafe { call(set, &raw mut event, 0) })?;
-    Ok(event)
+    #[test]
+    fn an_event_says_what_its_bits_mean() {
+        for (kind, data, expect) in [
+            (8, 79, Some(Said::Xid(79))),
+            (8, u64::MAX, Some(Said::Xid(u32::MAX))),
+            (2, 0, Some(Said::Ecc)),
+            (0x2000, 0, Some(Said::Ecc)),
+            (0x8000, 4, Some(Said::Recovery)),
+            (0x4000, 0, Some(Said::Unavailable)),
+            (4, 0, None),
+            (0, 79, None),
+            (1 << 40, 1, None),
+        ] {
+            assert_eq!(said(kind, data), expect, "{kind:#x}");
+        }
+    }
 }

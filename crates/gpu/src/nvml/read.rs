@@ -12,7 +12,7 @@ use tracing::warn;
 use super::activity::{self, Activity};
 use super::board::{Board, Slice, Slow};
 use super::error::{is_final, is_of_the_gpu, named};
-use super::events::{Heard, Xids};
+use super::ledger::{Ledger, Xids};
 use super::raw::{self, Memory};
 use crate::GpuError;
 
@@ -103,18 +103,35 @@ impl<'a> Asker<'a> {
 impl Board {
     /// Reads the device, or each of its slices. Slices share its heat, clocks and faults; its power, energy and
     /// duty cycle are those of all slices together and are told of none.
-    pub(super) fn read(&mut self, nvml: &Nvml, heard: &Heard) -> Result<Vec<(GpuUuid, GpuSample)>, GpuError> {
-        let device = find(nvml, &self.info.uuid)?;
-        let whole = self.read_device(nvml, &device)?;
+    pub(super) fn read(
+        &mut self,
+        nvml: &Nvml,
+        ledger: &Ledger,
+    ) -> Result<Vec<(GpuUuid, GpuSample)>, GpuError> {
+        let found = find(nvml, &self.info.uuid);
+        let read = found.and_then(|device| Ok((self.read_device(nvml, &device)?, device)));
+        let (whole, device) = match read {
+            Ok(read) => read,
+            Err(error) => {
+                if matches!(error, GpuError::Lost | GpuError::ResetRequired) {
+                    ledger.lost(&self.info.uuid);
+                }
+                return Err(error);
+            }
+        };
+        ledger.answered(&self.info.uuid);
+        if let Some(action) = whole.recovery_action {
+            ledger.recovery(&self.info.uuid, action);
+        }
         if self.slices.is_empty() {
-            let sample = with_xids(whole, heard.of(&self.info.uuid, None));
+            let sample = with_xids(whole, ledger.of(&self.info.uuid, None));
             return Ok(vec![(self.info.uuid.clone(), sample)]);
         }
         let shared =
             GpuSample { power: None, energy_millijoules: None, busy: None, memory_busy: None, ..whole };
         let mut samples = Vec::with_capacity(self.slices.len());
         for slice in &mut self.slices {
-            let xids = heard.of(&self.info.uuid, Some(slice.gpu_instance));
+            let xids = ledger.of(&self.info.uuid, Some(slice.gpu_instance));
             samples.push((slice.info.uuid.clone(), with_xids(slice.read(nvml, &device, shared)?, xids)));
         }
         Ok(samples)

@@ -5,18 +5,21 @@ mod python;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use aya_domain::{Bytes, Celsius, Milliwatts, Ratio};
+use aya_domain::{Bytes, Celsius, GpuEventKind, Milliwatts, Ratio};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
+use crate::GpuHappening;
 
 const MIB: u64 = 1 << 20;
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 
 /// A library of its own for one test: the dynamic linker tells libraries apart by file, so each has a state of its own.
 struct Fake {
     folder: TempDir,
     source: NvmlSource,
+    told: crossbeam_channel::Receiver<GpuHappening>,
 }
 
 impl Fake {
@@ -29,9 +32,24 @@ impl Fake {
         let built = std::env::current_exe().unwrap().with_file_name("libaya_fake_nvml.so");
         let library = folder.path().join("libnvidia-ml.so.1");
         fs::write(&library, change(fs::read(built).unwrap())).unwrap();
-        let fake = Self { source: NvmlSource::new(Some(library)), folder };
+        let (tell, told) = crossbeam_channel::unbounded();
+        let tell = Tell::by(move |happening| tell.send(happening).unwrap());
+        let fake = Self { source: NvmlSource::new(Some(library), tell), folder, told };
         fake.change(scenario);
         fake
+    }
+
+    /// Discovers, and waits until the driver's events are listened to.
+    fn discover_and_listen(&mut self) {
+        self.discover();
+        let soon = crossbeam_channel::tick(std::time::Duration::from_millis(5));
+        let listens = soon.iter().take(4_000).any(|_| self.source.ledger.is_listening());
+        assert!(listens, "nobody listens");
+    }
+
+    /// The next things that happen.
+    fn happenings(&self, count: usize) -> Vec<GpuHappening> {
+        (0..count).map(|_| self.told.recv_timeout(PATIENCE).unwrap()).collect()
     }
 
     /// Puts another scenario in the place of the one that plays; the library sees it at its next call.
@@ -90,6 +108,7 @@ fn an_h100_is_read_whole() {
     assert_eq!(info.vram_total, Some(Bytes(81_559 * MIB)));
     assert_eq!((info.power_limit, info.sm_clock_max_mhz), (Some(Milliwatts(700_000)), Some(1980)));
     assert_eq!((info.slowdown_margin, &info.mig), (Some(Celsius(-2)), &None));
+    fake.discover_and_listen();
 
     let first = fake.sample().items[0].1;
     assert_eq!(first.sm_active, None, "the activity is a difference, and there is nothing before the first");
@@ -354,11 +373,14 @@ fn xids_are_counted_where_they_hit() {
         let mut quiet = fixture(name);
         (quiet["events"], quiet["timeline"]) = (json!([]), json!([]));
         let mut fake = Fake::play(&quiet);
-        fake.discover();
+        fake.discover_and_listen();
         assert!(seen(&mut fake).iter().all(|xids| *xids == (Some(0), None)), "{name}");
-        fake.change(&events_now(name));
+        let events = events_now(name);
+        fake.change(&events);
+        let critical = |event: &&Value| event.get("kind").is_none_or(|kind| *kind == 8);
+        fake.happenings(events["events"].as_array().unwrap().iter().filter(critical).count());
         assert_eq!(seen(&mut fake), expect, "{name}");
-        fake.discover();
+        fake.discover_and_listen();
         assert_eq!(seen(&mut fake), expect, "{name}: neither lost nor heard twice");
     }
     let mut deaf = Fake::play(&fixture("permission-denied"));
@@ -371,11 +393,13 @@ fn the_xid_of_a_lost_gpu_is_told_with_it() {
     let mut quiet = fixture("xid79");
     (quiet["events"], quiet["timeline"]) = (json!([]), json!([]));
     let mut fake = Fake::play(&quiet);
-    fake.discover();
+    fake.discover_and_listen();
     fake.sample();
     let mut end = at_the_end("xid79");
     end["events"][0]["at_ms"] = json!(0);
     fake.change(&end);
+    let told: Vec<_> = fake.happenings(2).into_iter().map(|happening| happening.kind).collect();
+    assert_eq!(told, [GpuEventKind::Xid { code: 79 }, GpuEventKind::Lost], "at once, without a reading");
     let trouble = fake.sample().trouble.unwrap();
     assert!(trouble.ends_with("the GPU is lost (fell off the bus), XID 79"), "{trouble}");
 }
@@ -468,7 +492,7 @@ fn eight_gpus_are_read_one_by_one() {
 
 #[test]
 fn a_host_without_the_library_says_so_and_may_get_it_later() {
-    let mut source = NvmlSource::new(Some(PathBuf::from("/nonexistent/libnvidia-ml.so.1")));
+    let mut source = NvmlSource::new(Some(PathBuf::from("/nonexistent/libnvidia-ml.so.1")), Tell::nobody());
     for _ in 0..2 {
         let error = source.discover().unwrap_err();
         assert!(matches!(error, GpuError::NoLibrary(_)), "{error:?}");

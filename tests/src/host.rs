@@ -1,0 +1,57 @@
+//! A GPU host of a test: an agent that reads the fake NVML, and the scenario that plays there.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::farm::{Engine, Farm};
+use crate::process::Process;
+
+/// A GPU host: the agent, the library that it reads, and the scenario beside it.
+#[derive(Debug)]
+pub struct GpuHost {
+    pub agent: Process,
+    scenario: PathBuf,
+}
+
+impl GpuHost {
+    /// Starts `n1` beside these engines.
+    ///
+    /// # Panics
+    /// If the fake library was not built beside the test.
+    #[must_use]
+    pub fn start(exe: &str, farm: &Farm, engines: &[&Engine], scenario: &Value) -> Self {
+        let dir = farm.dir.path();
+        let built = std::env::current_exe().unwrap().with_file_name("libaya_fake_nvml.so");
+        let library = dir.join("libnvidia-ml.so.1");
+        std::fs::copy(built, &library).unwrap();
+        let host_scenario = dir.join("libnvidia-ml.so.1.json");
+        put(&host_scenario, scenario);
+        let mut toml = format!(
+            "node_id = \"n1\"\nschedulers = [\"http://{}\"]\nadmin_listen = \"127.0.0.1:0\"\n\
+             gpu.source = \"nvml\"\ngpu.nvml_lib = {library:?}\n",
+            farm.scheduler.grpc
+        );
+        for engine in engines {
+            let (name, url) = (&engine.name, engine.url());
+            write!(toml, "[[engine]]\nkind = \"simulated\"\nname = {name:?}\nurl = {url:?}\n").unwrap();
+        }
+        let config = dir.join("n1.toml");
+        std::fs::write(&config, toml).unwrap();
+        let args = ["agent", "--config", config.to_str().unwrap(), "--log", "info"].map(str::to_owned);
+        Self { agent: Process::start(exe, dir, "n1", &args), scenario: host_scenario }
+    }
+
+    /// The driver is as this says from its next call on.
+    pub fn play(&self, scenario: &Value) {
+        put(&self.scenario, scenario);
+    }
+}
+
+fn put(path: &Path, scenario: &Value) {
+    // Put in place whole: the library may read it at any moment.
+    let beside = path.with_extension("new");
+    std::fs::write(&beside, serde_json::to_vec(scenario).unwrap()).unwrap();
+    std::fs::rename(beside, path).unwrap();
+}
