@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use aya_trace::{Record, RecordJson, SegmentWriter};
+use aya_trace::{DecisionLog, Record, RecordJson};
 use parking_lot::RwLock;
 use tokio::sync::mpsc;
 use tracing::{error, warn};
 
 use crate::metrics::Metrics;
+use crate::pipeline::inputs::Captured;
 
 /// Records taken from the queue at once.
 const BATCH_MAX: usize = 256;
@@ -23,12 +24,36 @@ const GATHER: Duration = Duration::from_millis(5);
 
 /// The requests' end of the journal.
 #[derive(Debug, Clone)]
-pub(crate) struct JournalSender(mpsc::Sender<Box<Record>>);
+pub(crate) struct JournalSender {
+    entries: mpsc::Sender<Entry>,
+    takes_inputs: bool,
+}
+
+/// What is written down.
+#[derive(Debug)]
+enum Entry {
+    /// A decision was made; something comes of it.
+    Decided(Box<Captured>),
+    /// A request has ended.
+    Ended(Box<Record>),
+}
 
 impl JournalSender {
     pub(crate) fn keep(&self, metrics: &Metrics, record: Record) {
-        if self.0.try_send(Box::new(record)).is_err() {
+        if self.entries.try_send(Entry::Ended(Box::new(record))).is_err() {
             metrics.records_dropped.inc();
+        }
+    }
+
+    /// Whether inputs are written anywhere; else capturing them would be for nothing.
+    pub(crate) const fn takes_inputs(&self) -> bool {
+        self.takes_inputs
+    }
+
+    /// A decision that is lost here cannot be replayed; those around it can.
+    pub(crate) fn decided(&self, metrics: &Metrics, captured: Captured) {
+        if self.entries.try_send(Entry::Decided(Box::new(captured))).is_err() {
+            metrics.inputs_dropped.inc();
         }
     }
 }
@@ -88,14 +113,15 @@ impl Ring {
 #[derive(Debug)]
 pub(crate) struct Journal {
     pub(crate) ring: Arc<Ring>,
-    records: mpsc::Receiver<Box<Record>>,
-    segments: Option<SegmentWriter>,
+    entries: mpsc::Receiver<Entry>,
+    log: Option<DecisionLog>,
 }
 
 impl Journal {
-    pub(crate) fn new(ring: usize, queue: usize, segments: Option<SegmentWriter>) -> (Self, JournalSender) {
-        let (sender, records) = mpsc::channel(queue.max(1));
-        (Self { ring: Arc::new(Ring::new(ring)), records, segments }, JournalSender(sender))
+    pub(crate) fn new(ring: usize, queue: usize, log: Option<DecisionLog>) -> (Self, JournalSender) {
+        let (sender, entries) = mpsc::channel(queue.max(1));
+        let sender = JournalSender { entries: sender, takes_inputs: log.is_some() };
+        (Self { ring: Arc::new(Ring::new(ring)), entries, log }, sender)
     }
 
     /// Starts the thread; it ends when the last sender is gone, which is when the last request has ended.
@@ -107,24 +133,29 @@ impl Journal {
         let mut taken = Vec::with_capacity(BATCH_MAX);
         let mut batch = Vec::with_capacity(BATCH_MAX);
         let mut healthy = true;
-        while self.records.blocking_recv_many(&mut taken, BATCH_MAX) > 0 {
-            for record in taken.drain(..) {
-                metrics.rejected(&record);
-                if let Some(segments) = &mut self.segments {
-                    let written = segments.append(&RecordJson::from(&*record));
+        while self.entries.blocking_recv_many(&mut taken, BATCH_MAX) > 0 {
+            for entry in taken.drain(..) {
+                let written = self.log.as_mut().map(|log| match &entry {
+                    Entry::Decided(captured) => log.decided(&captured.as_decided()),
+                    Entry::Ended(record) => log.record(&RecordJson::beside_inputs(record)),
+                });
+                if let Some(written) = written {
                     healthy = note(metrics, written, healthy);
                 }
-                batch.push(Arc::from(record));
+                if let Entry::Ended(record) = entry {
+                    metrics.rejected(&record);
+                    batch.push(Arc::from(record));
+                }
             }
             let kept = batch.len() as u64;
             self.ring.push(&mut batch);
             metrics.records.inc_by(kept);
-            if self.records.len() < BATCH_MAX {
+            if self.entries.len() < BATCH_MAX {
                 // Nobody unparks this thread; waking early would only make a smaller batch.
                 std::thread::park_timeout(GATHER);
             }
         }
-        if let Some(Err(error)) = self.segments.as_mut().map(SegmentWriter::flush) {
+        if let Some(Err(error)) = self.log.as_mut().map(DecisionLog::flush) {
             warn!(%error, "the last decision records may be missing on disk");
         }
     }

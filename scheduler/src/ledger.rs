@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use aya_domain::{MonoTime, OwnLoad, Tokens};
 use aya_estimate::DecayedRate;
+use aya_trace::OwnRead;
 
 use crate::room::WaitingRoom;
 
@@ -57,16 +58,23 @@ impl LedgerCell {
     /// The account at this instant. Its fields are read one by one: a request that moves from prefill to
     /// decode meanwhile may be seen in both or in neither, which the next decision corrects.
     pub(crate) fn read(&self, now: MonoTime) -> OwnLoad {
+        self.read_own(now).load
+    }
+
+    /// The same with the rate as it is kept, which time alone does not change.
+    pub(crate) fn read_own(&self, now: MonoTime) -> OwnRead {
+        let rate = unpack_rate(self.rate.load(Ordering::Relaxed), now);
         let cooling = MonoTime::from_nanos(self.cooling_until.load(Ordering::Relaxed));
-        OwnLoad {
+        let load = OwnLoad {
             in_flight: self.in_flight.load(Ordering::Acquire),
             prefilling: self.prefilling.load(Ordering::Relaxed),
             prefill_tokens: self.prefill_tokens.load(Ordering::Relaxed),
             decoding: self.decoding.load(Ordering::Relaxed),
             decode_kv_tokens: self.decode_kv_tokens.load(Ordering::Relaxed),
-            prefill_rate: unpack_rate(self.rate.load(Ordering::Relaxed), now).read(now),
+            prefill_rate: rate.read(now),
             cooling_until: (cooling > now).then_some(cooling),
-        }
+        };
+        OwnRead { load, rate }
     }
 
     pub(crate) fn in_flight(&self) -> u32 {

@@ -12,6 +12,9 @@ use aya_trace::{OutcomeStatus, Record};
 use parking_lot::{Mutex, MutexGuard};
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
+/// Upper bounds of a decision's time, in seconds.
+const DECISION_BUCKETS_S: &[f64] = &[1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 1e-2];
+
 /// Counts of one model's requests.
 #[derive(Debug)]
 pub(crate) struct ModelMetrics {
@@ -76,6 +79,7 @@ pub(crate) struct Metrics {
     pub(crate) reports_refused: IntCounter,
     pub(crate) records: IntCounter,
     pub(crate) records_dropped: IntCounter,
+    pub(crate) inputs_dropped: IntCounter,
     pub(crate) record_write_errors: IntCounter,
 }
 
@@ -132,7 +136,7 @@ impl Metrics {
             placement: make.histogram(
                 "aya_placement_seconds",
                 "Time of one decision.",
-                &[1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 1e-2],
+                DECISION_BUCKETS_S,
             )?,
             tokens_in: tokens.with_label_values(&["prompt"]),
             tokens_out: tokens.with_label_values(&["completion"]),
@@ -143,6 +147,7 @@ impl Metrics {
             records: make.counter("aya_decision_records_total", "Decision records kept.")?,
             records_dropped: make
                 .counter("aya_decision_records_dropped_total", "Decision records lost to a full queue.")?,
+            inputs_dropped: make.counter("aya_decision_inputs_dropped_total", "Inputs lost: full queue.")?,
             record_write_errors: make.counter(
                 "aya_decision_record_write_errors_total",
                 "Records that could not be written to disk.",

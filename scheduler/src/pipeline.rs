@@ -2,6 +2,7 @@
 
 mod account;
 mod failure;
+pub(crate) mod inputs;
 pub(crate) mod place;
 mod refusal;
 mod relay;
@@ -222,7 +223,7 @@ fn not_placed(
     unplaced: Unplaced,
 ) -> Response<ClientBody> {
     let error = refusal::error(shared, &prepared.request.model, &unplaced.reason);
-    account.undecided(unplaced.decision);
+    account.undecided(unplaced.decided);
     let mut response = respond::error(&error, conn);
     account.head(response.headers_mut());
     match unplaced.reason {

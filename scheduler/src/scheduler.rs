@@ -14,7 +14,7 @@ use aya_domain::PolicyName;
 use aya_fleet::{Fleet, Params};
 use aya_observe::Clock;
 use aya_placement::Policy;
-use aya_trace::SegmentWriter;
+use aya_trace::DecisionLog;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
@@ -96,7 +96,7 @@ impl Scheduler {
         };
         let fleet = Fleet::new(fleet_params(&config));
         let (journal, sender) =
-            Journal::new(config.decisions.ring, config.decisions.queue, segments(&config)?);
+            Journal::new(config.decisions.ring, config.decisions.queue, decision_log(&config)?);
         let metrics = Arc::new(Metrics::new(config.limits.models_max)?);
         let (policies, default_policy) = policies(&config)?;
         let shared = Shared {
@@ -191,9 +191,9 @@ fn fleet_params(config: &SchedulerConfig) -> Params {
     }
 }
 
-fn segments(config: &SchedulerConfig) -> Result<Option<SegmentWriter>, SchedulerError> {
+fn decision_log(config: &SchedulerConfig) -> Result<Option<DecisionLog>, SchedulerError> {
     let Some(dir) = &config.decisions.dir else { return Ok(None) };
-    let opened = SegmentWriter::open(dir, config.decisions.segment_max, config.decisions.segments_max);
+    let opened = DecisionLog::open(dir, config.decisions.segment_max, config.decisions.segments_max);
     opened.map(Some).map_err(|source| SchedulerError::Records { dir: dir.display().to_string(), source })
 }
 

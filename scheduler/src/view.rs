@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aya_domain::{EndpointIndex, ModelId, MonoTime, OwnLoad, Snapshot};
+use aya_estimate::DecayedRate;
+use aya_trace::OwnRead;
 
 use crate::ledger::LedgerCell;
 use crate::metrics::EndpointMetrics;
@@ -16,6 +18,21 @@ use crate::models::ModelState;
 pub(crate) struct Companion {
     pub(crate) cell: Arc<LedgerCell>,
     pub(crate) metrics: Arc<EndpointMetrics>,
+}
+
+/// The ledger at one instant, parallel to a snapshot's endpoints.
+#[derive(Debug, Default)]
+pub(crate) struct Loads {
+    pub(crate) loads: Vec<OwnLoad>,
+    /// The rates as they are kept.
+    pub(crate) rates: Vec<DecayedRate>,
+}
+
+impl Loads {
+    /// Both together, to be kept.
+    pub(crate) fn copied(&self) -> Vec<OwnRead> {
+        self.loads.iter().zip(&self.rates).map(|(load, rate)| OwnRead { load: *load, rate: *rate }).collect()
+    }
 }
 
 /// One published state of the farm.
@@ -38,8 +55,14 @@ impl FarmView {
     }
 
     /// Reads the ledger into `loads`, parallel to the snapshot's endpoints.
-    pub(crate) fn read_loads(&self, now: MonoTime, loads: &mut Vec<OwnLoad>) {
+    pub(crate) fn read_loads(&self, now: MonoTime, loads: &mut Loads) {
+        let Loads { loads, rates } = loads;
         loads.clear();
-        loads.extend(self.companions.iter().map(|companion| companion.cell.read(now)));
+        rates.clear();
+        for companion in &self.companions {
+            let OwnRead { load, rate } = companion.cell.read_own(now);
+            loads.push(load);
+            rates.push(rate);
+        }
     }
 }

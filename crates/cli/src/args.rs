@@ -32,6 +32,8 @@ pub(crate) enum Command {
     Decisions(DecisionsArgs),
     /// Say why a request went where it went.
     Explain(ExplainArgs),
+    /// Make recorded decisions again, bit for bit, or by another policy.
+    Replay(crate::replay::ReplayArgs),
     /// Check a configuration file and show what is in force.
     CheckConfig(CheckConfigArgs),
     /// Print completions for a shell, to be sourced or installed.

@@ -12,6 +12,7 @@ mod exit;
 mod explain;
 mod fleet;
 mod out;
+mod replay;
 mod serve;
 mod simulate;
 mod status;
@@ -49,6 +50,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Status(args) => ask::status(&args),
         Command::Decisions(args) => ask::decisions(&args),
         Command::Explain(args) => ask::explain(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::CheckConfig(args) => check::config(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -13,7 +13,7 @@ mod rejection;
 
 pub use condition::ConditionJson;
 pub use rejection::RejectionJson;
-use rejection::rejection_json;
+pub(crate) use rejection::rejection_json;
 
 use crate::record::{Attempt, AttemptResult, OutcomeStatus, Record, RequestOutcome};
 
@@ -61,6 +61,7 @@ pub struct DecisionJson {
     /// Endpoints with the same total, if more than one: the seed chose among them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ties: Option<u32>,
+    /// Empty on disk, where the inputs of the decision stand instead.
     #[serde(default)]
     pub candidates: Vec<CandidateJson>,
 }
@@ -196,11 +197,25 @@ impl From<&Record> for RecordJson {
         let ids = (&record.decision_id, &record.request_id);
         let request = record.request.as_ref();
         Self {
-            decision: decision_json(ids, record.time, record.kind, request, record.decision.as_ref()),
+            decision: decision_json(ids, record.time, record.kind, request, record.decision.as_deref()),
             attempts: record.attempts.iter().map(attempt_json).collect(),
             queue_ms: millis(record.queue),
             outcome: outcome_json(&record.outcome),
         }
+    }
+}
+
+impl RecordJson {
+    /// A record beside the inputs of its decisions: what can be computed from them is left out.
+    #[must_use]
+    pub fn beside_inputs(record: &Record) -> Self {
+        let mut json = Self::from(record);
+        json.decision.candidates = Vec::new();
+        json.decision.seed = None;
+        json.decision.margin_s = None;
+        json.decision.runner_up = None;
+        json.decision.ties = None;
+        json
     }
 }
 
@@ -250,7 +265,7 @@ fn decision_json(
 }
 
 /// A candidate always stands in its decision's directory; a position is still better than nothing.
-fn endpoint_name(decision: &Decision, index: EndpointIndex) -> String {
+pub(crate) fn endpoint_name(decision: &Decision, index: EndpointIndex) -> String {
     decision.endpoint_id(index).map_or_else(|| format!("#{}", index.0), ToString::to_string)
 }
 

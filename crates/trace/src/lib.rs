@@ -1,18 +1,28 @@
-//! Decision records: what the scheduler keeps of every request, as types, as JSON, as files.
+//! Decision records: what the scheduler keeps of every request, as types, as JSON, as files, and as decisions made again.
 //!
 //! A record holds sizes, ids and numbers; prompts, answers, keys and tokens never come here. Its JSON is a contract
 //! (`GET /api/v1/decisions`, the segments on disk, replay): fields are added, never renamed, and [`VERSION`] counts up when
 //! the meaning of one changes. An absent value is absent, never 0.
 
+mod inputs;
 mod json;
+mod lines;
+mod log;
 mod record;
+mod replay;
 mod segments;
 mod sentence;
+mod what_if;
 
+pub use inputs::{Case, CellsError, Decided, DecodeError, Encoder, FORMAT, Inputs, OwnRead, Recorded};
 pub use json::{
     AttemptJson, CandidateJson, ConditionJson, DecisionJson, OutcomeJson, PlacementJson, RecordJson,
     RejectionJson, RequestJson, TermsJson, VERSION, VerdictKind,
 };
+pub use lines::{Contents, read};
+pub use log::DecisionLog;
 pub use record::{Attempt, AttemptResult, OutcomeStatus, Record, RequestOutcome};
-pub use segments::{Contents, Directory, Segment, SegmentError, SegmentWriter, Storage, read, segments_in};
+pub use replay::{Difference, Place, ReplayError, Seen, differences, visit};
+pub use segments::{Directory, Segment, SegmentError, SegmentWriter, Storage, segments_in};
 pub use sentence::{placement_sentence, rejection_sentence};
+pub use what_if::{Spread, WhatIf, WhatIfReport};

@@ -1,5 +1,6 @@
 //! One request's record as the scheduler builds it, in the types of the domain.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use aya_domain::{Decision, DecisionId, EndpointId, Request, RequestId, RequestKind, Tokens, WallTime};
@@ -16,7 +17,7 @@ pub struct Record {
     /// `None`: the request was refused before it could be classified.
     pub request: Option<Request>,
     /// The last decision; `None`: it never came to one.
-    pub decision: Option<Decision>,
+    pub decision: Option<Arc<Decision>>,
     /// In order; the next one goes elsewhere where it can.
     pub attempts: Vec<Attempt>,
     /// Time in the scheduler's queue.

@@ -5,13 +5,10 @@
 //! seconds, a crash of the process costs nothing that was appended.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::json::RecordJson;
-
-/// The longest line that is read: a record of 1,000 candidates stays below a tenth of it.
-const LINE_BYTES_MAX: u64 = 8 * 1024 * 1024;
+use rustix::fs::{FlockOperation, flock};
 
 /// Why a record is not on disk.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +26,8 @@ pub enum SegmentError {
     #[error("decision record: {0}")]
     Json(#[from] serde_json::Error),
 }
+
+// Two schedulers may write into one directory, as in a rolling restart: each has segments of its own.
 
 /// One open segment.
 pub trait Segment: Write {
@@ -55,16 +54,16 @@ pub trait Storage {
     /// As the medium says.
     fn numbers(&self) -> io::Result<Vec<u64>>;
 
-    /// A new, empty segment; one of the same number is emptied.
+    /// A new, empty segment with the first number from this one on that nobody else uses.
     ///
     /// # Errors
     /// As the medium says.
-    fn create(&mut self, number: u64) -> io::Result<Self::Segment>;
+    fn create(&mut self, from: u64) -> io::Result<(u64, Self::Segment)>;
 
     /// Deletes a segment.
     ///
     /// # Errors
-    /// As the medium says.
+    /// As the medium says; `WouldBlock`: another process writes into it.
     fn delete(&mut self, number: u64) -> io::Result<()>;
 }
 
@@ -82,6 +81,11 @@ fn number_of(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.strip_prefix("decisions-")?.strip_suffix(".jsonl")?.parse().ok()
 }
 
+/// The same, of one that somebody compressed.
+fn number_of_any(path: &Path) -> Option<u64> {
+    if path.extension()? == "gz" { number_of(&path.with_extension("")) } else { number_of(path) }
+}
+
 impl Storage for Directory {
     type Segment = File;
 
@@ -89,15 +93,31 @@ impl Storage for Directory {
         Ok(segments_in(&self.0)?.iter().filter_map(|path| number_of(path)).collect())
     }
 
-    fn create(&mut self, number: u64) -> io::Result<File> {
-        let path = self.path(number);
-        File::create(&path)?;
-        OpenOptions::new().append(true).open(path)
+    /// A segment belongs to the process that holds its lock, until it ends, however it ends. One without a byte was
+    /// left by a full disk, and may be taken over.
+    fn create(&mut self, from: u64) -> io::Result<(u64, File)> {
+        let mut number = from;
+        loop {
+            let file = OpenOptions::new().append(true).create(true).open(self.path(number))?;
+            match lock(&file) {
+                Ok(()) if file.metadata()?.len() == 0 => return Ok((number, file)),
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+            number = number.checked_add(1).ok_or_else(|| io::Error::other("no segment number is left"))?;
+        }
     }
 
     fn delete(&mut self, number: u64) -> io::Result<()> {
-        std::fs::remove_file(self.path(number))
+        let path = self.path(number);
+        lock(&File::open(&path)?)?;
+        std::fs::remove_file(path)
     }
+}
+
+fn lock(file: &File) -> io::Result<()> {
+    Ok(flock(file, FlockOperation::NonBlockingLockExclusive)?)
 }
 
 /// Appends records, begins a new segment when one is full, deletes the oldest beyond the limit.
@@ -110,7 +130,6 @@ pub struct SegmentWriter<S: Storage = Directory> {
     kept: Vec<u64>,
     next: u64,
     current: Option<Current<S::Segment>>,
-    line: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -147,20 +166,27 @@ impl<S: Storage> SegmentWriter<S> {
             next: kept.last().map_or(1, |last| last.saturating_add(1)),
             kept,
             current: None,
-            line: Vec::new(),
         })
     }
 
-    /// Writes one record as one line.
+    /// Whether so many further bytes begin a new segment, or go into one without a byte.
+    #[must_use]
+    pub fn begins_with(&self, bytes: usize) -> bool {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.current
+            .as_ref()
+            .is_none_or(|current| current.len == 0 || current.len.saturating_add(bytes) > self.segment_max)
+    }
+
+    /// Writes whole lines in one piece; never a part of them.
     ///
     /// # Errors
-    /// The record is not on disk, except for [`SegmentError::Delete`]. The next call tries again.
-    pub fn append(&mut self, record: &RecordJson) -> Result<(), SegmentError> {
-        self.line.clear();
-        serde_json::to_writer(&mut self.line, record)?;
-        self.line.push(b'\n');
-        let bytes = u64::try_from(self.line.len()).unwrap_or(u64::MAX);
-        let full = |current: &Current<S::Segment>| current.len > 0 && current.len + bytes > self.segment_max;
+    /// The lines are not on disk, except for [`SegmentError::Delete`]. The next call tries again.
+    pub fn append(&mut self, lines: &[u8]) -> Result<(), SegmentError> {
+        let bytes = u64::try_from(lines.len()).unwrap_or(u64::MAX);
+        let full = |current: &Current<S::Segment>| {
+            current.len > 0 && current.len.saturating_add(bytes) > self.segment_max
+        };
         if self.current.as_ref().is_some_and(full) {
             self.current = None;
         }
@@ -168,7 +194,7 @@ impl<S: Storage> SegmentWriter<S> {
             Some(current) => current,
             None => self.begin()?,
         };
-        if let Err(source) = current.segment.write_all(&self.line) {
+        if let Err(source) = current.segment.write_all(lines) {
             let number = current.number;
             // If not even cutting works, the torn line stays the last one of its segment.
             if current.segment.cut(current.len).is_ok() {
@@ -198,65 +224,35 @@ impl<S: Storage> SegmentWriter<S> {
     /// The number is used up only by the first record: a full disk must not make empty segments that push out
     /// full ones.
     fn begin(&mut self) -> Result<Current<S::Segment>, SegmentError> {
-        let number = self.next;
-        let segment = self.storage.create(number).map_err(|source| SegmentError::Write { number, source })?;
+        let failed = |source| SegmentError::Write { number: self.next, source };
+        let (number, segment) = self.storage.create(self.next).map_err(failed)?;
         Ok(Current { number, segment, len: 0 })
     }
 
     fn prune(&mut self) -> Result<(), SegmentError> {
+        let current = self.current.as_ref().map(|current| current.number);
+        let mut at = 0;
         while self.kept.len() > self.segments_max {
-            let Some(number) = self.kept.first().copied() else { break };
+            let Some(number) = self.kept.get(at).copied().filter(|number| Some(*number) != current) else {
+                break;
+            };
             match self.storage.delete(number) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // Another scheduler of this directory still writes into it; a younger one of ours goes instead.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    at += 1;
+                    continue;
+                }
                 Err(source) => return Err(SegmentError::Delete { number, source }),
             }
-            self.kept.remove(0);
+            self.kept.remove(at);
         }
         Ok(())
     }
 }
 
-/// What a segment holds.
-#[derive(Debug, Default)]
-pub struct Contents {
-    pub records: Vec<RecordJson>,
-    /// Bytes of a last line that was never finished; it is dropped.
-    pub torn_bytes: Option<usize>,
-    /// Finished lines, from 1, that are not records; they are skipped.
-    pub bad_lines: Vec<usize>,
-}
-
-/// Reads a segment to its end.
-///
-/// # Errors
-/// The medium cannot be read, or a line is longer than 8 MiB.
-pub fn read(mut segment: impl BufRead) -> io::Result<Contents> {
-    let mut contents = Contents::default();
-    let mut line = Vec::new();
-    for number in 1.. {
-        line.clear();
-        let mut bounded = io::Read::take(&mut segment, LINE_BYTES_MAX);
-        let bytes = bounded.read_until(b'\n', &mut line)?;
-        if bytes == 0 {
-            break;
-        }
-        if line.last() != Some(&b'\n') {
-            if u64::try_from(bytes).is_ok_and(|b| b == LINE_BYTES_MAX) {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, format!("line {number} is too long")));
-            }
-            contents.torn_bytes = Some(bytes);
-            break;
-        }
-        match serde_json::from_slice(&line) {
-            Ok(record) => contents.records.push(record),
-            Err(_) => contents.bad_lines.push(number),
-        }
-    }
-    Ok(contents)
-}
-
-/// The segments of a directory, oldest first.
+/// The segments of a directory, oldest first; those compressed with gzip too.
 ///
 /// # Errors
 /// The directory cannot be listed.
@@ -264,7 +260,7 @@ pub fn segments_in(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
-        if let Some(number) = number_of(&path) {
+        if let Some(number) = number_of_any(&path) {
             found.push((number, path));
         }
     }

@@ -13,6 +13,7 @@ use aya_trace::{Attempt, AttemptResult, OutcomeStatus, Record, RequestOutcome};
 use http::HeaderMap;
 
 use super::Prepared;
+use super::inputs::{Captured, Decided};
 use crate::http::respond;
 use crate::models::{Lesson, ModelState};
 use crate::shared::Shared;
@@ -36,7 +37,9 @@ struct Open {
     messages: u32,
     queued_at: Option<MonoTime>,
     queue: Duration,
-    decision: Option<Decision>,
+    /// Decisions that something came of: an attempt, or the end.
+    decisions: u32,
+    decision: Option<Arc<Decision>>,
     attempts: Vec<Attempt>,
     first_token_at: Option<MonoTime>,
     last_token_at: Option<MonoTime>,
@@ -68,6 +71,7 @@ impl Account {
             messages: 0,
             queued_at: None,
             queue: Duration::ZERO,
+            decisions: 0,
             decision: None,
             attempts: Vec::new(),
             first_token_at: None,
@@ -106,15 +110,27 @@ impl Account {
     }
 
     /// Nothing was placed. `None`: it never came to a decision, because others waited before it.
-    pub(crate) fn undecided(&mut self, decision: Option<Decision>) {
+    pub(crate) fn undecided(&mut self, decided: Option<Decided>) {
         self.end_wait();
-        if let Some(open) = &mut self.open {
-            open.decision = decision.or(open.decision.take());
+        if let Some(decided) = decided {
+            self.decided(decided);
         }
     }
 
+    /// Remembers the decision, and hands its inputs on at once.
+    fn decided(&mut self, Decided { decision, inputs }: Decided) {
+        let Some(open) = &mut self.open else { return };
+        open.decisions = open.decisions.saturating_add(1);
+        if let Some(inputs) = inputs {
+            let (decision_id, decision) = (open.decision_id.clone(), Arc::clone(&decision));
+            let captured = Captured { decision_id, attempt: open.decisions, decision, inputs };
+            self.shared.journal.decided(&self.shared.metrics, captured);
+        }
+        open.decision = Some(decision);
+    }
+
     /// An attempt begins.
-    pub(crate) fn dispatched(&mut self, decision: Decision, endpoint: &EndpointId) {
+    pub(crate) fn dispatched(&mut self, decided: Decided, endpoint: &EndpointId) {
         self.end_wait();
         let now = self.shared.clock.now();
         if let Some(open) = &mut self.open {
@@ -123,8 +139,8 @@ impl Account {
                 started: now.since(open.arrived_at),
                 result: AttemptResult::Open,
             });
-            open.decision = Some(decision);
         }
+        self.decided(decided);
     }
 
     /// A kept connection was closed as the request went out, and it is sent once more on a new one. Whether the

@@ -37,8 +37,8 @@ pub(crate) enum AttemptEnd {
 
 /// Sends the request to the placed endpoint.
 pub(crate) async fn attempt(up: Upstream<'_>, mut account: Account, placed: Placed) -> AttemptEnd {
-    let Placed { decision, endpoint, metrics, mut lease, predicted_ttft_s } = placed;
-    account.dispatched(decision, &endpoint.id);
+    let Placed { decided, endpoint, metrics, mut lease, predicted_ttft_s } = placed;
+    account.dispatched(decided, &endpoint.id);
     metrics.placements.inc();
     let mode = Mode::of(up.prepared, &endpoint);
     let sent = Sent { up, endpoint: &endpoint, mode };

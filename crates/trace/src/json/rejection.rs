@@ -53,7 +53,7 @@ pub enum RejectionJson {
     Unknown,
 }
 
-pub(super) fn rejection_json(rejection: &Rejection, conditions: &[Condition]) -> RejectionJson {
+pub(crate) fn rejection_json(rejection: &Rejection, conditions: &[Condition]) -> RejectionJson {
     match *rejection {
         Rejection::ModelNotServed => RejectionJson::ModelNotServed,
         Rejection::NotServing { phase } => RejectionJson::NotServing { phase: phase.as_str().to_owned() },

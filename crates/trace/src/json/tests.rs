@@ -35,7 +35,7 @@ pub(crate) fn record() -> Record {
             slo: None,
             tried: vec![],
         }),
-        decision: Some(decision()),
+        decision: Some(Arc::new(decision())),
         attempts: vec![
             attempt("a", 2, AttemptResult::Failed { reason: "connect".to_owned() }),
             attempt("c", 9, AttemptResult::Answered),

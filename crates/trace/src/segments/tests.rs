@@ -5,12 +5,18 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::*;
+use crate::json::RecordJson;
 use crate::json::tests::record;
+use crate::lines::{Contents, LINE_BYTES_MAX, read};
 
 fn numbered(number: u64) -> RecordJson {
     let mut json = RecordJson::from(&record());
     json.decision.decision_id = format!("d{number}");
     json
+}
+
+fn line(number: u64) -> Vec<u8> {
+    [serde_json::to_vec(&numbered(number)).unwrap(), vec![b'\n']].concat()
 }
 
 fn ids(contents: &Contents) -> Vec<&str> {
@@ -70,9 +76,9 @@ impl Storage for Disk {
         Ok(self.files.borrow().keys().copied().collect())
     }
 
-    fn create(&mut self, number: u64) -> io::Result<DiskSegment> {
+    fn create(&mut self, number: u64) -> io::Result<(u64, DiskSegment)> {
         self.files.borrow_mut().insert(number, Vec::new());
-        Ok(DiskSegment(self.clone(), number))
+        Ok((number, DiskSegment(self.clone(), number)))
     }
 
     fn delete(&mut self, number: u64) -> io::Result<()> {
@@ -85,7 +91,7 @@ impl Storage for Disk {
 fn what_is_appended_is_read_back_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = SegmentWriter::open(&dir.path().join("new/dir"), 1 << 20, 4).unwrap();
-    (0..3).for_each(|n| writer.append(&numbered(n)).unwrap());
+    (0..3).for_each(|n| writer.append(&line(n)).unwrap());
     let segments = segments_in(&dir.path().join("new/dir")).unwrap();
     assert_eq!(segments.len(), 1);
     let contents = read_file(&segments[0]);
@@ -97,20 +103,20 @@ fn what_is_appended_is_read_back_in_order() {
 #[test]
 fn segments_are_bounded_in_size_and_number_and_the_oldest_goes() {
     let dir = tempfile::tempdir().unwrap();
-    let line = serde_json::to_vec(&numbered(0)).unwrap().len() + 1;
-    let mut writer = SegmentWriter::open(dir.path(), line * 2, 3).unwrap();
-    (0..9).for_each(|n| writer.append(&numbered(n)).unwrap());
+    let line_len = line(0).len();
+    let mut writer = SegmentWriter::open(dir.path(), line_len * 2, 3).unwrap();
+    (0..9).for_each(|n| writer.append(&line(n)).unwrap());
     let segments = segments_in(dir.path()).unwrap();
     let all: Vec<_> = segments.iter().map(|path| read_file(path)).collect();
     assert_eq!(all.iter().map(ids).collect::<Vec<_>>(), [vec!["d4", "d5"], vec!["d6", "d7"], vec!["d8"]]);
-    assert!(segments.iter().all(|path| path.metadata().unwrap().len() <= line as u64 * 2));
+    assert!(segments.iter().all(|path| path.metadata().unwrap().len() <= line_len as u64 * 2));
 }
 
 #[test]
 fn a_record_larger_than_a_segment_gets_one_of_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = SegmentWriter::open(dir.path(), 10, 8).unwrap();
-    (0..2).for_each(|n| writer.append(&numbered(n)).unwrap());
+    (0..2).for_each(|n| writer.append(&line(n)).unwrap());
     assert_eq!(segments_in(dir.path()).unwrap().len(), 2);
 }
 
@@ -118,7 +124,7 @@ fn a_record_larger_than_a_segment_gets_one_of_its_own() {
 fn a_restart_goes_on_behind_what_is_there_and_counts_it() {
     let dir = tempfile::tempdir().unwrap();
     for n in 0..4 {
-        SegmentWriter::open(dir.path(), 1 << 20, 2).unwrap().append(&numbered(n)).unwrap();
+        SegmentWriter::open(dir.path(), 1 << 20, 2).unwrap().append(&line(n)).unwrap();
     }
     std::fs::write(dir.path().join("decisions-notes.txt"), "mine").unwrap();
     let left: Vec<_> = segments_in(dir.path()).unwrap().iter().flat_map(|p| read_file(p).records).collect();
@@ -153,14 +159,14 @@ fn an_endless_line_is_an_error_and_not_memory() {
 
 #[test]
 fn a_full_disk_costs_the_record_and_nothing_else() {
-    let line = serde_json::to_vec(&numbered(0)).unwrap().len() + 1;
+    let line_len = line(0).len();
     let disk = Disk::default();
-    *disk.left.borrow_mut() = line * 2 + line / 2;
+    *disk.left.borrow_mut() = line_len * 2 + line_len / 2;
     let mut writer = SegmentWriter::on(disk.clone(), 1 << 20, 2).unwrap();
-    let written: Vec<bool> = (0..5).map(|n| writer.append(&numbered(n)).is_ok()).collect();
+    let written: Vec<bool> = (0..5).map(|n| writer.append(&line(n)).is_ok()).collect();
     assert_eq!(written, [true, true, false, false, false]);
-    *disk.left.borrow_mut() += line;
-    writer.append(&numbered(5)).unwrap();
+    *disk.left.borrow_mut() += line_len;
+    writer.append(&line(5)).unwrap();
     let contents = read(disk.files.borrow()[&1].as_slice()).unwrap();
     assert_eq!(ids(&contents), ["d0", "d1", "d5"]);
     assert_eq!((contents.torn_bytes, contents.bad_lines.len()), (None, 0));
@@ -168,12 +174,12 @@ fn a_full_disk_costs_the_record_and_nothing_else() {
 
 #[test]
 fn a_full_disk_that_cannot_even_be_cut_never_pushes_out_old_segments() {
-    let line = serde_json::to_vec(&numbered(0)).unwrap().len() + 1;
+    let line_len = line(0).len();
     let disk = Disk { cut_fails: true, ..Disk::default() };
-    *disk.left.borrow_mut() = line + 5;
+    *disk.left.borrow_mut() = line_len + 5;
     let mut writer = SegmentWriter::on(disk.clone(), 1 << 20, 1).unwrap();
-    writer.append(&numbered(0)).unwrap();
-    (1..50).for_each(|n| assert!(writer.append(&numbered(n)).is_err()));
+    writer.append(&line(0)).unwrap();
+    (1..50).for_each(|n| assert!(writer.append(&line(n)).is_err()));
     let files = disk.files.borrow();
     let first = read(files[&1].as_slice()).unwrap();
     assert_eq!((ids(&first), first.torn_bytes), (vec!["d0"], Some(5)));
