@@ -4,6 +4,7 @@
 //! from the threads that relay.
 
 mod decisions;
+mod events;
 mod fleet;
 mod scrape;
 mod serve;
@@ -35,7 +36,9 @@ pub(crate) struct Admin {
 
 /// Whether an endpoint takes requests as far as anyone knows.
 fn is_ready(endpoint: &Endpoint) -> bool {
-    endpoint.phase == Phase::Serving && matches!(endpoint.health, Health::Healthy | Health::Degraded { .. })
+    endpoint.phase == Phase::Serving
+        && matches!(endpoint.health, Health::Healthy | Health::Degraded { .. })
+        && endpoint.excluded_by().is_none()
 }
 
 /// All routes.
@@ -50,6 +53,8 @@ pub(crate) fn router(admin: Admin) -> Router {
         .route("/api/v1/config", get(config))
         .route("/api/v1/decisions", get(decisions::list))
         .route("/api/v1/decisions/{id}", get(decisions::one))
+        .route("/api/v1/events", get(events::list))
+        .route("/api/v1/gpus/{target}", post(events::operate_gpu))
         .route("/api/v1/placements:explain", post(decisions::explain))
         .route("/api/v1/nodes/{target}", post(operate_node))
         .route("/api/v1/endpoints/{target}", post(operate_endpoint))
@@ -70,7 +75,7 @@ async fn unknown() -> Response {
     problem(
         StatusCode::NOT_FOUND,
         "unknown_path",
-        "unknown path; see /api/v1/fleet, /api/v1/decisions, /metrics",
+        "unknown path; see /api/v1/fleet, /api/v1/decisions, /api/v1/events, /metrics",
     )
 }
 

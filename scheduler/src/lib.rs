@@ -5,6 +5,7 @@
 //! Telemetry, the admin listener and the writer of the fleet live on the caller's runtime.
 
 mod admin;
+mod events;
 mod http;
 mod journal;
 mod ledger;

@@ -12,6 +12,10 @@ use aya_trace::{OutcomeStatus, Record};
 use parking_lot::{Mutex, MutexGuard};
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
+mod health;
+
+pub(crate) use health::HealthMetrics;
+
 /// Upper bounds of a decision's time, in seconds.
 const DECISION_BUCKETS_S: &[f64] = &[1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 1e-2];
 
@@ -66,6 +70,7 @@ pub(crate) struct Metrics {
     in_flight: IntGauge,
     pub(crate) endpoints: IntGauge,
     rejections: IntCounterVec,
+    pub(crate) health: HealthMetrics,
     open_requests: AtomicI64,
     scrape: Mutex<()>,
     pub(crate) accepted: IntCounter,
@@ -124,6 +129,7 @@ impl Metrics {
                 "Endpoints of the asked model that were rejected in the last decision of a request.",
                 &["reason"],
             )?,
+            health: HealthMetrics::new(&make)?,
             open_requests: AtomicI64::new(0),
             scrape: Mutex::new(()),
             accepted: make

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::admin::{self, Admin};
+use crate::events::EventLog;
 use crate::journal::{Journal, Ring};
 use crate::listener;
 use crate::metrics::Metrics;
@@ -105,6 +106,7 @@ impl Scheduler {
             unknown_model: Arc::new(ModelState::new(metrics.model(None))),
             metrics,
             journal: sender,
+            events: EventLog::default(),
             policies,
             default_policy,
             aliases: config.aliases.iter().map(|a| (a.name.clone(), a.model.clone())).collect(),

@@ -10,6 +10,7 @@ use aya_domain::{ModelId, PolicyName};
 use aya_observe::Clock;
 use aya_placement::Policy;
 
+use crate::events::EventLog;
 use crate::journal::JournalSender;
 use crate::metrics::Metrics;
 use crate::models::ModelState;
@@ -25,6 +26,7 @@ pub(crate) struct Shared {
     pub(crate) room: Arc<WaitingRoom>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) journal: JournalSender,
+    pub(crate) events: EventLog,
     pub(crate) policies: BTreeMap<PolicyName, Policy>,
     pub(crate) default_policy: Policy,
     /// Client-facing model name -> the model that is asked for instead.

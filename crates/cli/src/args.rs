@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// List the newest decisions.
     Decisions(DecisionsArgs),
+    /// List what happened to the farm: nodes, engines, GPUs, health rules, operators.
+    Events(EventsArgs),
     /// Say why a request went where it went.
     Explain(ExplainArgs),
     /// Make recorded decisions again, bit for bit, or by another policy.
@@ -119,6 +121,30 @@ pub(crate) struct DecisionsArgs {
     /// Only requests that ended so.
     #[arg(long, value_name = "STATUS", value_parser = OutcomeStatus::ALL.map(OutcomeStatus::as_str))]
     pub(crate) outcome: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct EventsArgs {
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+    /// How many, newest first.
+    #[arg(short = 'n', long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) limit: u16,
+    /// Only events of this node.
+    #[arg(long)]
+    pub(crate) node: Option<String>,
+    /// Only events of this endpoint and of the GPUs beneath it.
+    #[arg(long)]
+    pub(crate) endpoint: Option<String>,
+    /// Only events of this GPU.
+    #[arg(long, value_name = "UUID")]
+    pub(crate) gpu: Option<String>,
+    /// Only events of this kind, such as health_raised.
+    #[arg(long)]
+    pub(crate) kind: Option<String>,
+    /// Only events after this id, or from this time on (2026-11-21T04:24:34.123Z).
+    #[arg(long, value_name = "ID|TIME")]
+    pub(crate) since: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use aya_domain::EndpointUrl;
-use aya_trace::RecordJson;
+use aya_trace::{EventJson, RecordJson};
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
@@ -13,11 +13,11 @@ use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::args::{AdminArgs, DecisionsArgs, ExplainArgs, Output, StatusArgs};
+use crate::args::{AdminArgs, DecisionsArgs, EventsArgs, ExplainArgs, Output, StatusArgs};
 use crate::exit::Failure;
 use crate::fleet::FleetJson;
 use crate::text::Style;
-use crate::{decisions, explain, out, status};
+use crate::{decisions, events, explain, out, status};
 
 /// A scheduler that has not taken the connection by then is not reachable.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -44,6 +44,26 @@ pub(crate) fn decisions(args: &DecisionsArgs) -> Result<(), Failure> {
         }
     }
     show(&args.admin, &path, |list: &List, style| decisions::render(&list.decisions, style))
+}
+
+pub(crate) fn events(args: &EventsArgs) -> Result<(), Failure> {
+    #[derive(Deserialize)]
+    struct List {
+        events: Vec<EventJson>,
+    }
+    let mut path = format!("/api/v1/events?limit={}", args.limit);
+    for (key, value) in [
+        ("node", &args.node),
+        ("endpoint", &args.endpoint),
+        ("gpu", &args.gpu),
+        ("kind", &args.kind),
+        ("since", &args.since),
+    ] {
+        if let Some(value) = value {
+            path.push_str(&format!("&{key}={}", escaped(value)));
+        }
+    }
+    show(&args.admin, &path, |list: &List, style| events::render(&list.events, style))
 }
 
 pub(crate) fn explain(args: &ExplainArgs) -> Result<(), Failure> {

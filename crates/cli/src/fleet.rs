@@ -1,5 +1,6 @@
 //! The fleet as the admin API gives it, the part that tables show. What a scheduler does not tell is absent.
 
+use aya_trace::ConditionJson;
 use serde::Deserialize;
 
 #[derive(Debug, Deserialize)]
@@ -54,6 +55,9 @@ pub(crate) struct EndpointJson {
     pub(crate) kv_used_ratio: Option<f64>,
     pub(crate) max_sequences: Option<u32>,
     pub(crate) cooling_ms: Option<f64>,
+    pub(crate) speed_ratio: Option<f64>,
+    #[serde(default)]
+    pub(crate) conditions: Vec<ConditionJson>,
     pub(crate) age_ms: Option<f64>,
 }
 
@@ -63,8 +67,15 @@ pub(crate) struct ServedModelJson {
 }
 
 impl EndpointJson {
+    /// What keeps requests away although its engine is well: `drain`, `cordon`, `fail`.
+    pub(crate) fn excluded_by(&self) -> Option<&ConditionJson> {
+        self.conditions.iter().find(|c| matches!(c.action.as_str(), "drain" | "cordon" | "fail"))
+    }
+
     /// Whether it takes requests as far as anyone knows.
     pub(crate) fn is_ready(&self) -> bool {
-        self.phase == "serving" && (self.health == "healthy" || self.health == "degraded")
+        self.phase == "serving"
+            && (self.health == "healthy" || self.health == "degraded")
+            && self.excluded_by().is_none()
     }
 }

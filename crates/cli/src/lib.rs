@@ -8,6 +8,7 @@ mod ask;
 mod check;
 mod decisions;
 mod demo;
+mod events;
 mod exit;
 mod explain;
 mod fleet;
@@ -49,6 +50,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Simulate(args) => simulate::run(&args),
         Command::Status(args) => ask::status(&args),
         Command::Decisions(args) => ask::decisions(&args),
+        Command::Events(args) => ask::events(&args),
         Command::Explain(args) => ask::explain(&args),
         Command::Replay(args) => replay::run(&args),
         Command::CheckConfig(args) => check::config(&args),

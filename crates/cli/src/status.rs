@@ -1,6 +1,8 @@
 //! The farm on one screen: how much of it works, what needs attention, then endpoints and nodes.
 
 use crate::fleet::{EndpointJson, FleetJson, GpuJson, NodeJson};
+use aya_trace::ConditionJson;
+
 use crate::table::{Side, Table};
 use crate::text::{Style, ago, counted, gib, or_absent, percent, plain};
 
@@ -67,8 +69,25 @@ fn attention(fleet: &FleetJson) -> Vec<String> {
             let reason = because(&endpoint.health_reason);
             lines.push(format!("endpoint {} is {}{reason}", endpoint.id, endpoint.health));
         }
+        lines.extend(endpoint.conditions.iter().filter_map(|condition| condition_line(endpoint, condition)));
     }
     lines
+}
+
+/// What a rule does to an endpoint, where it is more than a note; a power limit that is reached is no news.
+fn condition_line(endpoint: &EndpointJson, condition: &ConditionJson) -> Option<String> {
+    if condition.action == "note" || condition.rule == "power_cap" {
+        return None;
+    }
+    let mut action = condition.action.clone();
+    if let Some(speed) = condition.speed_ratio {
+        action.push_str(&format!(" to {}", percent(speed)));
+    }
+    let gpu = condition.gpu.as_ref().map(|gpu| format!(" on GPU {gpu}")).unwrap_or_default();
+    let recovering = if condition.recovering { ", recovering" } else { "" };
+    let braked = condition.braked.as_ref().map(|wanted| format!(" (the brake holds back: {wanted})"));
+    let braked = braked.unwrap_or_default();
+    Some(format!("endpoint {}: {action}{braked}: {}{gpu}{recovering}", endpoint.id, condition.cause))
 }
 
 fn endpoints(endpoints: &[EndpointJson]) -> Table {
@@ -110,12 +129,16 @@ fn endpoints(endpoints: &[EndpointJson]) -> Table {
 fn endpoint_state(endpoint: &EndpointJson) -> String {
     let state = if endpoint.phase != "serving" {
         endpoint.phase.clone()
+    } else if let Some(condition) = endpoint.excluded_by() {
+        condition.action.clone()
     } else if !endpoint.is_ready() {
         endpoint.health.clone()
     } else if let Some(left) = endpoint.cooling_ms.filter(|left| *left > 0.0) {
         format!("pauses {}", crate::text::ms(left))
     } else if endpoint.health == "degraded" {
         endpoint.health.clone()
+    } else if let Some(speed) = endpoint.speed_ratio.filter(|speed| *speed < 1.0) {
+        format!("ready at {}", percent(speed))
     } else {
         "ready".to_owned()
     };

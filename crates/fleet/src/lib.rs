@@ -10,6 +10,7 @@
 mod apply;
 mod endpoint;
 mod event;
+mod facts;
 mod fleet;
 mod foreign;
 mod gpu_events;
@@ -27,6 +28,7 @@ mod snapshot;
 mod tests;
 
 pub use event::{Event, OwnInFlight, Target};
+pub use facts::{Severity, Subject};
 pub use fleet::Fleet;
 pub use notice::{Effects, Ignored, Notice, Refused};
 pub use params::Params;

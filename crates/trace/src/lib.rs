@@ -4,6 +4,7 @@
 //! (`GET /api/v1/decisions`, the segments on disk, replay): fields are added, never renamed, and [`VERSION`] counts up when
 //! the meaning of one changes. An absent value is absent, never 0.
 
+mod event;
 mod inputs;
 mod json;
 mod lines;
@@ -14,6 +15,7 @@ mod segments;
 mod sentence;
 mod what_if;
 
+pub use event::EventJson;
 pub use inputs::{Case, CellsError, Decided, DecodeError, Encoder, FORMAT, Inputs, OwnRead, Recorded};
 pub use json::{
     AttemptJson, CandidateJson, ConditionJson, DecisionJson, OutcomeJson, PlacementJson, RecordJson,

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use aya_domain::{Endpoint, Gpu, Health, MonoTime, Node, Reading};
+use aya_domain::{Condition, Endpoint, Gpu, Health, MonoTime, Node, Reading};
+use aya_trace::ConditionJson;
 use serde::Serialize;
 
 use crate::view::{Companion, FarmView};
@@ -47,6 +48,7 @@ struct GpuJson {
     health: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     health_reason: Option<String>,
+    conditions: Vec<SinceJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
     vram_total_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -97,6 +99,22 @@ struct GpuJson {
     age_ms: Option<u64>,
 }
 
+/// What is wrong with a GPU or an endpoint, and since when.
+#[derive(Debug, Serialize)]
+struct SinceJson {
+    #[serde(flatten)]
+    condition: ConditionJson,
+    since_ms: u64,
+}
+
+fn conditions(conditions: &[Condition], now: MonoTime) -> Vec<SinceJson> {
+    let json = |condition: &Condition| SinceJson {
+        condition: ConditionJson::from(condition),
+        since_ms: millis(now.since(condition.since)),
+    };
+    conditions.iter().map(json).collect()
+}
+
 #[derive(Debug, Serialize)]
 struct EndpointJson {
     id: String,
@@ -127,6 +145,12 @@ struct EndpointJson {
     max_sequences: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     vram_free_bytes: Option<u64>,
+    /// As a share of what the profile says.
+    speed_ratio: f64,
+    /// What is done about it; absent: nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    action: Option<&'static str>,
+    conditions: Vec<SinceJson>,
     profile: String,
     /// Left of the pause after a failure.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -191,6 +215,7 @@ fn gpu_json(gpu: &Gpu, now: MonoTime) -> GpuJson {
         name: gpu.info.name.clone(),
         health: gpu.health.as_str(),
         health_reason: reason(&gpu.health),
+        conditions: conditions(&gpu.conditions, now),
         vram_total_bytes: gpu.info.vram_total.map(|b| b.get()),
         vram_used_bytes: sample.vram_used.map(|b| b.get()),
         vram_free_bytes: sample.vram_free.map(|b| b.get()),
@@ -248,6 +273,9 @@ fn endpoint_json(endpoint: &Endpoint, companion: &Companion, now: MonoTime) -> E
         kv_capacity_tokens: info.kv_capacity.map(|t| t.get()),
         max_sequences: info.max_sequences,
         vram_free_bytes: endpoint.vram_free.map(|reading| reading.value.get()),
+        speed_ratio: endpoint.speed.get(),
+        action: endpoint.conditions.first().map(|worst| worst.action.as_str()),
+        conditions: conditions(&endpoint.conditions, now),
         profile: info.profile_source.clone(),
         cooling_ms: own.cooling_until.map(|until| millis(until.since(now))),
         age_ms: endpoint.sampled_at.map(|at| millis(now.since(at))),

@@ -20,6 +20,7 @@ pub(super) fn render(
         let age = now.since(node.last_report_at).as_secs_f64();
         metrics.sample_age.with_label_values(&[node.id.as_str()]).set(age);
     }
+    mirror_conditions(metrics, view);
     metrics.queue_depth.reset();
     for (model, depth) in room.depths() {
         let label = metrics.label(&model);
@@ -32,10 +33,23 @@ fn mirror_endpoints(metrics: &Metrics, view: &FarmView) {
     metrics.endpoints.set(i64::try_from(view.snapshot.endpoints.len()).unwrap_or(i64::MAX));
     metrics.endpoint_in_flight.reset();
     metrics.endpoint_ready.reset();
+    metrics.health.speed.reset();
     for (endpoint, companion) in view.snapshot.endpoints.iter().zip(&view.companions) {
         let id = endpoint.info.id.as_str();
         metrics.endpoint_in_flight.with_label_values(&[id]).set(i64::from(companion.cell.in_flight()));
+        metrics.health.speed.with_label_values(&[id]).set(endpoint.speed.get());
         metrics.endpoint_ready.with_label_values(&[id]).set(i64::from(super::is_ready(endpoint)));
+    }
+}
+
+fn mirror_conditions(metrics: &Metrics, view: &FarmView) {
+    metrics.health.conditions.reset();
+    for condition in view.snapshot.nodes.iter().flat_map(|node| &node.gpus).flat_map(|gpu| &*gpu.conditions) {
+        metrics
+            .health
+            .conditions
+            .with_label_values(&[condition.action.as_str(), condition.cause.rule()])
+            .inc();
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aya_domain::{EndpointId, GpuEvents, ModelId, MonoTime, NodeId, Report, Snapshot};
+use aya_domain::{EndpointId, GpuEvents, GpuUuid, ModelId, MonoTime, NodeId, Report, Snapshot};
 use aya_fleet::{Effects, Event, Fleet, Notice, OwnInFlight, Target};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -37,6 +37,7 @@ pub(crate) enum Command {
     GpuEvents { events: GpuEvents, received_at: MonoTime },
     Drain { target: Target, done: oneshot::Sender<Drained> },
     Undrain { target: Target, done: oneshot::Sender<Drained> },
+    ClearGpu { gpu: GpuUuid, done: oneshot::Sender<Drained> },
 }
 
 /// What became of a drain or undrain.
@@ -88,6 +89,12 @@ impl FleetHandle {
         let (done, answer) = oneshot::channel();
         let command = if on { Command::Drain { target, done } } else { Command::Undrain { target, done } };
         self.ask(command, answer).await
+    }
+
+    /// Ends what the health rules did to a GPU.
+    pub(crate) async fn clear_gpu(&self, gpu: GpuUuid) -> Result<Drained, CommandError> {
+        let (done, answer) = oneshot::channel();
+        self.ask(Command::ClearGpu { gpu, done }, answer).await
     }
 
     async fn ask<T>(&self, command: Command, answer: oneshot::Receiver<T>) -> Result<T, CommandError> {
@@ -152,22 +159,23 @@ impl FleetWriter {
                 self.shared.metrics.reports.inc();
                 // A dropped receiver is a stream that ended meanwhile: nobody needs the answer.
                 let _ = resend.send(effects.resend_full);
-                tell(&effects)
+                tell(&self.shared, &effects)
             }
             Command::Disconnected { node, heard_at } => {
-                tell(&self.fleet.apply(Event::Disconnected { node, at: heard_at }, now))
+                tell(&self.shared, &self.fleet.apply(Event::Disconnected { node, at: heard_at }, now))
             }
             Command::GpuEvents { events, received_at } => {
-                tell(&self.fleet.apply(Event::GpuEvents { events, received_at }, now))
+                tell(&self.shared, &self.fleet.apply(Event::GpuEvents { events, received_at }, now))
             }
             Command::Drain { target, done } => self.apply_drain(Event::Drain(target), done, now),
+            Command::ClearGpu { gpu, done } => self.apply_drain(Event::ClearGpu(gpu), done, now),
             Command::Undrain { target, done } => self.apply_drain(Event::Undrain(target), done, now),
         }
     }
 
     fn apply_drain(&mut self, event: Event, done: oneshot::Sender<Drained>, now: MonoTime) -> bool {
         let effects = self.fleet.apply(event, now);
-        let changed = tell(&effects);
+        let changed = tell(&self.shared, &effects);
         // The operator's answer must describe what the next request will see.
         self.publish();
         let _ = done.send(match (effects.unknown_target, effects.drain_refused) {
@@ -181,8 +189,8 @@ impl FleetWriter {
     fn note_ledger(&mut self) -> bool {
         let now = self.shared.clock.now();
         let loads = self.companions.iter().map(|(id, companion)| (id.clone(), own(companion, now))).collect();
-        let noted = tell(&self.fleet.apply(Event::OwnLoad { at: now, loads }, now));
-        tell(&self.fleet.apply(Event::Tick, now)) || noted
+        let noted = tell(&self.shared, &self.fleet.apply(Event::OwnLoad { at: now, loads }, now));
+        tell(&self.shared, &self.fleet.apply(Event::Tick, now)) || noted
     }
 
     fn note_endpoints<'a>(&mut self, ids: impl Iterator<Item = &'a EndpointId>, now: MonoTime) {
@@ -238,9 +246,17 @@ fn own(companion: &Companion, now: MonoTime) -> OwnInFlight {
     OwnInFlight { in_flight: own.in_flight, decoding: own.decoding, kv_tokens: own.decode_kv_tokens }
 }
 
-/// Logs what an operator should know; whether the view changed.
-fn tell(effects: &Effects) -> bool {
+/// Logs, counts and keeps what an operator should know; whether the view changed.
+fn tell(shared: &Shared, effects: &Effects) -> bool {
+    if effects.notices.is_empty() {
+        return effects.changed;
+    }
+    let (view, time) = (shared.view.load(), shared.clock.wall(shared.clock.now()));
     for notice in &effects.notices {
+        shared.events.keep(notice, &view.snapshot, time);
+        if let Notice::Health(health) = notice {
+            shared.metrics.health.acted(health);
+        }
         if matches!(notice, Notice::ReportIgnored { .. }) {
             // Once per report, as long as its cause lasts; the cause has a notice of its own.
             debug!("{notice}");
