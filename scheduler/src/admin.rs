@@ -6,6 +6,7 @@
 mod decisions;
 mod events;
 mod fleet;
+mod queues;
 mod scrape;
 mod serve;
 
@@ -50,6 +51,7 @@ pub(crate) fn router(admin: Admin) -> Router {
         .route("/version", get(version))
         .route("/metrics", get(metrics))
         .route("/api/v1/fleet", get(fleet))
+        .route("/api/v1/queues", get(queues::list))
         .route("/api/v1/config", get(config))
         .route("/api/v1/decisions", get(decisions::list))
         .route("/api/v1/decisions/{id}", get(decisions::one))

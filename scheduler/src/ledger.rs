@@ -206,7 +206,10 @@ mod tests {
     use super::*;
 
     fn cell() -> Arc<LedgerCell> {
-        Arc::new(LedgerCell::new(Arc::new(WaitingRoom::new(4))))
+        Arc::new(LedgerCell::new(Arc::new(WaitingRoom::new(
+            aya_admission::QueueRules::DEFAULT,
+            aya_observe::Clock::start(),
+        ))))
     }
 
     const NOW: MonoTime = MonoTime::from_millis(1_000);

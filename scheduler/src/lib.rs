@@ -19,6 +19,7 @@ mod routes;
 mod scheduler;
 mod shared;
 mod telemetry;
+mod tenants;
 mod view;
 
 pub use process::prepare_process;

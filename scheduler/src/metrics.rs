@@ -116,7 +116,7 @@ impl Metrics {
                 "1 if healthy or degraded and serving, else 0.",
                 &["endpoint"],
             )?,
-            queue_depth: make.gauge_vec("aya_queue_depth", "Requests that wait.", &["model"])?,
+            queue_depth: make.gauge_vec("aya_queue_depth", "Requests that wait.", &["model", "priority"])?,
             sample_age: make.gauge_f64_vec(
                 "aya_agent_last_sample_age_seconds",
                 "Age of a node's last report.",

@@ -1,6 +1,7 @@
 //! The way of one inference request: scan, classify, place, relay, account.
 
 mod account;
+pub(crate) mod admit;
 mod failure;
 pub(crate) mod inputs;
 pub(crate) mod place;
@@ -49,7 +50,8 @@ pub(crate) struct Hints {
     pub(crate) policy: Option<Policy>,
     /// From arrival; nothing is dispatched later.
     deadline: Option<Duration>,
-    priority: Option<Priority>,
+    pub(crate) priority: Priority,
+    pub(crate) tenant: TenantId,
     traceparent: Option<http::HeaderValue>,
     authorization: Option<http::HeaderValue>,
 }
@@ -83,11 +85,14 @@ impl Hints {
             ),
             None => None,
         };
+        let tenant = shared.tenants.identify(headers)?;
+        let priority = tenant.class(priority)?;
         let forward = shared.config.upstream.forward_authorization;
         Ok(Self {
             policy,
             deadline,
             priority,
+            tenant: tenant.id.clone(),
             traceparent: headers.get("traceparent").cloned(),
             authorization: headers.get(http::header::AUTHORIZATION).filter(|_| forward).cloned(),
         })
@@ -183,8 +188,12 @@ async fn attempts(
     let mut failures = 0;
     let mut pushbacks = 0;
     loop {
-        let placed =
-            place::place(shared, &prepared.request, policy, until.wait, |now| account.queued(now)).await;
+        let wait = place::Wait {
+            until: until.wait,
+            newcomer: failures + pushbacks == 0,
+            queued: |now, position| account.queued(now, position),
+        };
+        let placed = place::place(shared, &prepared.request, policy, wait).await;
         let placed = match placed {
             Ok(placed) => placed,
             Err(unplaced) => return not_placed(shared, conn, account, prepared, unplaced),
@@ -222,13 +231,15 @@ fn not_placed(
     prepared: &Prepared,
     unplaced: Unplaced,
 ) -> Response<ClientBody> {
-    let error = refusal::error(shared, &prepared.request.model, &unplaced.reason);
+    let error = refusal::error(shared, &prepared.request, &unplaced.reason);
     account.undecided(unplaced.decided);
     let mut response = respond::error(&error, conn);
     account.head(response.headers_mut());
     match unplaced.reason {
         NotPlaced::Refused(_) => account.refuse(&error),
-        NotPlaced::WaitedOut(_) | NotPlaced::QueueFull { .. } => account.fail(&error),
+        NotPlaced::WaitedOut(_) | NotPlaced::QueueFull { .. } | NotPlaced::Displaced | NotPlaced::Shed(_) => {
+            account.fail(&error);
+        }
     }
     response
 }
@@ -285,10 +296,10 @@ pub(crate) fn prepare(
         },
         expected_residual: residual,
         arrived_at,
-        priority: ask.hints.priority.unwrap_or_default(),
-        tenant: TenantId::default(),
+        priority: ask.hints.priority,
+        tenant: ask.hints.tenant.clone(),
         deadline: ask.hints.deadline.map(|deadline| arrived_at.after(deadline)),
-        slo: None,
+        slo: shared.promises.slo(ask.hints.priority),
         tried: Vec::new(),
     };
     let Hints { traceparent, authorization, .. } = ask.hints;

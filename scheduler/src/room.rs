@@ -1,108 +1,168 @@
-//! The waiting room: where requests wait for an endpoint, one bounded FIFO per model.
+//! The waiting room: where requests wait for an endpoint, one bounded queue per model.
 //!
-//! The order is `admission`'s; this shell gives every ticket a wake-up. Placement binds late: a ticket holds
-//! no endpoint, and only the head of a pool is woken to decide anew. The room has a lock, but a request that
+//! The order and the turns are `admission`'s; this shell gives every ticket a wake-up. Placement binds late: a
+//! ticket holds no endpoint, and only who has the turn decides anew. The room has a lock, but a request that
 //! finds room at once never takes it: one atomic says whether anybody waits at all.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use aya_admission::{PoolQueue, QueueFull, TicketId};
-use aya_domain::{ModelId, MonoTime};
+use aya_admission::{
+    Blocked, Departure, Entered, Entry, FairQueue, QueueFull, QueueRules, Standing, TicketId,
+};
+use aya_domain::{ModelId, MonoTime, Priority, TenantId};
+use aya_observe::Clock;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 /// All pools' queues.
 #[derive(Debug)]
 pub(crate) struct WaitingRoom {
-    capacity_per_model: usize,
+    rules: QueueRules,
+    clock: Clock,
     waiting: AtomicU32,
     pools: Mutex<BTreeMap<ModelId, Waiters>>,
 }
 
 #[derive(Debug)]
 struct Waiters {
-    queue: PoolQueue,
+    queue: FairQueue,
     wakers: BTreeMap<TicketId, Arc<Notify>>,
 }
 
 impl Waiters {
-    fn wake_head(&self) {
-        if let Some(waker) = self.queue.head().and_then(|head| self.wakers.get(&head)) {
+    fn head(&self, now: MonoTime) -> Option<TicketId> {
+        self.queue.order(1, now).first().copied()
+    }
+
+    /// The new head keeps the timer that looks again.
+    fn wake_head(&self, now: MonoTime) {
+        if let Some(waker) = self.head(now).and_then(|head| self.wakers.get(&head)) {
+            waker.notify_one();
+        }
+    }
+
+    fn wake_turn(&self) {
+        if let Some(waker) = self.queue.turn().and_then(|turn| self.wakers.get(&turn)) {
             waker.notify_one();
         }
     }
 }
 
+/// What waits for one model.
+#[derive(Debug, Clone)]
+pub(crate) struct PoolDepth {
+    pub(crate) model: ModelId,
+    pub(crate) waiting: [usize; Priority::ALL.len()],
+}
+
 impl WaitingRoom {
-    pub(crate) fn new(capacity_per_model: usize) -> Self {
-        Self { capacity_per_model, waiting: AtomicU32::new(0), pools: Mutex::new(BTreeMap::new()) }
+    pub(crate) fn new(rules: QueueRules, clock: Clock) -> Self {
+        Self { rules, clock, waiting: AtomicU32::new(0), pools: Mutex::new(BTreeMap::new()) }
     }
 
-    /// Whether a newcomer would overtake somebody who waits for the same model.
+    /// Whether somebody waits for the same model: then a newcomer takes its place in the order before it decides.
     pub(crate) fn is_waited_for(&self, model: &ModelId) -> bool {
         self.waiting.load(Ordering::Acquire) != 0 && self.pools.lock().contains_key(model)
     }
 
-    /// Takes the last place in the model's queue.
-    pub(crate) fn enter(
-        self: &Arc<Self>,
-        model: &ModelId,
-        now: MonoTime,
-        deadline: MonoTime,
-    ) -> Result<Ticket, QueueFull> {
-        if self.capacity_per_model == 0 {
+    /// Takes a place in the model's queue.
+    pub(crate) fn enter(self: &Arc<Self>, model: &ModelId, entry: &Entry) -> Result<Ticket, QueueFull> {
+        if self.rules.limit == 0 {
             // An empty queue would never leave, and models are named by clients.
             return Err(QueueFull { limit: 0 });
         }
         let mut pools = self.pools.lock();
-        let waiters = pools.entry(model.clone()).or_insert_with(|| Waiters {
-            queue: PoolQueue::new(self.capacity_per_model),
-            wakers: BTreeMap::new(),
-        });
-        let id = waiters.queue.enter(now, deadline)?;
+        let waiters = pools
+            .entry(model.clone())
+            .or_insert_with(|| Waiters { queue: FairQueue::new(self.rules), wakers: BTreeMap::new() });
+        let Entered { ticket: id, position, displaced } = waiters.queue.enter(entry, self.clock.now())?;
         let waker = Arc::new(Notify::new());
         waiters.wakers.insert(id, Arc::clone(&waker));
+        if let Some(displaced) = displaced.and_then(|displaced| waiters.wakers.get(&displaced)) {
+            // It finds that it does not wait any more.
+            displaced.notify_one();
+        }
+        waiters.wake_turn();
         self.waiting.fetch_add(1, Ordering::AcqRel);
-        Ok(Ticket { room: Arc::clone(self), model: model.clone(), id, waker })
+        Ok(Ticket { room: Arc::clone(self), model: model.clone(), id, position, waker, placed: false })
     }
 
-    /// Room may have appeared: the head of every queue decides anew.
+    /// Room may have appeared: in every queue those within reach look for it, one after the other.
     pub(crate) fn wake_heads(&self) {
         if self.waiting.load(Ordering::Acquire) == 0 {
             return;
         }
-        for waiters in self.pools.lock().values() {
-            waiters.wake_head();
+        let now = self.clock.now();
+        for waiters in self.pools.lock().values_mut() {
+            waiters.queue.wake(now);
+            waiters.wake_turn();
         }
     }
 
     /// How many wait, per model with a queue.
-    pub(crate) fn depths(&self) -> Vec<(ModelId, usize)> {
-        self.pools.lock().iter().map(|(model, waiters)| (model.clone(), waiters.queue.len())).collect()
+    pub(crate) fn depths(&self) -> Vec<PoolDepth> {
+        let depth = |(model, waiters): (&ModelId, &Waiters)| PoolDepth {
+            model: model.clone(),
+            waiting: Priority::ALL.map(|class| waiters.queue.len_of(class)),
+        };
+        self.pools.lock().iter().map(depth).collect()
     }
 
-    /// How many wait for one model.
-    pub(crate) fn depth(&self, model: &ModelId) -> usize {
+    /// The first `most` who wait for each model, in order, with how many there are.
+    pub(crate) fn standings(&self, most: usize) -> Vec<(PoolDepth, Vec<Standing>)> {
+        let (now, pools) = (self.clock.now(), self.pools.lock());
+        let one = |(model, waiters): (&ModelId, &Waiters)| {
+            let waiting = Priority::ALL.map(|class| waiters.queue.len_of(class));
+            (PoolDepth { model: model.clone(), waiting }, waiters.queue.standings(most, now))
+        };
+        pools.iter().map(one).collect()
+    }
+
+    /// Where a newcomer would stand in the model's queue, and the seconds until it would be placed if that is known.
+    pub(crate) fn outlook(
+        &self,
+        model: &ModelId,
+        class: Priority,
+        tenant: &TenantId,
+    ) -> (usize, Option<f64>) {
         if self.waiting.load(Ordering::Acquire) == 0 {
-            return 0;
+            return (0, None);
         }
-        self.pools.lock().get(model).map_or(0, |waiters| waiters.queue.len())
+        let pools = self.pools.lock();
+        let Some(waiters) = pools.get(model) else { return (0, None) };
+        let position = waiters.queue.position_of_newcomer(class, tenant);
+        (position, waiters.queue.wait_s(position, self.clock.now()))
     }
 
-    fn leave(&self, model: &ModelId, id: TicketId) {
+    /// A ticket leaves; its dropped guard says so.
+    fn leave(&self, model: &ModelId, id: TicketId, departure: Departure) {
         let mut pools = self.pools.lock();
         let Some(waiters) = pools.get_mut(model) else { return };
-        waiters.queue.leave(id);
+        let now = self.clock.now();
+        waiters.queue.leave(id, departure, now);
         waiters.wakers.remove(&id);
         self.waiting.fetch_sub(1, Ordering::AcqRel);
         if waiters.wakers.is_empty() {
             pools.remove(model);
         } else {
-            waiters.wake_head();
+            waiters.wake_turn();
+            waiters.wake_head(now);
         }
     }
+}
+
+/// How a ticket stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stands {
+    /// It may look for room.
+    Turn,
+    /// It is first, and has looked.
+    Head,
+    Waits,
+    /// It had to go for a higher class or a shorter line.
+    Displaced,
 }
 
 /// A place in a queue; dropped, it is free again and the next one is woken.
@@ -111,64 +171,130 @@ pub(crate) struct Ticket {
     room: Arc<WaitingRoom>,
     model: ModelId,
     id: TicketId,
+    /// How many stood before it when it came.
+    pub(crate) position: usize,
     waker: Arc<Notify>,
+    placed: bool,
 }
 
 impl Ticket {
-    pub(crate) fn is_head(&self) -> bool {
-        self.room.pools.lock().get(&self.model).is_some_and(|w| w.queue.head() == Some(self.id))
+    pub(crate) fn stands(&self) -> Stands {
+        match self.room.pools.lock().get(&self.model) {
+            Some(waiters) if !waiters.queue.holds(self.id) => Stands::Displaced,
+            Some(waiters) if waiters.queue.turn() == Some(self.id) => Stands::Turn,
+            Some(waiters) if waiters.head(self.room.clock.now()) == Some(self.id) => Stands::Head,
+            Some(_) | None => Stands::Waits,
+        }
     }
 
-    /// Completes when this ticket heads its queue and room may have appeared.
+    /// It has looked and found no room: the next one may look.
+    pub(crate) fn pass(&self, blocked: Blocked) {
+        let now = self.room.clock.now();
+        let mut pools = self.room.pools.lock();
+        let Some(waiters) = pools.get_mut(&self.model) else { return };
+        waiters.queue.pass(self.id, blocked, now);
+        waiters.wake_turn();
+    }
+
+    /// Looks again although nothing is known to have changed: a pause may have ended by itself.
+    pub(crate) fn look_again(&self) {
+        let now = self.room.clock.now();
+        let mut pools = self.room.pools.lock();
+        let Some(waiters) = pools.get_mut(&self.model) else { return };
+        waiters.queue.wake(now);
+        waiters.wake_turn();
+    }
+
+    /// Completes when it is this ticket's turn, or it was displaced.
     pub(crate) async fn woken(&self) {
         self.waker.notified().await;
+    }
+
+    /// It has found room: its tenant pays for the place.
+    pub(crate) fn placed(mut self) {
+        self.placed = true;
+        self.room.leave(&self.model, self.id, Departure::Placed);
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.room.leave(&self.model, self.id);
+        if !self.placed {
+            self.room.leave(&self.model, self.id, Departure::Gone);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use aya_domain::Tokens;
+
     use super::*;
 
     fn model(name: &str) -> ModelId {
         ModelId::parse(name).unwrap()
     }
 
+    fn entry(class: Priority) -> Entry {
+        let deadline = MonoTime::from_millis(3_600_000);
+        Entry { class, tenant: TenantId::default(), weight: 1, cost: Tokens(1), deadline }
+    }
+
+    fn room(limit: usize) -> Arc<WaitingRoom> {
+        Arc::new(WaitingRoom::new(QueueRules { limit, ..QueueRules::DEFAULT }, Clock::start()))
+    }
+
     #[tokio::test]
     async fn leaving_wakes_the_next_in_line_and_an_empty_queue_disappears() {
-        let room = Arc::new(WaitingRoom::new(2));
-        let (now, deadline) = (MonoTime::ZERO, MonoTime::from_millis(1_000));
-        let first = room.enter(&model("a"), now, deadline).unwrap();
-        let second = room.enter(&model("a"), now, deadline).unwrap();
-        assert!(room.enter(&model("a"), now, deadline).is_err(), "the third does not fit");
-        assert!(first.is_head() && !second.is_head());
+        let room = room(2);
+        let standard = entry(Priority::Standard);
+        let first = room.enter(&model("a"), &standard).unwrap();
+        let second = room.enter(&model("a"), &standard).unwrap();
+        assert!(room.enter(&model("a"), &standard).is_err(), "the third does not fit");
+        assert_eq!((first.stands(), second.stands(), second.position), (Stands::Turn, Stands::Waits, 1));
         assert!(room.is_waited_for(&model("a")) && !room.is_waited_for(&model("b")));
-        drop(first);
+        first.placed();
         second.woken().await;
-        assert!(second.is_head());
+        assert_eq!(second.stands(), Stands::Turn);
         drop(second);
-        assert_eq!((room.depths(), room.depth(&model("a"))), (vec![], 0));
+        assert!(room.depths().is_empty() && !room.is_waited_for(&model("a")));
+    }
+
+    #[tokio::test]
+    async fn who_finds_no_room_wakes_the_next_and_who_is_displaced_is_told() {
+        let room = room(2);
+        let first = room.enter(&model("a"), &entry(Priority::Batch)).unwrap();
+        let second = room.enter(&model("a"), &entry(Priority::Batch)).unwrap();
+        first.pass(Blocked::Full);
+        assert_eq!(first.stands(), Stands::Head);
+        second.woken().await;
+        assert_eq!(second.stands(), Stands::Turn);
+        let third = room.enter(&model("a"), &entry(Priority::Critical)).unwrap();
+        second.woken().await;
+        third.woken().await;
+        assert_eq!((second.stands(), third.stands()), (Stands::Displaced, Stands::Turn));
+        drop((first, second, third));
+        assert!(room.depths().is_empty());
     }
 
     #[test]
     fn a_room_without_places_remembers_nobody() {
-        let room = Arc::new(WaitingRoom::new(0));
-        assert!(room.enter(&model("a"), MonoTime::ZERO, MonoTime::ZERO).is_err());
-        assert_eq!(room.depths(), []);
+        let room = room(0);
+        assert!(room.enter(&model("a"), &entry(Priority::Standard)).is_err());
+        assert!(room.depths().is_empty());
     }
 
     #[tokio::test]
     async fn room_for_one_pool_wakes_the_heads_of_all() {
-        let room = Arc::new(WaitingRoom::new(2));
-        let a = room.enter(&model("a"), MonoTime::ZERO, MonoTime::ZERO).unwrap();
-        let b = room.enter(&model("b"), MonoTime::ZERO, MonoTime::ZERO).unwrap();
+        let room = room(2);
+        let tickets = ["a", "b"].map(|name| room.enter(&model(name), &entry(Priority::Batch)).unwrap());
+        for ticket in &tickets {
+            ticket.woken().await;
+            ticket.pass(Blocked::NotReady);
+        }
         room.wake_heads();
-        a.woken().await;
-        b.woken().await;
+        for ticket in &tickets {
+            ticket.woken().await;
+        }
     }
 }

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
-use aya_config::SchedulerConfig;
+use aya_admission::QueueRules;
+use aya_config::{QueueConfig, SchedulerConfig};
 use aya_domain::PolicyName;
 use aya_fleet::{Fleet, Params};
 use aya_observe::Clock;
@@ -26,9 +27,11 @@ use crate::journal::{Journal, Ring};
 use crate::listener;
 use crate::metrics::Metrics;
 use crate::models::ModelState;
+use crate::pipeline::admit::Promises;
 use crate::room::WaitingRoom;
 use crate::shared::Shared;
 use crate::telemetry::{AgentStreams, FleetWriter};
+use crate::tenants::Tenants;
 use crate::view::FarmView;
 
 /// Why a scheduler could not start, or had to stop.
@@ -40,6 +43,8 @@ pub enum SchedulerError {
     Records { dir: String, source: aya_trace::SegmentError },
     #[error("{0}")]
     Policy(#[from] aya_placement::UnknownPolicy),
+    #[error("{0}")]
+    Tenants(String),
     #[error("metrics cannot be set up: {0}")]
     Metrics(#[from] aya_observe::metrics::MetricError),
     #[error("a thread cannot be started: {0}")]
@@ -102,7 +107,9 @@ impl Scheduler {
         let (policies, default_policy) = policies(&config)?;
         let shared = Shared {
             view: ArcSwap::from_pointee(FarmView::empty()),
-            room: Arc::new(WaitingRoom::new(config.queue.capacity)),
+            room: Arc::new(WaitingRoom::new(queue_rules(&config), clock.clone())),
+            tenants: Tenants::new(&config.tenants, &config.tenant).map_err(SchedulerError::Tenants)?,
+            promises: Promises::new(&config, &default_policy),
             unknown_model: Arc::new(ModelState::new(metrics.model(None))),
             metrics,
             journal: sender,
@@ -190,6 +197,16 @@ fn fleet_params(config: &SchedulerConfig) -> Params {
         suspect_after: telemetry.suspect_after,
         forget_after: telemetry.forget_after,
         ..Params::DEFAULT
+    }
+}
+
+fn queue_rules(config: &SchedulerConfig) -> QueueRules {
+    let QueueConfig { capacity, look_ahead, overtakes_max, turn_after, .. } = config.queue;
+    QueueRules {
+        limit: capacity,
+        look_ahead,
+        overtakes_max: u32::try_from(overtakes_max).unwrap_or(u32::MAX),
+        turn_after: u32::try_from(turn_after).unwrap_or(u32::MAX),
     }
 }
 

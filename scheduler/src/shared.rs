@@ -14,7 +14,9 @@ use crate::events::EventLog;
 use crate::journal::JournalSender;
 use crate::metrics::Metrics;
 use crate::models::ModelState;
+use crate::pipeline::admit::Promises;
 use crate::room::WaitingRoom;
+use crate::tenants::Tenants;
 use crate::view::FarmView;
 
 /// One per scheduler, behind an `Arc` in every task.
@@ -24,6 +26,8 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) view: ArcSwap<FarmView>,
     pub(crate) room: Arc<WaitingRoom>,
+    pub(crate) tenants: Tenants,
+    pub(crate) promises: Promises,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) journal: JournalSender,
     pub(crate) events: EventLog,

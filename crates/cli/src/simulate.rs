@@ -73,7 +73,8 @@ pub(crate) struct SimulateArgs {
     /// [default: they wait inside the engines].
     #[arg(long, value_name = "SECONDS", value_parser = not_negative)]
     hold: Option<f64>,
-    /// Reject a request that would lose more than so many seconds to those before it [default: none].
+    /// Reject requests that would lose about so many seconds to those before them: none below half of it, all above one
+    /// and a half [default: none].
     #[arg(long, value_name = "SECONDS", value_parser = not_negative)]
     shed: Option<f64>,
     /// Spread requests of one timestamp over the time to the next.
@@ -119,6 +120,11 @@ struct Row {
     tpot_p99_s: Option<f64>,
     e2e_mean_s: Option<f64>,
     rejected: usize,
+    rejected_ratio: f64,
+    /// The share of each quarter of the requests, from the shortest prompts to the longest.
+    rejected_by_prompt_quartile: [f64; 4],
+    prompt_mean_rejected_tokens: Option<f64>,
+    prompt_mean_completed_tokens: Option<f64>,
     preemptions: u64,
     prefix_hit_ratio: Option<f64>,
     /// Seconds of virtual time.
@@ -202,11 +208,20 @@ fn row(policy: String, summary: &Summary, decisions_per_s: f64) -> Row {
         tpot_p99_s: summary.tpot_p99_s,
         e2e_mean_s: summary.e2e_mean_s,
         rejected: summary.rejected,
+        rejected_ratio: summary.rejected_ratio(),
+        rejected_by_prompt_quartile: summary.rejected_by_prompt.quartiles,
+        prompt_mean_rejected_tokens: summary.rejected_by_prompt.mean_rejected,
+        prompt_mean_completed_tokens: summary.rejected_by_prompt.mean_completed,
         preemptions: summary.preemptions,
         prefix_hit_ratio: summary.prefix_hit_ratio,
         duration_s: summary.duration_s,
         decisions_per_s,
     }
+}
+
+/// Shares of four quarters, the shortest prompts first: `9/11/11/13 %`.
+fn quartiles(shares: [f64; 4]) -> String {
+    format!("{} %", shares.map(|share| format!("{:.0}", share * 100.0)).join("/"))
 }
 
 fn table(rows: &[Row]) -> Table {
@@ -220,6 +235,7 @@ fn table(rows: &[Row]) -> Table {
         ("P99", Side::Right),
         ("E2E MEAN", Side::Right),
         ("REJECTED", Side::Right),
+        ("BY PROMPT LENGTH", Side::Right),
         ("PREEMPTED", Side::Right),
         ("PREFIX HITS", Side::Right),
     ]);
@@ -234,7 +250,8 @@ fn table(rows: &[Row]) -> Table {
             ms(row.tpot_p50_s),
             ms(row.tpot_p99_s),
             row.e2e_mean_s.map_or_else(|| "-".to_owned(), |s| format!("{s:.2} s")),
-            row.rejected.to_string(),
+            if row.rejected == 0 { "0".to_owned() } else { format!("{:.1} %", row.rejected_ratio * 100.0) },
+            if row.rejected == 0 { "-".to_owned() } else { quartiles(row.rejected_by_prompt_quartile) },
             row.preemptions.to_string(),
             row.prefix_hit_ratio.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", share * 100.0)),
         ]);
@@ -244,6 +261,8 @@ fn table(rows: &[Row]) -> Table {
 
 #[cfg(test)]
 mod tests {
+    use aya_sim_farm::RejectedByPrompt;
+
     use super::*;
 
     fn results() -> Summary {
@@ -257,6 +276,11 @@ mod tests {
             tpot_p99_s: None,
             e2e_mean_s: Some(6.5),
             rejected: 1,
+            rejected_by_prompt: RejectedByPrompt {
+                quartiles: [0.0, 0.0, 0.25, 1.0],
+                mean_rejected: Some(900.0),
+                mean_completed: Some(90.0),
+            },
             preemptions: 0,
             prefix_hit_ratio: None,
             duration_s: 9.0,
@@ -270,7 +294,8 @@ mod tests {
         names.sort_unstable();
         let mut expect: Vec<&str> =
             "policy requests goodput_ratio ttft_p50_s ttft_p95_s ttft_p99_s tpot_p50_s \
-            tpot_p99_s e2e_mean_s rejected preemptions prefix_hit_ratio duration_s decisions_per_s"
+            tpot_p99_s e2e_mean_s rejected rejected_ratio rejected_by_prompt_quartile \
+            prompt_mean_rejected_tokens prompt_mean_completed_tokens preemptions prefix_hit_ratio duration_s decisions_per_s"
                 .split_whitespace()
                 .collect();
         expect.sort_unstable();
@@ -282,7 +307,10 @@ mod tests {
     fn the_table_shows_percent_and_milliseconds() {
         let lines = table(&[row("aya".to_owned(), &results(), 10.0)]).lines();
         assert!(
-            lines[1].starts_with("aya") && lines[1].contains("75.0 %") && lines[1].contains("300 ms"),
+            lines[1].starts_with("aya")
+                && lines[1].contains("75.0 %")
+                && lines[1].contains("300 ms")
+                && lines[1].contains("25.0 %      0/0/25/100 %"),
             "{lines:?}"
         );
     }

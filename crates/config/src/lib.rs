@@ -10,6 +10,7 @@ mod named;
 mod reader;
 mod scheduler;
 mod secret;
+mod service;
 mod sim_engine;
 mod source;
 mod tree;
@@ -26,6 +27,7 @@ pub use scheduler::{
     TelemetryConfig, Timeouts, UpstreamConfig,
 };
 pub use secret::Secret;
+pub use service::{ClassConfig, SloConfig, TenantConfig, TenantsConfig};
 pub use sim_engine::SimEngineConfig;
 pub use source::{Flag, Origin, Problem, Problems, Setting, process_env};
 pub use units::{format_duration, format_size, parse_duration, parse_size};

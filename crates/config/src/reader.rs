@@ -199,6 +199,18 @@ impl<'a> Reader<'a> {
         self.or_default(key, read, limit(default), show)
     }
 
+    /// A duration within bounds that may be absent.
+    pub(crate) fn duration_if_set(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<&str>,
+    ) -> Option<Duration> {
+        let limit = |text: &str| parse_duration(text).unwrap_or_default();
+        let range = limit(range.start())..=limit(range.end());
+        let show = |d: &Duration| format_duration(*d);
+        self.scalar(key, |v| within(parse_duration(text(v)?)?, &range, show), show)
+    }
+
     /// A size in bytes within bounds, both given as they would be written.
     pub(crate) fn size(&mut self, key: &'static str, default: &str, range: RangeInclusive<&str>) -> usize {
         let limit =

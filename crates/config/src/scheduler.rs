@@ -10,6 +10,7 @@ use aya_domain::{ModelId, PolicyName};
 
 use crate::named::constant;
 use crate::reader::Reader;
+use crate::service::{self, SloConfig, TenantConfig, TenantsConfig};
 use crate::source::{Origin, Setting};
 use crate::{Config, LogConfig, Secret};
 
@@ -27,6 +28,10 @@ pub struct SchedulerConfig {
     pub limits: Limits,
     pub timeouts: Timeouts,
     pub queue: QueueConfig,
+    pub slo: SloConfig,
+    pub tenants: TenantsConfig,
+    /// Each name and key once.
+    pub tenant: Vec<TenantConfig>,
     pub retry: RetryConfig,
     pub placement: PlacementConfig,
     pub decisions: DecisionsConfig,
@@ -83,10 +88,16 @@ pub struct Timeouts {
 /// Waiting at the scheduler.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueueConfig {
-    /// Requests that wait for one model; beyond it 429.
+    /// Requests that wait for one model; beyond it 429, for the newest of the lowest class or longest line.
     pub capacity: usize,
     /// How long one waits; beyond it 503.
     pub wait_max: Duration,
+    /// Requests that look for room while those before them fit only full endpoints.
+    pub look_ahead: usize,
+    /// Placements past a head that waits for full endpoints, before nobody overtakes it any more.
+    pub overtakes_max: usize,
+    /// Placements of higher classes after which a class that waits has a turn; 0: never before them.
+    pub turn_after: usize,
 }
 
 /// Trying another endpoint before the first byte.
@@ -170,6 +181,9 @@ impl Config for SchedulerConfig {
             limits: r.section("limits", Limits::read),
             timeouts: r.section("timeouts", Timeouts::read),
             queue: r.section("queue", QueueConfig::read),
+            slo: r.section("slo", SloConfig::read),
+            tenants: r.section("tenants", TenantsConfig::read),
+            tenant: r.sections("tenant", TenantConfig::from_word, TenantConfig::read),
             retry: r.section("retry", |r| RetryConfig { attempts_max: r.count("attempts_max", 3, 1..=16) }),
             placement: r.section("placement", PlacementConfig::read),
             decisions: r.section("decisions", DecisionsConfig::read),
@@ -226,6 +240,7 @@ impl SchedulerConfig {
                 r.object_to_one_of(&[name, limit_name], format!("{name} is longer than {limit_name}"));
             }
         }
+        service::check(r, &self.tenant, &self.tenants);
         let names: BTreeSet<&ModelId> = self.aliases.iter().map(|alias| &alias.name).collect();
         let mut seen = BTreeSet::new();
         for (at, alias) in self.aliases.iter().enumerate() {
@@ -275,6 +290,9 @@ impl QueueConfig {
         Self {
             capacity: r.count("capacity", 1_024, 0..=1_000_000),
             wait_max: r.duration("wait_max", "30s", "0s"..="1h"),
+            look_ahead: r.count("look_ahead", 8, 1..=256),
+            overtakes_max: r.count("overtakes_max", 64, 0..=1_000_000),
+            turn_after: r.count("turn_after", 16, 0..=1_000_000),
         }
     }
 }

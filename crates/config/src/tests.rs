@@ -44,7 +44,9 @@ fn an_empty_file_gives_the_documented_defaults() {
     assert_eq!(config.grpc_listen.to_string(), "127.0.0.1:8082");
     assert_eq!(config.limits.body_max, 32 << 20);
     assert_eq!(config.timeouts.ttft, Duration::from_secs(300));
-    assert_eq!(config.queue, QueueConfig { capacity: 1024, wait_max: Duration::from_secs(30) });
+    assert_eq!((config.queue.capacity, config.queue.wait_max), (1024, Duration::from_secs(30)));
+    assert_eq!((config.queue.look_ahead, config.queue.overtakes_max, config.queue.turn_after), (8, 64, 16));
+    assert_eq!((config.tenants.header, config.tenant.len(), config.slo.batch.shed_above), (None, 0, None));
     assert_eq!(config.placement.policy.as_str(), "aya");
     assert_eq!(config.decisions.dir, None);
     assert_eq!(config.telemetry.forget_after, Duration::from_secs(600));

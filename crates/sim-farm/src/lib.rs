@@ -8,8 +8,10 @@
 
 mod config;
 mod conservation;
+mod fairness;
 mod fault;
 mod fleet_spec;
+mod held;
 mod ledger;
 mod progress;
 mod run;
@@ -21,6 +23,7 @@ mod workload;
 
 pub use config::{SimConfig, Telemetry};
 pub use conservation::Violation;
+pub use fairness::RejectedByPrompt;
 pub use fault::{Fault, FaultError, FaultKind};
 pub use fleet_spec::{EngineSpec, FleetError, parse_fleet};
 pub use run::simulate;

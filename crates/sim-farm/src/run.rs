@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
+use aya_admission::{Forecast, ShedRules};
 use aya_domain::{IdError, ModelId, MonoTime, Outcome as Decided, SchedulerId, Tokens, splitmix64};
 use aya_placement::Policy;
 use aya_sim_engine::{Emission, SimRequest, StepResult};
@@ -18,11 +19,10 @@ use crate::telemetry::Agent;
 use crate::workload::Workload;
 
 mod conditions;
+mod waiting;
 
 /// How often a scheduler notes its ledger for the fleet, as live.
 const NOTE_EVERY: Duration = Duration::from_millis(50);
-/// The head of the waiting requests is tried again at least this often, as live.
-const RECHECK: Duration = Duration::from_millis(50);
 /// Endpoints that one request is sent to, the first included; as live.
 const ATTEMPTS_MAX: usize = 3;
 
@@ -171,46 +171,21 @@ impl<'a> Farm<'a> {
         let scheduler = self.requests.get(request).map_or(0, |r| r.scheduler);
         let Some(state) = self.schedulers.get_mut(scheduler) else { return };
         if !state.held.is_empty() {
-            state.held.push_back(request);
+            self.hold(request, scheduler);
+            self.look(scheduler);
         } else if !self.place(request) {
             self.hold(request, scheduler);
+            self.passed(request, scheduler);
         }
     }
 
-    fn hold(&mut self, request: usize, scheduler: usize) {
-        if let Some(state) = self.schedulers.get_mut(scheduler) {
-            state.held.push_back(request);
-        }
-        if !self.rechecking {
-            self.rechecking = true;
-            self.at(self.now.after(RECHECK), Event::Recheck);
-        }
-    }
-
-    /// Places the head of the waiting requests for as long as that works.
-    fn admit_held(&mut self, scheduler: usize) {
-        while let Some(request) = self.schedulers.get(scheduler).and_then(|s| s.held.front().copied()) {
-            let waited = self.requests.get(request).map_or(Duration::ZERO, |r| self.now.since(r.arrived));
-            let expired = self.config.hold_at_most.is_some_and(|most| waited > most);
-            if expired {
-                self.end(request, Outcome::Rejected);
-            } else if !self.place(request) {
-                break;
-            }
-            if let Some(state) = self.schedulers.get_mut(scheduler) {
-                state.held.pop_front();
-            }
-        }
-    }
-
-    fn recheck(&mut self) {
-        for scheduler in 0..self.schedulers.len() {
-            self.admit_held(scheduler);
-        }
-        self.rechecking = self.schedulers.iter().any(|s| !s.held.is_empty());
-        if self.rechecking {
-            self.at(self.now.after(RECHECK), Event::Recheck);
-        }
+    /// Whether a newcomer is refused for what it would lose to others, by the rules of the live scheduler.
+    fn shed(&self, request: usize, queueing_s: f64) -> bool {
+        let Some(above_s) = self.config.shed_above_s else { return false };
+        let forecast =
+            Forecast { queueing_s: Some(queueing_s), queue_s: Some(0.0), patience_s: f64::INFINITY };
+        let drawn = splitmix64(self.config.seed ^ splitmix64(request as u64));
+        ShedRules::above(above_s).shed(&forecast, drawn).is_some()
     }
 
     /// Decides and dispatches, or ends the request; false if it has to wait.
@@ -229,7 +204,7 @@ impl<'a> Farm<'a> {
             // Endpoints that failed it are avoided, not banned; as live.
             (decision, queueing_s) = scheduler.decide(arrival, &[], requests, policy, now, seed);
         }
-        let shed = self.config.shed_above_s.is_some_and(|limit| queueing_s > limit);
+        let shed = self.shed(request, queueing_s);
         match decision.outcome {
             Decided::Placed(_) if shed => self.end(request, Outcome::Rejected),
             Decided::Placed(chosen) => self.dispatch(request, chosen.endpoint.get()),

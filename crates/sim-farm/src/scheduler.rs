@@ -2,7 +2,6 @@
 //!
 //! The parts are those of the live scheduler; only the atomics are plain numbers here.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use aya_domain::{
@@ -13,6 +12,7 @@ use aya_estimate::{LengthDistribution, OutputPrior, PrefixIndex};
 use aya_fleet::{Event, Fleet, LedgerDigest, LedgerEntry, Notice, OwnInFlight, Params, PeerLedgers};
 use aya_placement::{Consulted, Insights, Knowledge, Policy, Seen, Stream, decide_noting, queueing_s};
 
+use crate::held::Held;
 use crate::ledger::Cell;
 use crate::progress::Progress;
 use crate::workload::{Arrival, PREFIX_BLOCK_TOKENS};
@@ -40,12 +40,12 @@ pub(crate) struct Scheduler {
     /// One index per endpoint.
     pub(crate) prefixes: Vec<PrefixIndex>,
     sequence: u64,
-    /// Requests for which no endpoint had room, first come first served.
-    pub(crate) held: VecDeque<usize>,
+    /// Requests for which no endpoint had room.
+    pub(crate) held: Held,
     loads: Vec<OwnLoad>,
     consulted: Consulted,
     /// Filled anew for every decision.
-    request: Request,
+    pub(crate) request: Request,
 }
 
 impl Scheduler {
@@ -68,7 +68,7 @@ impl Scheduler {
             lengths: LengthDistribution::default(),
             prefixes: kv_tokens.iter().map(|tokens| PrefixIndex::new(blocks(tokens))).collect(),
             sequence: 0,
-            held: VecDeque::new(),
+            held: Held::default(),
             loads: Vec::with_capacity(endpoints),
             consulted: Consulted::default(),
             request,

@@ -3,6 +3,8 @@
 //! Goodput is the share of all requests that met both objectives; what failed or was rejected missed them. A
 //! percentile is the element at `floor(p*n)` of the sorted list.
 
+use crate::fairness::RejectedByPrompt;
+
 /// What a client was promised.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Objectives {
@@ -82,6 +84,7 @@ pub struct Summary {
     pub e2e_mean_s: Option<f64>,
     /// Requests without an answer, for whatever reason.
     pub rejected: usize,
+    pub rejected_by_prompt: RejectedByPrompt,
     pub preemptions: u64,
     pub prefix_hit_ratio: Option<f64>,
     pub duration_s: f64,
@@ -106,10 +109,19 @@ impl Results {
             tpot_p99_s: percentile(&tpot, 99),
             e2e_mean_s: mean(completed().map(|r| r.e2e_s), done),
             rejected: self.requests.len() - done,
+            rejected_by_prompt: RejectedByPrompt::of(&self.requests),
             preemptions: self.preemptions,
             prefix_hit_ratio: share(self.prefix_hits, self.prefix_queries),
             duration_s: self.duration_s,
         }
+    }
+}
+
+impl Summary {
+    /// The share of requests without an answer.
+    #[must_use]
+    pub fn rejected_ratio(&self) -> f64 {
+        share(self.rejected as u64, self.requests as u64).unwrap_or(0.0)
     }
 }
 

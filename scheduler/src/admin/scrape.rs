@@ -1,9 +1,9 @@
 //! `/metrics`: the counters, and gauges set from the farm's state at this moment.
 
-use aya_domain::MonoTime;
+use aya_domain::{MonoTime, Priority};
 
 use crate::metrics::Metrics;
-use crate::room::WaitingRoom;
+use crate::room::{PoolDepth, WaitingRoom};
 use crate::view::FarmView;
 
 /// The exposition text.
@@ -22,9 +22,12 @@ pub(super) fn render(
     }
     mirror_conditions(metrics, view);
     metrics.queue_depth.reset();
-    for (model, depth) in room.depths() {
+    for PoolDepth { model, waiting } in room.depths() {
         let label = metrics.label(&model);
-        metrics.queue_depth.with_label_values(&[&*label]).add(i64::try_from(depth).unwrap_or(i64::MAX));
+        for (class, depth) in Priority::ALL.into_iter().zip(waiting) {
+            let depth = i64::try_from(depth).unwrap_or(i64::MAX);
+            metrics.queue_depth.with_label_values(&[&*label, class.as_str()]).add(depth);
+        }
     }
     metrics.render()
 }
@@ -57,7 +60,9 @@ fn mirror_conditions(metrics: &Metrics, view: &FarmView) {
 mod tests {
     use std::sync::Arc;
 
-    use aya_domain::ModelId;
+    use aya_admission::{Entry, QueueRules};
+    use aya_domain::{ModelId, TenantId, Tokens};
+    use aya_observe::Clock;
 
     use super::*;
 
@@ -66,19 +71,28 @@ mod tests {
         let metrics = Metrics::new(10).unwrap();
         let served = ModelId::parse("served").unwrap();
         let _handles = metrics.model(Some(&served));
-        let room = Arc::new(WaitingRoom::new(4));
-        let enter =
-            |name: &str| room.enter(&ModelId::parse(name).unwrap(), MonoTime::ZERO, MonoTime::ZERO).unwrap();
+        let room = Arc::new(WaitingRoom::new(QueueRules::DEFAULT, Clock::start()));
+        let entry = Entry {
+            class: Priority::Batch,
+            tenant: TenantId::default(),
+            weight: 1,
+            cost: Tokens(1),
+            deadline: MonoTime::from_millis(3_600_000),
+        };
+        let enter = |name: &str| room.enter(&ModelId::parse(name).unwrap(), &entry).unwrap();
         let _tickets = ["served", "made-up-1", "made-up-2"].map(enter);
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..200 {
                         let page = render(&metrics, &FarmView::empty(), &room, MonoTime::ZERO).unwrap();
-                        let depths: Vec<&str> =
-                            page.lines().filter(|line| line.starts_with("aya_queue_depth{")).collect();
-                        let expect =
-                            ["aya_queue_depth{model=\"other\"} 2", "aya_queue_depth{model=\"served\"} 1"];
+                        let of_batch =
+                            |line: &&str| line.starts_with("aya_queue_depth{") && line.contains("batch");
+                        let depths: Vec<&str> = page.lines().filter(of_batch).collect();
+                        let expect = [
+                            "aya_queue_depth{model=\"other\",priority=\"batch\"} 2",
+                            "aya_queue_depth{model=\"served\",priority=\"batch\"} 1",
+                        ];
                         assert_eq!(depths, expect);
                     }
                 });

@@ -36,6 +36,8 @@ struct Open {
     model: Arc<ModelState>,
     messages: u32,
     queued_at: Option<MonoTime>,
+    /// How many stood before it when it first waited.
+    position: Option<usize>,
     queue: Duration,
     /// Decisions that something came of: an attempt, or the end.
     decisions: u32,
@@ -70,6 +72,7 @@ impl Account {
             model: Arc::clone(&shared.unknown_model),
             messages: 0,
             queued_at: None,
+            position: None,
             queue: Duration::ZERO,
             decisions: 0,
             decision: None,
@@ -103,9 +106,10 @@ impl Account {
     }
 
     /// The request began to wait for room.
-    pub(crate) fn queued(&mut self, now: MonoTime) {
+    pub(crate) fn queued(&mut self, now: MonoTime, position: usize) {
         if let Some(open) = &mut self.open {
             open.queued_at = Some(now);
+            open.position = open.position.or(Some(position));
         }
     }
 

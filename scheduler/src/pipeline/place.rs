@@ -1,20 +1,22 @@
 //! From a classified request to a lease: decide, claim, or wait for room.
 //!
-//! Placement binds late: while nothing fits, the request holds a ticket and no endpoint. The head of a queue
-//! decides anew whenever a lease ends, a prefill ends or a view is published, and at the latest every
-//! [`RECHECK`], because a cooling pause ends without anybody's doing.
+//! Placement binds late: while nothing fits, the request holds a ticket and no endpoint. Those at the front of a
+//! queue decide anew, one after the other, whenever a lease ends, a prefill ends or a view is published, and at the
+//! latest every [`RECHECK`], because a cooling pause ends without anybody's doing.
 
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aya_admission::{Blocked, Shed};
 use aya_domain::{Decision, EndpointInfo, HoldReason, MonoTime, Outcome, RefusalReason, Request, splitmix64};
 use aya_placement::{Policy, decide};
 
+use super::admit;
 use super::inputs::{Decided, Inputs};
 use crate::ledger::Lease;
 use crate::metrics::EndpointMetrics;
-use crate::room::Ticket;
+use crate::room::{Stands, Ticket};
 use crate::shared::Shared;
 use crate::view::{FarmView, Loads};
 
@@ -51,6 +53,10 @@ pub(crate) enum NotPlaced {
     QueueFull {
         limit: usize,
     },
+    /// A request of a higher class, or of a tenant with less in the queue, took its place.
+    Displaced,
+    /// It would be answered too late, or would keep others from being answered in time.
+    Shed(Shed),
 }
 
 /// A failed placement with the last decision behind it.
@@ -60,54 +66,109 @@ pub(crate) struct Unplaced {
     pub(crate) decided: Option<Decided>,
 }
 
-/// Places a request, waiting until `deadline` at the longest. `queued` hears when the wait begins.
+/// How long a request may wait, and who hears of it.
+pub(crate) struct Wait<F> {
+    /// It waits for room no longer.
+    pub(crate) until: MonoTime,
+    /// Whether it may be refused for what is predicted: who was let in once may not.
+    pub(crate) newcomer: bool,
+    /// Hears when the wait begins, and at which position.
+    pub(crate) queued: F,
+}
+
+/// Places a request, waiting as long as it may.
 pub(crate) async fn place(
     shared: &Shared,
     request: &Request,
     policy: &Policy,
-    deadline: MonoTime,
-    mut queued: impl FnMut(MonoTime),
+    mut wait: Wait<impl FnMut(MonoTime, usize)>,
 ) -> Result<Placed, Unplaced> {
     let mut ticket: Option<Ticket> = None;
     let mut last = None;
     loop {
-        let may_try = match &ticket {
-            Some(ticket) => ticket.is_head(),
+        let stands = ticket.as_ref().map(Ticket::stands);
+        if stands == Some(Stands::Displaced) {
+            let decided = last.map(|(_, decided)| decided);
+            return Err(Unplaced { reason: NotPlaced::Displaced, decided });
+        }
+        let late = request.deadline.is_some_and(|deadline| shared.clock.now() >= deadline);
+        let may_try = match stands {
+            Some(stands) => stands == Stands::Turn,
             None => !shared.room.is_waited_for(&request.model),
         };
-        if may_try {
-            match attempt(shared, request, policy) {
-                Ok(placed) => return Ok(placed),
+        if may_try && !late {
+            let newcomer = wait.newcomer && ticket.is_none();
+            match attempt(shared, request, policy, newcomer) {
+                Ok(placed) => {
+                    if let Some(ticket) = ticket {
+                        ticket.placed();
+                    }
+                    return Ok(placed);
+                }
                 Err(Attempt::Refused(reason, decided)) => {
-                    return Err(Unplaced { reason: NotPlaced::Refused(reason), decided: Some(decided) });
+                    return Err(Unplaced { reason, decided: Some(decided) });
                 }
                 Err(Attempt::Hold(reason, decided)) => last = Some((reason, decided)),
             }
         }
         let now = shared.clock.now();
-        if now >= deadline {
+        if late || now >= wait.until {
             let held = last.or_else(|| look(shared, request, policy));
             let (reason, decided) = held.map_or((HoldReason::AllFull, None), |(r, d)| (r, Some(d)));
             return Err(Unplaced { reason: NotPlaced::WaitedOut(reason), decided });
         }
-        let Some(waiting) = ticket.take() else {
-            match shared.room.enter(&request.model, now, deadline) {
-                Ok(taken) => ticket = Some(taken),
-                Err(full) => {
-                    // Refusing is cheap: no decision is made for it.
-                    let reason = NotPlaced::QueueFull { limit: full.limit };
-                    return Err(Unplaced { reason, decided: last.map(|(_, decided)| decided) });
+        match &ticket {
+            Some(waiting) => {
+                if may_try {
+                    waiting.pass(blocked(last.as_ref()));
                 }
+                sleep(waiting, wait.until.since(now)).await;
             }
-            queued(now);
-            // Once more before it sleeps: room that appeared since the decision woke nobody, for nobody waited.
-            continue;
-        };
-        let patience = deadline.since(now);
-        let patience = if waiting.is_head() { patience.min(RECHECK) } else { patience };
-        // Woken or not, the loop looks again; the two differ in nothing else.
-        let _ = tokio::time::timeout(patience, waiting.woken()).await;
-        ticket = Some(waiting);
+            None => {
+                let taken = enter(shared, request, last.as_ref(), now, &wait).map_err(|reason| {
+                    // Refusing is cheap: no decision is made for it.
+                    Unplaced { reason, decided: last.take().map(|(_, decided)| decided) }
+                })?;
+                (wait.queued)(now, taken.position);
+                // Once more before it sleeps: room that appeared since the decision woke nobody, for nobody waited.
+                ticket = Some(taken);
+            }
+        }
+    }
+}
+
+/// Takes a place in the queue, if what is predicted allows it.
+fn enter<F>(
+    shared: &Shared,
+    request: &Request,
+    held: Option<&(HoldReason, Decided)>,
+    now: MonoTime,
+    wait: &Wait<F>,
+) -> Result<Ticket, NotPlaced> {
+    let decision = held.map(|(_, decided)| &decided.decision);
+    if wait.newcomer
+        && let Some(shed) = admit::shed_waiting(shared, decision, request, now, wait.until)
+    {
+        return Err(NotPlaced::Shed(shed));
+    }
+    let entry = admit::entry(shared, request, wait.until);
+    shared.room.enter(&request.model, &entry).map_err(|full| NotPlaced::QueueFull { limit: full.limit })
+}
+
+fn blocked(held: Option<&(HoldReason, Decided)>) -> Blocked {
+    match held {
+        Some((HoldReason::NoneReady, _)) => Blocked::NotReady,
+        Some((HoldReason::AllFull, _)) | None => Blocked::Full,
+    }
+}
+
+/// Until it is woken, or its wait is over. The head looks again by itself, and lets those behind it look again.
+async fn sleep(ticket: &Ticket, left: Duration) {
+    let is_head = ticket.stands() == Stands::Head;
+    let patience = if is_head { left.min(RECHECK) } else { left };
+    let slept = tokio::time::timeout(patience, ticket.woken()).await;
+    if slept.is_err() && is_head {
+        ticket.look_again();
     }
 }
 
@@ -134,23 +195,28 @@ fn hold_reason(view: &FarmView, decision: &Decision, now: MonoTime) -> Option<Ho
 /// A decision that claimed nothing.
 #[derive(Debug)]
 enum Attempt {
-    Refused(RefusalReason, Decided),
+    Refused(NotPlaced, Decided),
     Hold(HoldReason, Decided),
 }
 
 /// Endpoints that failed this request are avoided, not banned: where only they have room, the pause after their
 /// failure decides when. A head of the queue that insisted on others would hold up all behind it.
-fn attempt(shared: &Shared, request: &Request, policy: &Policy) -> Result<Placed, Attempt> {
-    match attempt_once(shared, request, policy) {
+fn attempt(shared: &Shared, request: &Request, policy: &Policy, newcomer: bool) -> Result<Placed, Attempt> {
+    match attempt_once(shared, request, policy, newcomer) {
         Err(Attempt::Hold(..)) if !request.tried.is_empty() => {
             let anew = Request { tried: Vec::new(), ..request.clone() };
-            attempt_once(shared, &anew, policy)
+            attempt_once(shared, &anew, policy, newcomer)
         }
         attempted => attempted,
     }
 }
 
-fn attempt_once(shared: &Shared, request: &Request, policy: &Policy) -> Result<Placed, Attempt> {
+fn attempt_once(
+    shared: &Shared,
+    request: &Request,
+    policy: &Policy,
+    newcomer: bool,
+) -> Result<Placed, Attempt> {
     let view = shared.view.load();
     let mut claims = 0;
     loop {
@@ -162,7 +228,10 @@ fn attempt_once(shared: &Shared, request: &Request, policy: &Policy) -> Result<P
             return Err(Attempt::Hold(reason, kept(decision)));
         }
         if let Outcome::Refused(reason) = decision.outcome {
-            return Err(Attempt::Refused(reason, kept(decision)));
+            return Err(Attempt::Refused(NotPlaced::Refused(reason), kept(decision)));
+        }
+        if newcomer && let Some(shed) = admit::shed_placed(shared, &view, &decision, request, policy) {
+            return Err(Attempt::Refused(NotPlaced::Shed(shed), kept(decision)));
         }
         match claim(&view, &decision, request, now) {
             Some(claimed) => {

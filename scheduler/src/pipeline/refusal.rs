@@ -1,6 +1,7 @@
 //! What a client is told when no endpoint takes its request: one table.
 
-use aya_domain::{HoldReason, ModelId, RefusalReason, Tokens};
+use aya_admission::retry_after_wait_s;
+use aya_domain::{HoldReason, RefusalReason, Request, Tokens};
 use aya_proxy::ApiError;
 
 use super::place::NotPlaced;
@@ -10,8 +11,9 @@ use crate::shared::Shared;
 /// What a client waits before it asks for a model without a ready endpoint again, in seconds.
 const NOT_READY_RETRY_S: u32 = 5;
 
-/// The error for a request of this model that was not placed.
-pub(super) fn error(shared: &Shared, model: &ModelId, reason: &NotPlaced) -> ApiError {
+/// The error for a request that was not placed.
+pub(super) fn error(shared: &Shared, request: &Request, reason: &NotPlaced) -> ApiError {
+    let model = &request.model;
     match reason {
         NotPlaced::Refused(RefusalReason::UnknownModel) => {
             respond::unknown_model(model.as_str(), &shared.known_models(&shared.view.load()))
@@ -25,19 +27,32 @@ pub(super) fn error(shared: &Shared, model: &ModelId, reason: &NotPlaced) -> Api
         NotPlaced::WaitedOut(HoldReason::AllFull) => {
             ApiError::new(503, "unavailable_error", format!("every endpoint of `{model}` stayed full"))
                 .code("queue_timeout")
-                .retry_after_s(retry_after_s(shared, model))
+                .retry_after_s(retry_after_s(shared, request))
         }
         NotPlaced::QueueFull { limit } => {
             ApiError::new(429, "rate_limit_error", format!("{limit} requests already wait for `{model}`"))
                 .code("queue_full")
-                .retry_after_s(retry_after_s(shared, model))
+                .retry_after_s(retry_after_s(shared, request))
+        }
+        NotPlaced::Displaced => {
+            let message = format!("a more urgent request took the place in the queue of `{model}`");
+            ApiError::new(429, "rate_limit_error", message)
+                .code("displaced")
+                .retry_after_s(retry_after_s(shared, request))
+        }
+        NotPlaced::Shed(shed) => {
+            let message = format!("`{model}` is overloaded for {} requests: {shed}", request.priority);
+            ApiError::new(429, "rate_limit_error", message)
+                .code("overloaded")
+                .retry_after_s(u32::try_from(retry_after_wait_s(Some(shed.predicted_s))).unwrap_or(u32::MAX))
         }
     }
 }
 
-fn retry_after_s(shared: &Shared, model: &ModelId) -> u32 {
-    let waiting = shared.room.depth(model);
-    u32::try_from(aya_admission::retry_after_s(waiting, None)).unwrap_or(u32::MAX)
+/// When somebody who comes now would be placed, as the queue drains.
+fn retry_after_s(shared: &Shared, request: &Request) -> u32 {
+    let (_, wait_s) = shared.room.outlook(&request.model, request.priority, &request.tenant);
+    u32::try_from(retry_after_wait_s(wait_s)).unwrap_or(u32::MAX)
 }
 
 fn too_long(need: Tokens, largest: Tokens) -> ApiError {

@@ -1,0 +1,180 @@
+//! Whether a request is refused now rather than answered too late.
+//!
+//! Two things are predicted: the seconds it would lose to others on its best endpoint beyond what it needs there
+//! alone (its own length does not count against it), and the seconds in the queue before that. When that is more than its class allows, it is
+//! refused with a probability that rises with the excess: a cliff would admit and refuse in waves.
+
+use std::fmt;
+
+use aya_domain::splitmix64;
+
+/// What is predicted for a request.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Forecast {
+    /// Seconds it loses to others on the best endpoint: predicted time to first token minus that of the same request
+    /// there alone. `None`: nothing is known, as where nothing is ready.
+    pub queueing_s: Option<f64>,
+    /// Seconds in the scheduler's queue before it is sent; 0 if it need not wait, `None`: not known.
+    pub queue_s: Option<f64>,
+    /// Seconds until it may not be sent any more.
+    pub patience_s: f64,
+}
+
+/// When requests of one class are refused.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ShedRules {
+    /// Seconds that a request may lose to others before it is refused; `None`: it waits as long as it may.
+    pub allowed_s: Option<f64>,
+    /// Below this share of what is allowed nobody is refused.
+    pub ramp_from: f64,
+    /// From this multiple of what is allowed on everybody is refused.
+    pub ramp_to: f64,
+}
+
+/// What a request is refused for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShedReason {
+    /// It would lose more to others than its class allows.
+    Queueing,
+    /// It would wait longer than it may, so it would be refused later anyway.
+    Deadline,
+}
+
+impl ShedReason {
+    /// The name used in records and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queueing => "queueing",
+            Self::Deadline => "deadline",
+        }
+    }
+}
+
+/// A refusal with the numbers behind it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Shed {
+    pub reason: ShedReason,
+    /// Seconds it would lose.
+    pub predicted_s: f64,
+    /// Seconds it may lose.
+    pub allowed_s: f64,
+    /// With which it was refused.
+    pub probability: f64,
+}
+
+impl fmt::Display for Shed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { reason, predicted_s, allowed_s, .. } = self;
+        match reason {
+            ShedReason::Queueing => {
+                write!(
+                    f,
+                    "it would wait {predicted_s:.2} s behind others, at most {allowed_s:.2} s are allowed"
+                )
+            }
+            ShedReason::Deadline => {
+                write!(f, "it would wait {predicted_s:.1} s in the queue, and may wait {allowed_s:.1} s")
+            }
+        }
+    }
+}
+
+impl ShedRules {
+    /// Nobody is refused for what is allowed; only for a wait that cannot end in time.
+    pub const PATIENT: Self = Self { allowed_s: None, ramp_from: 0.5, ramp_to: 1.5 };
+
+    /// Refuses around so many seconds of queueing: none below half of it, all above one and a half.
+    #[must_use]
+    pub const fn above(allowed_s: f64) -> Self {
+        Self { allowed_s: Some(allowed_s), ..Self::PATIENT }
+    }
+
+    /// Whether a request is refused. The same seed gives the same answer.
+    #[must_use]
+    pub fn shed(&self, forecast: &Forecast, seed: u64) -> Option<Shed> {
+        let predicted = forecast.queueing_s.unwrap_or(0.0) + forecast.queue_s.unwrap_or(0.0);
+        let queueing = self.allowed_s.map(|allowed| {
+            let probability = ramp(predicted, allowed * self.ramp_from, allowed * self.ramp_to);
+            Shed { reason: ShedReason::Queueing, predicted_s: predicted, allowed_s: allowed, probability }
+        });
+        let patience = forecast.patience_s;
+        let deadline = forecast.queue_s.map(|queue_s| {
+            // The prediction has to be wrong by half before somebody is refused who would have been served.
+            let probability = ramp(queue_s, patience, patience * 2.0);
+            Shed { reason: ShedReason::Deadline, predicted_s: queue_s, allowed_s: patience, probability }
+        });
+        let drawn = unit(splitmix64(seed));
+        queueing.into_iter().chain(deadline).find(|shed| drawn < shed.probability)
+    }
+}
+
+/// 0 up to `from`, 1 from `to` on, straight between them; a number that is none is 0.
+fn ramp(x: f64, from: f64, to: f64) -> f64 {
+    if x <= from || x.is_nan() {
+        0.0
+    } else if x >= to {
+        1.0
+    } else {
+        (x - from) / (to - from)
+    }
+}
+
+/// A number from 0 to 1, 1 excluded, from 32 random bits.
+fn unit(bits: u64) -> f64 {
+    f64::from(u32::try_from(bits >> 32).unwrap_or(0)) / 4_294_967_296.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn share(rules: ShedRules, forecast: Forecast) -> f64 {
+        let refused = (0..10_000_u64).filter(|seed| rules.shed(&forecast, *seed).is_some()).count();
+        f64::from(u32::try_from(refused).unwrap()) / 1e4
+    }
+
+    #[test]
+    fn the_share_of_refusals_rises_with_the_excess() {
+        let rules = ShedRules::above(0.1);
+        for (queueing_s, queue_s, expect) in [
+            (Some(0.0), Some(0.0), 0.0),
+            (Some(0.05), Some(0.0), 0.0),
+            (Some(0.1), Some(0.0), 0.5),
+            (Some(0.125), Some(0.0), 0.75),
+            (Some(0.05), Some(0.05), 0.5),
+            (Some(0.2), None, 1.0),
+            (None, Some(0.3), 1.0),
+            (None, None, 0.0),
+            (Some(f64::NAN), None, 0.0),
+            (Some(f64::INFINITY), None, 1.0),
+        ] {
+            let forecast = Forecast { queueing_s, queue_s, patience_s: 30.0 };
+            let share = share(rules, forecast);
+            assert!((share - expect).abs() < 0.02, "{forecast:?}: {share}");
+        }
+    }
+
+    #[test]
+    fn who_cannot_be_sent_in_time_is_refused_at_once_whatever_its_class_allows() {
+        let wait = |queue_s| Forecast { queueing_s: None, queue_s, patience_s: 2.0 };
+        for (queue_s, expect) in [(None, 0.0), (Some(1.9), 0.0), (Some(3.0), 0.5), (Some(4.0), 1.0)] {
+            let share = share(ShedRules::PATIENT, wait(queue_s));
+            assert!((share - expect).abs() < 0.02, "{queue_s:?}: {share}");
+        }
+        let shed = ShedRules::PATIENT.shed(&wait(Some(9.0)), 1).unwrap();
+        assert_eq!(shed.reason, ShedReason::Deadline);
+        assert_eq!(shed.to_string(), "it would wait 9.0 s in the queue, and may wait 2.0 s");
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_answer() {
+        let forecast = Forecast { queueing_s: Some(0.1), queue_s: Some(0.0), patience_s: 1.0 };
+        for seed in 0..100 {
+            assert_eq!(
+                ShedRules::above(0.1).shed(&forecast, seed),
+                ShedRules::above(0.1).shed(&forecast, seed)
+            );
+        }
+    }
+}
