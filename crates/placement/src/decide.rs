@@ -106,25 +106,26 @@ fn conditions(snapshot: &Snapshot, request: &Request) -> Vec<(EndpointIndex, Arc
     members.iter().filter_map(of).collect()
 }
 
-/// Seconds by which the predicted time to the first token exceeds that of the same request alone on the chosen
-/// endpoint: what it would lose to those before it. Fair over prompt lengths, so admission can shed by it. `None`
-/// unless the request was placed.
+/// Seconds that a prompt of one token would lose on the chosen endpoint to those that are there: its predicted time to
+/// the first token minus that on the same endpoint idle. The request's own length does not count, so admission that
+/// sheds by this is fair over prompt lengths. `own`: the ledger of an endpoint. `None` unless the request was placed.
 #[must_use]
 pub fn queueing_s(
     decision: &Decision,
     snapshot: &Snapshot,
+    own: impl FnOnce(EndpointIndex) -> OwnLoad,
     request: &Request,
     policy: &Policy,
 ) -> Option<f64> {
     let index = decision.chosen()?.endpoint;
-    let candidate = decision.candidates.get(index.get())?;
-    let Verdict::Scored { terms, .. } = candidate.verdict else { return None };
     let endpoint = snapshot.endpoint(index)?;
+    let own = own(index);
+    let probe = Newcomer::of(&Request { prompt_tokens: Tokens(1), ..request.clone() });
     let profile = &endpoint.info.profile.at_speed(endpoint.speed);
-    let newcomer = Newcomer::of(request).with_cached(candidate.cached.unwrap_or_default());
     let idle = Load::of(&OwnLoad::default(), &ForeignLoad::default());
-    let alone = Site::of(profile, None, idle, &newcomer).terms(&newcomer, policy, 0.0);
-    Some((terms.predicted_ttft_s - alone.predicted_ttft_s).max(0.0))
+    let alone = Site::of(profile, None, idle, &probe).terms(&probe, policy, 0.0);
+    let there = site(endpoint, &own, &probe).terms(&probe, policy, 0.0);
+    Some((there.predicted_ttft_s - alone.predicted_ttft_s).max(0.0))
 }
 
 /// What stays the same while one request is decided.

@@ -191,7 +191,8 @@ impl Scheduler {
         };
         let seen = Seen { snapshot: &self.snapshot, loads: &self.loads, knowledge };
         let decision = decide_noting(seen, &self.request, policy, now, seed, &mut self.consulted);
-        let queueing = queueing_s(&decision, &self.snapshot, &self.request, policy);
+        let own = |at: EndpointIndex| self.loads.get(at.get()).copied().unwrap_or_default();
+        let queueing = queueing_s(&decision, &self.snapshot, own, &self.request, policy);
         (decision, queueing.unwrap_or(0.0))
     }
 }

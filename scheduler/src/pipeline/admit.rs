@@ -8,7 +8,8 @@ use std::time::Duration;
 use aya_admission::{Entry, Forecast, Shed, ShedRules};
 use aya_config::SchedulerConfig;
 use aya_domain::{
-    Decision, MonoTime, Outcome, Priority, Rejection, Request, Slo, Tokens, Verdict, splitmix64,
+    Decision, EndpointIndex, MonoTime, Outcome, Priority, Rejection, Request, Slo, Tokens, Verdict,
+    splitmix64,
 };
 use aya_placement::{Policy, queueing_s};
 
@@ -74,10 +75,12 @@ pub(super) fn shed_placed(
     decision: &Decision,
     request: &Request,
     policy: &Policy,
+    now: MonoTime,
 ) -> Option<Shed> {
     let rules = shared.promises.shed(request.priority);
     rules.allowed_s?;
-    let queueing_s = queueing_s(decision, &view.snapshot, request, policy);
+    let own = |at: EndpointIndex| view.companion(at).map(|c| c.cell.read(now)).unwrap_or_default();
+    let queueing_s = queueing_s(decision, &view.snapshot, own, request, policy);
     let forecast = Forecast { queueing_s, queue_s: Some(0.0), patience_s: f64::INFINITY };
     rules.shed(&forecast, seed(shared, request))
 }

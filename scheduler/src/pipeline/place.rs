@@ -230,7 +230,7 @@ fn attempt_once(
         if let Outcome::Refused(reason) = decision.outcome {
             return Err(Attempt::Refused(NotPlaced::Refused(reason), kept(decision)));
         }
-        if newcomer && let Some(shed) = admit::shed_placed(shared, &view, &decision, request, policy) {
+        if newcomer && let Some(shed) = admit::shed_placed(shared, &view, &decision, request, policy, now) {
             return Err(Attempt::Refused(NotPlaced::Shed(shed), kept(decision)));
         }
         match claim(&view, &decision, request, now) {

@@ -266,7 +266,7 @@ proptest! {
 #[test]
 fn no_class_that_waits_is_passed_over_longer_than_its_turns_allow() {
     let mut queue = FairQueue::new(QueueRules { limit: 1_000, ..RULES });
-    let mut enter = |queue: &mut FairQueue, class| queue.enter(&entry(class, "a", 1, 1), ms(0)).unwrap();
+    let enter = |queue: &mut FairQueue, class| queue.enter(&entry(class, "a", 1, 1), ms(0)).unwrap();
     for class in Priority::ALL {
         enter(&mut queue, class);
     }

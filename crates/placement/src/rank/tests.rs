@@ -118,13 +118,15 @@ fn queueing_is_what_a_request_loses_to_those_before_it() {
     let queueing = |text: &str, prompt: u64| {
         let (fleet, request, policy) = (fleet(text), request(prompt, None), Policy::named("lc").unwrap());
         let decision = fleet.decide(&request, "lc", 1);
-        crate::queueing_s(&decision, &fleet.snapshot, &request, &policy)
+        crate::queueing_s(&decision, &fleet.snapshot, |at| fleet.loads[at.get()], &request, &policy)
     };
     for prompt in [100, 6000] {
         assert!(queueing("a: a100", prompt).unwrap() < 1e-9, "alone, however long the prompt");
-        let behind = queueing("a: a100 np=1 P=4000", prompt).unwrap();
+        let behind = queueing("a: a100 np=1 P=4000 nd=60 K=60000", prompt).unwrap();
         assert!((0.15..0.4).contains(&behind), "{behind}");
     }
+    let busy = "a: a100 np=1 P=4000 nd=60 K=60000";
+    assert_eq!(queueing(busy, 100), queueing(busy, 6000), "the own length does not count");
     assert_eq!(queueing("a: a100 unhealthy", 100), None);
 }
 
