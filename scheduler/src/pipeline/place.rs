@@ -145,7 +145,7 @@ fn enter<F>(
     now: MonoTime,
     wait: &Wait<F>,
 ) -> Result<Ticket, NotPlaced> {
-    let decision = held.map(|(_, decided)| &decided.decision);
+    let decision = held.map(|(_, decided)| &*decided.decision);
     if wait.newcomer
         && let Some(shed) = admit::shed_waiting(shared, decision, request, now, wait.until)
     {
