@@ -2,7 +2,8 @@
 
 use aya_domain::MonoTime;
 
-use crate::queue::{FairQueue, TicketId};
+use crate::queue::FairQueue;
+use crate::ticket::TicketId;
 
 /// The first broken promise; `None`: all is well.
 #[must_use]

@@ -16,11 +16,11 @@ mod line;
 mod queue;
 mod retry;
 mod shed;
+mod ticket;
 mod turn;
 
 pub use drain::Drain;
-pub use queue::{
-    Blocked, Departure, Entered, Entry, FairQueue, QueueFull, QueueRules, Standing, TicketId, WEIGHT_MAX,
-};
+pub use queue::FairQueue;
 pub use retry::{RETRY_AFTER_MAX_S, retry_after_s, retry_after_wait_s};
 pub use shed::{Forecast, Shed, ShedReason, ShedRules};
+pub use ticket::{Blocked, Departure, Entered, Entry, QueueFull, QueueRules, Standing, TicketId, WEIGHT_MAX};

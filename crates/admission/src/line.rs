@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aya_domain::TenantId;
 
-use crate::queue::TicketId;
+use crate::ticket::TicketId;
 
 /// Lines without tickets whose counters are remembered; beyond it all of them are forgotten, which costs those
 /// tenants nothing and forgives what they were ahead.

@@ -4,7 +4,7 @@
 //! one looks, as far as the look-ahead reaches. So a request that fits only a full endpoint does not hold up the
 //! others, and no two decide against the same room.
 
-use crate::queue::TicketId;
+use crate::ticket::TicketId;
 
 /// The state of the rounds.
 #[derive(Debug, Clone, Default)]

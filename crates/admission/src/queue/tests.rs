@@ -1,5 +1,8 @@
 //! The order, the turns and the limit by example, then anything in any order against the promises.
 
+use std::time::Duration;
+
+use aya_domain::Tokens;
 use proptest::prelude::*;
 
 use super::*;
