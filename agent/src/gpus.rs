@@ -3,13 +3,14 @@
 //! The driver lives on a thread of its own. Here one question is open at a time; when its answer is late, the
 //! reports say since when, and go on. Readings that could not be repeated stay and grow old.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aya_config::{AgentConfig, GpuChoice as Configured};
-use aya_domain::{EngineKind, GpuSourceKind, GpuUuid, MonoTime, NodeId};
+use aya_domain::{Bytes, EngineKind, GpuSample, GpuSourceKind, GpuUuid, MonoTime, NodeId};
 use aya_gpu::{
-    Answer, Ask, GpuChoice, GpuHappening, GpuSource, GpuThread, Product, SimulatedGpu, Tell, open,
+    Answer, Ask, GpuChoice, GpuHappening, GpuHolders, GpuSource, GpuThread, Product, SimulatedGpu, Tell, open,
 };
 use aya_observe::Clock;
 use tokio::sync::{mpsc, watch};
@@ -17,9 +18,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::census::Census;
 use crate::gpus_of::{loads, products_told};
 use crate::metrics::Metrics;
-use crate::view::{GpuSourceView, Update, View};
+use crate::procfs::Procfs;
+use crate::view::{EngineView, GpuSourceView, Update, View};
 
 /// A driver that has not answered for this long has stalled; a slow one takes some 100 ms. Looked at with every tick,
 /// and no whole number of seconds, so that the usual tick of 1 s finds it at the second one.
@@ -30,6 +33,9 @@ const DISCOVER_PERIOD: Duration = Duration::from_secs(30);
 const DISCOVER_RETRY: Duration = Duration::from_secs(5);
 /// How long simulated engines are waited for to learn which GPUs to simulate.
 const ENGINES_TELL_WITHIN: Duration = Duration::from_secs(10);
+/// How often the processes are listed, and the change of a GPU's memory that makes it worth looking at once.
+const PROCESSES_PERIOD: Duration = Duration::from_secs(5);
+const VRAM_JUMP_BYTES: u64 = 256 << 20;
 /// Answers that may wait here: one question is open at a time, and the first answer comes unasked.
 const ANSWERS_MAX: usize = 4;
 
@@ -116,6 +122,41 @@ struct Source {
     open: Option<Open>,
     discovered_at: Option<MonoTime>,
     discover_after: MonoTime,
+    listed: Listed,
+}
+
+/// When the processes were last listed, and what each GPU held then.
+#[derive(Default)]
+struct Listed {
+    at: Option<MonoTime>,
+    vram: BTreeMap<GpuUuid, Bytes>,
+}
+
+impl Listed {
+    /// Whether it is time for another list, which is taken to be made then.
+    fn is_due(&mut self, samples: &[(GpuUuid, GpuSample)], now: MonoTime) -> bool {
+        let used: BTreeMap<_, _> =
+            samples.iter().filter_map(|(uuid, sample)| Some((uuid.clone(), sample.vram_used?))).collect();
+        let jumped = |(uuid, now): (&GpuUuid, &Bytes)| {
+            self.vram.get(uuid).is_none_or(|then| then.get().abs_diff(now.get()) > VRAM_JUMP_BYTES)
+        };
+        let old = self.at.is_none_or(|at| now.since(at) >= PROCESSES_PERIOD);
+        let due = old || used.iter().any(jumped);
+        if due {
+            *self = Self { at: Some(now), vram: used };
+        }
+        due
+    }
+}
+
+impl Source {
+    /// The open question is answered.
+    fn answered(&mut self, metrics: &Metrics) {
+        if self.open.take().is_some_and(|open| open.stalled) {
+            info!("the gpu driver answers again");
+        }
+        metrics.gpu_stall(0.0);
+    }
 }
 
 impl GpuTask {
@@ -165,13 +206,19 @@ impl GpuTask {
             open: Some(Open { since: self.clock.now(), stalled: false }),
             discovered_at: None,
             discover_after: MonoTime::ZERO,
+            listed: Listed::default(),
         };
+        let mut census = Census::new(Procfs::new("/proc"));
         let mut ticks = interval_at(epoch, self.period.min(STALLED_AFTER));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 answer = answers.recv() => match answer {
+                    Some(Answer::Held { at, holders }) => {
+                        source.answered(&self.metrics);
+                        census = self.count(census, at, holders).await;
+                    }
                     Some(answer) => self.take(&thread, &mut source, answer).await,
                     None => {
                         source.view.error = Some("the gpu thread has ended".to_owned());
@@ -235,11 +282,10 @@ impl GpuTask {
 
     async fn take(&self, thread: &GpuThread, source: &mut Source, answer: Answer) {
         let now = self.clock.now();
-        if source.open.take().is_some_and(|open| open.stalled) {
-            info!("the gpu driver answers again");
-        }
-        self.metrics.gpu_stall(0.0);
+        source.answered(&self.metrics);
         match answer {
+            // Counted by the caller.
+            Answer::Held { .. } => {}
             Answer::Opened(kind) => {
                 source.view.kind = kind;
                 self.ask(thread, source, Ask::Discover, now);
@@ -272,6 +318,11 @@ impl GpuTask {
                             source.discover_after = source.discover_after.min(soonest);
                         }
                         Self::error(source, samples.trouble);
+                        if source.view.kind == GpuSourceKind::Nvml
+                            && source.listed.is_due(&samples.items, now)
+                        {
+                            self.ask(thread, source, Ask::Holders { now }, now);
+                        }
                         self.tell(Update::Samples { at, samples: samples.items }).await;
                     }
                     Err(error) => {
@@ -280,6 +331,26 @@ impl GpuTask {
                     }
                 }
                 self.tell(Update::Source(source.view.clone())).await;
+            }
+        }
+    }
+
+    /// Finds out whose the processes are, off this runtime: /proc may be slow.
+    async fn count(&self, mut census: Census, at: MonoTime, holders: Vec<GpuHolders>) -> Census {
+        let port = |engine: &Arc<EngineView>| (engine.id.clone(), engine.url.port());
+        let engines = self.views.borrow().engines.iter().map(port).collect();
+        let counted = tokio::task::spawn_blocking(move || {
+            let lists = census.take(holders, engines);
+            (census, lists)
+        });
+        match counted.await {
+            Ok((census, lists)) => {
+                self.tell(Update::Processes { at, lists }).await;
+                census
+            }
+            Err(error) => {
+                warn!(%error, "the processes of the gpus could not be told");
+                Census::new(Procfs::new("/proc"))
             }
         }
     }
@@ -300,7 +371,7 @@ impl GpuTask {
 mod tests {
     use std::sync::mpsc as std_mpsc;
 
-    use aya_domain::{GpuInfo, GpuSample};
+    use aya_domain::GpuInfo;
     use aya_gpu::{Collected, GpuError};
 
     use super::*;

@@ -1,13 +1,14 @@
 //! Which GPUs an engine runs on, and what simulated engines do to simulated GPUs.
 
 use aya_config::GpuRef;
-use aya_domain::{Bytes, EngineHealth, EngineKind, GpuSourceKind, GpuUuid};
+use aya_domain::{Bytes, EndpointId, EngineHealth, EngineKind, GpuSourceKind, GpuUuid};
 use aya_engine::Activity;
 use aya_gpu::{GpuLoad, Product};
 
-use crate::view::{EngineView, View};
+use crate::view::{EngineView, GpuView, View};
 
-/// The GPUs of every engine, in the engines' order; empty where nobody has said.
+/// The GPUs of every engine, in the engines' order: as configured, else those that its processes hold; empty where nobody
+/// has said.
 ///
 /// On a node with simulated GPUs, simulated engines without configured ones take the devices in order, so
 /// that a simulated farm needs no more than a list of each.
@@ -18,9 +19,21 @@ pub(crate) fn gpus_of_engines(view: &View) -> Vec<Vec<GpuUuid>> {
         if engine.gpus.is_empty() && simulated && engine.kind == EngineKind::Simulated {
             return free.by_ref().take(wanted(engine)).collect();
         }
+        if engine.gpus.is_empty() {
+            return held_by(view, &engine.id);
+        }
         engine.gpus.iter().filter_map(|wanted| resolve(view, wanted)).collect()
     };
     view.engines.iter().map(AsRef::as_ref).map(gpus_of).collect()
+}
+
+/// The GPUs that processes of this engine hold.
+fn held_by(view: &View, engine: &EndpointId) -> Vec<GpuUuid> {
+    let holds = |gpu: &GpuView| {
+        let list = gpu.processes.as_ref().map(|list| &list.value.processes);
+        list.is_some_and(|list| list.iter().any(|process| process.engine.as_ref() == Some(engine)))
+    };
+    view.gpus.iter().filter(|gpu| holds(gpu)).map(|gpu| gpu.info.uuid.clone()).collect()
 }
 
 /// How many GPUs a simulated engine plays on.

@@ -7,10 +7,12 @@
 mod admin;
 mod advertise;
 mod backoff;
+mod census;
 mod gpus;
 mod gpus_of;
 mod metrics;
 mod prober;
+mod procfs;
 mod report;
 mod sampler;
 mod uplink;

@@ -67,7 +67,8 @@ fn agent_health(identity: &Identity, view: &View) -> AgentHealth {
 fn gpu_report(gpu: &GpuView, now: MonoTime) -> GpuReport {
     let mut info = gpu.info.clone();
     info.name = cut(&info.name);
-    GpuReport { info, sample: gpu.sample.map(|sample| sample.aged(now)), processes: None }
+    let processes = gpu.processes.as_ref().map(|list| Aged::new(list.value.as_ref().clone(), list.age(now)));
+    GpuReport { info, sample: gpu.sample.map(|sample| sample.aged(now)), processes }
 }
 
 fn engine_report(engine: &EngineView, gpus: Vec<GpuUuid>, url: &EndpointUrl, now: MonoTime) -> EngineReport {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use aya_config::{EngineConfig, GpuRef};
 use aya_domain::{
     Aged, Bytes, EndpointId, EndpointUrl, EngineHealth, EngineKind, EngineProfile, GpuEvent, GpuInfo,
-    GpuSample, GpuSourceKind, GpuUuid, MonoTime, Reading, Tokens,
+    GpuProcesses, GpuSample, GpuSourceKind, GpuUuid, MonoTime, Reading, Tokens,
 };
 use aya_engine::{EngineReadings, plan};
 use aya_gpu::GpuHappening;
@@ -60,6 +60,7 @@ impl EngineView {
 pub(crate) struct GpuView {
     pub(crate) info: GpuInfo,
     pub(crate) sample: Option<Reading<GpuSample>>,
+    pub(crate) processes: Option<Reading<Arc<GpuProcesses>>>,
     pub(crate) revision: u64,
 }
 
@@ -157,12 +158,23 @@ impl View {
             Update::Happened { at, happened } => self.events.add(happened, at),
             Update::Samples { at, samples } => {
                 for (uuid, sample) in samples {
-                    if let Some(gpu) = self.gpus.iter_mut().find(|gpu| gpu.info.uuid == uuid) {
-                        let sample = Some(Reading::new(sample, at));
-                        *gpu = Arc::new(GpuView { info: gpu.info.clone(), sample, revision: self.revision });
-                    }
+                    self.gpu(&uuid, |gpu| gpu.sample = Some(Reading::new(sample, at)));
                 }
             }
+            Update::Processes { at, lists } => {
+                for (uuid, list) in lists {
+                    self.gpu(&uuid, |gpu| gpu.processes = Some(Reading::new(Arc::new(list), at)));
+                }
+            }
+        }
+    }
+
+    /// Changes a GPU that is known.
+    fn gpu(&mut self, uuid: &GpuUuid, change: impl FnOnce(&mut GpuView)) {
+        if let Some(gpu) = self.gpus.iter_mut().find(|gpu| gpu.info.uuid == *uuid) {
+            let gpu = Arc::make_mut(gpu);
+            change(gpu);
+            gpu.revision = self.revision;
         }
     }
 
@@ -186,10 +198,11 @@ impl View {
         self.membership = self.revision;
         self.urgent = self.revision;
         let known = std::mem::take(&mut self.gpus);
-        let sample_of = |uuid: &GpuUuid| known.iter().find(|g| g.info.uuid == *uuid).and_then(|g| g.sample);
         let views = infos.into_iter().map(|info| {
-            let sample = sample_of(&info.uuid);
-            Arc::new(GpuView { info, sample, revision: self.revision })
+            let before = known.iter().find(|gpu| gpu.info.uuid == info.uuid);
+            let sample = before.and_then(|gpu| gpu.sample);
+            let processes = before.and_then(|gpu| gpu.processes.clone());
+            Arc::new(GpuView { info, sample, processes, revision: self.revision })
         });
         self.gpus = views.collect();
     }
@@ -202,6 +215,7 @@ pub(crate) enum Update {
     Source(GpuSourceView),
     Gpus(Vec<GpuInfo>),
     Samples { at: MonoTime, samples: Vec<(GpuUuid, GpuSample)> },
+    Processes { at: MonoTime, lists: Vec<(GpuUuid, GpuProcesses)> },
     Happened { at: MonoTime, happened: GpuHappening },
 }
 

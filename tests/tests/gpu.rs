@@ -77,3 +77,26 @@ async fn a_hang_of_the_driver_delays_no_report_of_an_engine() {
     .await;
     drop(host.agent);
 }
+
+#[tokio::test]
+async fn a_process_on_a_gpu_is_told_with_its_memory_and_its_engine() {
+    let farm = Farm::of(aya!()).start().await;
+    let engine = Engine::start(aya!(), farm.dir.path(), sim("e1")).await;
+    let gpus = json!({"gpus": [{"processes": [
+        {"pid": engine.process.id(), "mib": 40_000}, {"pid": 4_000_000, "mib": 50}
+    ]}, {}]});
+    let host = GpuHost::start(aya!(), &farm, &[&engine], &gpus);
+    let gpu = until_gpu(&farm, "the processes", 0, |gpu| gpu["processes"].is_array()).await;
+    assert_eq!(gpu["process_view"], "partial", "4000000 is no process of ours to see: {gpu}");
+    let list = gpu["processes"].as_array().unwrap();
+    assert_eq!((&list[0]["engine"], &list[0]["vram_bytes"]), (&json!("e1"), &json!(40_000_u64 << 20)));
+    assert!(list[0]["name"].as_str().unwrap().starts_with("aya"), "{gpu}");
+    assert_eq!((&list[1]["engine"], list.len()), (&Value::Null, 2));
+    let endpoint = until("the engine's GPU", async || {
+        let endpoint = farm.scheduler.endpoint("e1").await;
+        if endpoint["gpus"] == json!([gpu["uuid"]]) { Ok(endpoint) } else { Err(endpoint) }
+    })
+    .await;
+    assert_eq!(endpoint["vram_free_bytes"], gpu["vram_free_bytes"], "the GPU that its process holds");
+    drop(host.agent);
+}

@@ -21,5 +21,5 @@ pub use nvml::NvmlSource;
 pub use open::{GpuChoice, open};
 pub use product::Product;
 pub use simulated::{SimulatedGpu, SimulatedSource};
-pub use source::{Collected, GpuLoad, GpuSource};
+pub use source::{Collected, GpuHolder, GpuHolders, GpuLoad, GpuSource};
 pub use thread::{Answer, Ask, GpuThread, ThreadError};

@@ -10,6 +10,7 @@ mod error;
 mod events;
 mod ledger;
 mod listener;
+mod processes;
 mod raw;
 mod read;
 
@@ -27,7 +28,7 @@ use self::board::{Board, describe_all};
 use self::error::named;
 use self::ledger::Ledger;
 use self::listener::Listener;
-use crate::{Collected, GpuError, GpuSource, Tell};
+use crate::{Collected, GpuError, GpuHolders, GpuSource, Tell};
 
 /// The driver of this host, opened at the first discovery and again after a failure that needs it.
 pub struct NvmlSource {
@@ -186,6 +187,11 @@ impl GpuSource for NvmlSource {
             Some((_, error)) if items.is_empty() => Err(self.close_after(error)),
             _ => Ok(Collected { items, trouble }),
         }
+    }
+
+    fn holders(&mut self) -> Vec<GpuHolders> {
+        let Some(nvml) = &self.nvml else { return Vec::new() };
+        self.boards.iter().flat_map(|board| board.holders(nvml)).collect()
     }
 }
 

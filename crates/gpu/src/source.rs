@@ -34,6 +34,23 @@ pub struct GpuLoad {
     pub prefill: Ratio,
 }
 
+/// A process that holds memory of a GPU, as the driver names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GpuHolder {
+    /// In the PID namespace of the host or of this process, whichever the driver counts in.
+    pub pid: u32,
+    /// Absent where the driver does not tell.
+    pub vram: Option<Bytes>,
+}
+
+/// Who holds one GPU.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GpuHolders {
+    pub gpu: GpuUuid,
+    /// In the driver's order; `None`: the driver does not tell.
+    pub holders: Option<Vec<GpuHolder>>,
+}
+
 /// A source of GPU readings. Calls may block for as long as the driver does.
 pub trait GpuSource: Send + fmt::Debug {
     /// Which kind it is.
@@ -53,6 +70,12 @@ pub trait GpuSource: Send + fmt::Debug {
     /// # Errors
     /// [`GpuError`] if not one GPU could be read.
     fn sample(&mut self, now: MonoTime) -> Result<Collected<(GpuUuid, GpuSample)>, GpuError>;
+
+    /// The processes that hold the GPUs: some milliseconds per GPU on a real driver. A GPU that did not answer is
+    /// missing, and so are all of a source that knows no processes.
+    fn holders(&mut self) -> Vec<GpuHolders> {
+        Vec::new()
+    }
 
     /// Tells a simulated source what runs on its GPUs; a real one sees for itself.
     fn observe(&mut self, _loads: &[GpuLoad]) {}

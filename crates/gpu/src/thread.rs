@@ -9,7 +9,7 @@ use std::time::Duration;
 use aya_domain::{GpuInfo, GpuSample, GpuSourceKind, GpuUuid, MonoTime};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-use crate::{Collected, GpuError, GpuLoad, GpuSource};
+use crate::{Collected, GpuError, GpuHolders, GpuLoad, GpuSource};
 
 /// How long a farewell may take, that of the listening thread included; a driver that hangs gets none.
 const FAREWELL: Duration = Duration::from_millis(700);
@@ -22,6 +22,10 @@ pub enum Ask {
     Sample {
         now: MonoTime,
         loads: Vec<GpuLoad>,
+    },
+    /// Who holds the GPUs.
+    Holders {
+        now: MonoTime,
     },
 }
 
@@ -37,6 +41,10 @@ pub enum Answer {
     Sampled {
         at: MonoTime,
         samples: Result<Collected<(GpuUuid, GpuSample)>, GpuError>,
+    },
+    Held {
+        at: MonoTime,
+        holders: Vec<GpuHolders>,
     },
 }
 
@@ -113,6 +121,7 @@ fn answer(source: &mut dyn GpuSource, ask: Ask) -> Answer {
             source.observe(&loads);
             Answer::Sampled { at: now, samples: source.sample(now) }
         }
+        Ask::Holders { now } => Answer::Held { at: now, holders: source.holders() },
     }
 }
 

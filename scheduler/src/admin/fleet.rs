@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aya_domain::{Condition, Endpoint, Gpu, Health, MonoTime, Node, Reading};
+use aya_domain::{Condition, Endpoint, Gpu, GpuProcess, Health, MonoTime, Node, Reading};
 use aya_trace::ConditionJson;
 use serde::Serialize;
 
@@ -96,6 +96,31 @@ struct GpuJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     last_xid: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    throttled_thermal_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    throttled_power_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pcie_tx_bytes_per_second: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pcie_rx_bytes_per_second: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nvlink_tx_bytes_per_second: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nvlink_rx_bytes_per_second: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pcie_replays: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pages_retired: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nvlink_errors: Option<u64>,
+    /// `full`, `partial` or `unsupported`; absent before the first list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    process_view: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    processes: Option<Vec<ProcessJson>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    processes_age_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     age_ms: Option<u64>,
 }
 
@@ -113,6 +138,17 @@ fn conditions(conditions: &[Condition], now: MonoTime) -> Vec<SinceJson> {
         since_ms: millis(now.since(condition.since)),
     };
     conditions.iter().map(json).collect()
+}
+
+#[derive(Debug, Serialize)]
+struct ProcessJson {
+    pid: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vram_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    engine: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -239,7 +275,28 @@ fn gpu_json(gpu: &Gpu, now: MonoTime) -> GpuJson {
         recovery_action: sample.recovery_action,
         xids: sample.xids,
         last_xid: sample.last_xid,
+        throttled_thermal_seconds: sample.throttled_thermal.map(|time| time.as_secs_f64()),
+        throttled_power_seconds: sample.throttled_power.map(|time| time.as_secs_f64()),
+        pcie_tx_bytes_per_second: sample.pcie_tx_bytes_per_second,
+        pcie_rx_bytes_per_second: sample.pcie_rx_bytes_per_second,
+        nvlink_tx_bytes_per_second: sample.nvlink_tx_bytes_per_second,
+        nvlink_rx_bytes_per_second: sample.nvlink_rx_bytes_per_second,
+        pcie_replays: sample.pcie_replays,
+        pages_retired: sample.pages_retired,
+        nvlink_errors: sample.nvlink_errors,
+        process_view: gpu.processes.as_ref().map(|list| list.value.view.as_str()),
+        processes: gpu.processes.as_ref().map(|list| list.value.processes.iter().map(process_json).collect()),
+        processes_age_ms: gpu.processes.as_ref().map(|list| millis(list.age(now))),
         age_ms: gpu.sample.map(|reading| millis(reading.age(now))),
+    }
+}
+
+fn process_json(process: &GpuProcess) -> ProcessJson {
+    ProcessJson {
+        pid: process.pid,
+        name: process.name.clone(),
+        vram_bytes: process.vram.map(|bytes| bytes.get()),
+        engine: process.engine.as_ref().map(ToString::to_string),
     }
 }
 

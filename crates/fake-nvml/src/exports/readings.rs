@@ -38,7 +38,16 @@ fn clock(clocks: &[u32; 4], kind: c_uint, out: Out<c_uint>) -> Answer {
     out.put(*clocks.get(kind).ok_or(Code::INVALID_ARGUMENT)?)
 }
 
+/// One number of the PCIe link.
+fn link(gpu: &Gpu, place: usize, out: Out<c_uint>) -> Answer {
+    out.put(some(gpu.pcie_link.and_then(|link| link.get(place).copied()))?)
+}
+
 exports! {
+    nvmlDeviceGetCurrPcieLinkGeneration(device: Handle, out: Out<c_uint>) = |driver| link(driver.gpu(device)?, 0, out);
+    nvmlDeviceGetCurrPcieLinkWidth(device: Handle, out: Out<c_uint>) = |driver| link(driver.gpu(device)?, 1, out);
+    nvmlDeviceGetMaxPcieLinkGeneration(device: Handle, out: Out<c_uint>) = |driver| link(driver.gpu(device)?, 2, out);
+    nvmlDeviceGetMaxPcieLinkWidth(device: Handle, out: Out<c_uint>) = |driver| link(driver.gpu(device)?, 3, out);
     // The first version folds what the driver reserves into what is used.
     nvmlDeviceGetMemoryInfo(device: Handle, out: Out<sys::nvmlMemory_t>) = |driver| {
         let m = memory(driver, device)?;

@@ -48,6 +48,8 @@ pub struct Gpu {
     pub recovery_action: Option<u32>,
     /// Received and sent.
     pub pcie_kbps: [u32; 2],
+    /// Generation and lanes now, and at most.
+    pub pcie_link: Option<[u32; 4]>,
     /// Further field values by NVML's id: unsigned 64 bit, or signed 32 bit.
     pub fields: BTreeMap<u32, u64>,
     pub fields_signed: BTreeMap<u32, i32>,
@@ -131,6 +133,7 @@ impl Default for Gpu {
             remapped_rows: Some([0; 4]),
             recovery_action: Some(0),
             pcie_kbps: [1_200_000, 900_000],
+            pcie_link: Some([5, 16, 5, 16]),
             fields: BTreeMap::new(),
             // The thresholds below which clocks are cut, as an H100 names them.
             fields_signed: BTreeMap::from([(193, -8), (194, -2), (195, 0), (196, 0)]),

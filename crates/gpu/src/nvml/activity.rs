@@ -10,16 +10,28 @@ use nvml_wrapper::gpm::gpm_metrics_get;
 use nvml_wrapper::{Device, GpmSample, Nvml};
 use nvml_wrapper_sys::bindings::nvmlGpmSample_t;
 
-const METRICS: [GpmMetricId; 4] =
-    [GpmMetricId::SmUtil, GpmMetricId::SmOccupancy, GpmMetricId::AnyTensorUtil, GpmMetricId::DramBwUtil];
+const METRICS: [GpmMetricId; 8] = [
+    GpmMetricId::SmUtil,
+    GpmMetricId::SmOccupancy,
+    GpmMetricId::AnyTensorUtil,
+    GpmMetricId::DramBwUtil,
+    GpmMetricId::PcieTxPerSec,
+    GpmMetricId::PcieRxPerSec,
+    GpmMetricId::NvlinkTotalTxPerSec,
+    GpmMetricId::NvlinkTotalRxPerSec,
+];
 
-/// Shares of the time since the reading before; all absent at the first one.
+/// Shares of the time since the reading before, and bytes per second in it; all absent at the first one.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Activity {
     pub(super) sm: Option<Ratio>,
     pub(super) occupancy: Option<Ratio>,
     pub(super) tensor: Option<Ratio>,
     pub(super) dram: Option<Ratio>,
+    pub(super) pcie_tx: Option<u64>,
+    pub(super) pcie_rx: Option<u64>,
+    pub(super) nvlink_tx: Option<u64>,
+    pub(super) nvlink_rx: Option<u64>,
 }
 
 /// A sample of the open library. Has to be released before the library is closed.
@@ -56,9 +68,49 @@ pub(super) fn read(
     let metrics = before.as_ref().map(|before| gpm_metrics_get(nvml, before, &sample, &METRICS));
     *kept = Some(Kept(sample.into_handle()));
     let metrics = metrics.transpose()?.unwrap_or_default();
-    let share = |place: usize| {
-        let percent = metrics.get(place)?.as_ref().ok()?.value;
-        Ratio::new(percent / 100.0).ok()
-    };
-    Ok(Activity { sm: share(0), occupancy: share(1), tensor: share(2), dram: share(3) })
+    let value = |place: usize| metrics.get(place)?.as_ref().ok().map(|metric| metric.value);
+    let share = |place: usize| Ratio::new(value(place)? / 100.0).ok();
+    let rate = |place: usize| bytes_per_second(value(place)?);
+    Ok(Activity {
+        sm: share(0),
+        occupancy: share(1),
+        tensor: share(2),
+        dram: share(3),
+        pcie_tx: rate(4),
+        pcie_rx: rate(5),
+        nvlink_tx: rate(6),
+        nvlink_rx: rate(7),
+    })
+}
+
+/// The fastest rate that is believed, in MiB per second: far beyond any link.
+const RATE_MAX_MIB: f64 = 1e9;
+
+/// A rate of GPM, which counts in MiB per second; nothing if it is none.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "from 0 to 1e9 MiB: far inside of u64"
+)]
+fn bytes_per_second(mib: f64) -> Option<u64> {
+    (0.0..=RATE_MAX_MIB).contains(&mib).then(|| (mib * 1_048_576.0).round() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_beyond_belief_is_none() {
+        for (mib, expect) in [
+            (0.0, Some(0)),
+            (1.5, Some(1_572_864)),
+            (-1.0, None),
+            (f64::NAN, None),
+            (f64::INFINITY, None),
+            (1e300, None),
+        ] {
+            assert_eq!(bytes_per_second(mib), expect, "{mib}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! One device in the machine: what does not change, its slices, and what it has said it will never answer.
 
-use aya_domain::{Bytes, Celsius, GpuInfo, GpuUuid, MigSlice, Milliwatts};
+use aya_domain::{Bytes, Celsius, GpuInfo, GpuUuid, MigSlice, Milliwatts, PcieLink};
 use nvml_wrapper::enum_wrappers::device::{Clock, TemperatureThreshold};
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
@@ -45,6 +45,10 @@ pub(super) struct Slow {
     pub(super) memory_clock_mhz: Option<u32>,
     pub(super) ecc_corrected: Option<u64>,
     pub(super) ecc_uncorrected: Option<u64>,
+    pub(super) pcie_link: Option<PcieLink>,
+    pub(super) pages_retired: Option<u32>,
+    pub(super) page_retirement_pending: Option<bool>,
+    pub(super) nvlink_errors: Option<u64>,
 }
 
 impl Board {

@@ -69,6 +69,34 @@ pub(super) fn instances(nvml: &Nvml, slice: &Device<'_>) -> Result<(u32, u32), N
     Ok((gi, ci))
 }
 
+/// Processes that one call has room for at first, and the most that are asked for.
+const PROCESSES_AT_FIRST: usize = 64;
+const PROCESSES_MAX: u32 = 4_096;
+
+/// The processes that compute on the device, with the bytes that each holds. One call where the wrapper makes two: each
+/// costs milliseconds. A list that grew in between is asked for once more.
+pub(super) fn processes(nvml: &Nvml, device: &Device<'_>) -> Result<Vec<(u32, u64)>, NvmlError> {
+    let call = nvml_sym(nvml.lib().nvmlDeviceGetComputeRunningProcesses_v3.as_ref())?;
+    let empty = sys::nvmlProcessInfo_t { pid: 0, usedGpuMemory: 0, gpuInstanceId: 0, computeInstanceId: 0 };
+    let mut list = vec![empty; PROCESSES_AT_FIRST];
+    for last_try in [false, true] {
+        let mut count = c_uint::try_from(list.len()).unwrap_or(c_uint::MAX);
+        // SAFETY: the handle is of this library, and the list is as long as the count says.
+        match nvml_try(unsafe { call(device.handle(), &raw mut count, list.as_mut_ptr()) }) {
+            Ok(()) => {
+                list.truncate(usize::try_from(count).unwrap_or(usize::MAX));
+                return Ok(list.iter().map(|process| (process.pid, process.usedGpuMemory)).collect());
+            }
+            Err(NvmlError::InsufficientSize(_)) if !last_try && count <= PROCESSES_MAX => {
+                let wanted = usize::try_from(count).unwrap_or(0).saturating_mul(2);
+                list.resize(wanted.max(list.len()), empty);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(NvmlError::InsufficientSize(None))
+}
+
 /// Field values in the order they are asked for; `None`: this GPU does not have it. They are matched by place,
 /// because newer drivers have other numbers for some fields. Floating-point fields are not read.
 pub(super) fn fields<const N: usize>(

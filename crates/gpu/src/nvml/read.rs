@@ -1,9 +1,14 @@
 //! One reading of one device: eight calls, and two more where the product has GPM.
 //!
-//! Processes and PCIe throughput are not among them: they cost milliseconds and hold a global driver lock. The
-//! first reading after a discovery also takes what changes slowly.
+//! Every reading (1 s): memory, utilisation, temperature, thermal margin, power, SM clock, clock reasons, and one batch of
+//! fields (heat of the memory, energy, remapped rows, recovery action, throttled times, PCIe replays); with GPM the
+//! activity and the PCIe and NVLink rates. The first reading after a discovery (30 s) also: memory clock, ECC counts, PCIe
+//! link, retired pages, NVLink errors. Not here: processes (every 5 s, `processes.rs`), which cost milliseconds and hold a
+//! global driver lock, and PCIe throughput, which takes 20 ms per call and is not asked at all.
 
-use aya_domain::{Bytes, Celsius, GpuSample, GpuUuid, Milliwatts, Ratio};
+use std::time::Duration;
+
+use aya_domain::{Bytes, Celsius, GpuSample, GpuUuid, Milliwatts, PcieLink, Ratio};
 use nvml_wrapper::enum_wrappers::device::{Clock, EccCounter, MemoryError, TemperatureSensor};
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
@@ -16,8 +21,12 @@ use super::ledger::{Ledger, Xids};
 use super::raw::{self, Memory};
 use crate::GpuError;
 
-/// One batch: temperature of the memory, energy, rows (uncorrectable, pending, failed), recovery action.
-const FIELDS: [u32; 6] = [82, 83, 143, 144, 145, 230];
+/// One batch: temperature of the memory, energy, rows (uncorrectable, pending, failed), recovery action, nanoseconds
+/// throttled by power and by heat, PCIe replays.
+pub(super) const FIELDS: [u32; 9] = [82, 83, 143, 144, 145, 230, 74, 75, 94];
+/// Another, rarely: pages retired (after corrected errors, after uncorrectable ones, pending), NVLink replays and
+/// recoveries.
+pub(super) const SLOW_FIELDS: [u32; 5] = [29, 30, 31, 52, 59];
 
 /// What a device is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +44,8 @@ pub(super) enum Item {
     MemoryClock,
     EccCorrected,
     EccUncorrected,
+    PcieLink,
+    SlowFields,
 }
 
 /// What a device will never answer: not asked again before the next discovery.
@@ -154,7 +165,7 @@ impl Board {
         let sm_clock = asker.ask(Item::SmClock, || device.clock_info(Clock::SM));
         let reasons = asker.ask(Item::Reasons, || raw::clock_reasons(nvml, device));
         let fields = asker.ask(Item::Fields, || raw::fields(nvml, device, FIELDS));
-        let slow = *self.slow.get_or_insert_with(|| read_slow(&mut asker, device));
+        let slow = *self.slow.get_or_insert_with(|| read_slow(&mut asker, nvml, device));
         let denied = asker.denied;
         asker.done()?;
         if denied && !self.denied_told {
@@ -175,6 +186,10 @@ impl Board {
             clock_event_reasons: reasons,
             ecc_corrected: slow.ecc_corrected,
             ecc_uncorrected: slow.ecc_uncorrected,
+            pcie_link: slow.pcie_link,
+            pages_retired: slow.pages_retired,
+            page_retirement_pending: slow.page_retirement_pending,
+            nvlink_errors: slow.nvlink_errors,
             ..with_fields(fields.unwrap_or_default())
         };
         Ok(with_memory(with_activity(sample, activity), memory))
@@ -202,26 +217,57 @@ fn find<'nvml>(nvml: &'nvml Nvml, uuid: &GpuUuid) -> Result<Device<'nvml>, GpuEr
     found.map_err(|error| if gone(&error) { GpuError::Lost } else { named(&error) })
 }
 
-fn read_slow(asker: &mut Asker<'_>, device: &Device<'_>) -> Slow {
+fn read_slow(asker: &mut Asker<'_>, nvml: &Nvml, device: &Device<'_>) -> Slow {
     let ecc = |kind| device.total_ecc_errors(kind, EccCounter::Volatile);
+    let fields = asker.ask(Item::SlowFields, || raw::fields(nvml, device, SLOW_FIELDS)).unwrap_or_default();
+    let [corrected, uncorrectable, pending, replays, recoveries] = fields;
     Slow {
         memory_clock_mhz: asker.ask(Item::MemoryClock, || device.clock_info(Clock::Memory)),
         ecc_corrected: asker.ask(Item::EccCorrected, || ecc(MemoryError::Corrected)),
         ecc_uncorrected: asker.ask(Item::EccUncorrected, || ecc(MemoryError::Uncorrected)),
+        pcie_link: asker.ask(Item::PcieLink, || pcie_link(device)),
+        pages_retired: sum(corrected, uncorrectable).and_then(number),
+        page_retirement_pending: pending.map(|pending| pending != 0),
+        nvlink_errors: sum(replays, recoveries).and_then(|errors| u64::try_from(errors).ok()),
     }
 }
 
+fn pcie_link(device: &Device<'_>) -> Result<PcieLink, NvmlError> {
+    Ok(PcieLink {
+        generation: device.current_pcie_link_gen()?,
+        lanes: device.current_pcie_link_width()?,
+        generation_max: device.max_pcie_link_gen()?,
+        lanes_max: device.max_pcie_link_width()?,
+    })
+}
+
+/// Of two counters, one of which a product may lack.
+fn sum(a: Option<i128>, b: Option<i128>) -> Option<i128> {
+    match (a, b) {
+        (Some(a), Some(b)) => a.checked_add(b),
+        (one, None) | (None, one) => one,
+    }
+}
+
+fn number(value: i128) -> Option<u32> {
+    u32::try_from(value).ok()
+}
+
 /// The batch, by place.
-fn with_fields([heat, energy, rows, pending, failed, recovery]: [Option<i128>; 6]) -> GpuSample {
-    let number = |value: Option<i128>| value.and_then(|value| u32::try_from(value).ok());
+fn with_fields(batch: [Option<i128>; 9]) -> GpuSample {
+    let [heat, energy, rows, pending, failed, recovery, by_power, by_heat, replays] = batch;
     let flag = |value: Option<i128>| value.map(|value| value != 0);
+    let counter = |value: Option<i128>| value.and_then(|value| u64::try_from(value).ok());
     GpuSample {
         memory_temperature: heat.and_then(|celsius| i32::try_from(celsius).ok()).map(Celsius),
-        energy_millijoules: energy.and_then(|mj| u64::try_from(mj).ok()),
-        rows_remapped: number(rows),
+        energy_millijoules: counter(energy),
+        rows_remapped: rows.and_then(number),
         row_remap_pending: flag(pending),
         row_remap_failed: flag(failed),
-        recovery_action: number(recovery),
+        recovery_action: recovery.and_then(number),
+        throttled_power: counter(by_power).map(Duration::from_nanos),
+        throttled_thermal: counter(by_heat).map(Duration::from_nanos),
+        pcie_replays: counter(replays),
         ..GpuSample::default()
     }
 }
@@ -237,8 +283,19 @@ fn with_memory(sample: GpuSample, memory: Option<Memory>) -> GpuSample {
 }
 
 fn with_activity(sample: GpuSample, activity: Option<Activity>) -> GpuSample {
-    let Activity { sm, occupancy, tensor, dram } = activity.unwrap_or_default();
-    GpuSample { sm_active: sm, sm_occupancy: occupancy, tensor_active: tensor, dram_active: dram, ..sample }
+    let Activity { sm, occupancy, tensor, dram, pcie_tx, pcie_rx, nvlink_tx, nvlink_rx } =
+        activity.unwrap_or_default();
+    GpuSample {
+        sm_active: sm,
+        sm_occupancy: occupancy,
+        tensor_active: tensor,
+        dram_active: dram,
+        pcie_tx_bytes_per_second: pcie_tx,
+        pcie_rx_bytes_per_second: pcie_rx,
+        nvlink_tx_bytes_per_second: nvlink_tx,
+        nvlink_rx_bytes_per_second: nvlink_rx,
+        ..sample
+    }
 }
 
 #[cfg(test)]

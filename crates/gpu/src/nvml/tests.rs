@@ -5,12 +5,12 @@ mod python;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use aya_domain::{Bytes, Celsius, GpuEventKind, Milliwatts, Ratio};
+use aya_domain::{Bytes, Celsius, GpuEventKind, Milliwatts, PcieLink, Ratio};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
-use crate::GpuHappening;
+use crate::{GpuHappening, GpuHolder};
 
 const MIB: u64 = 1 << 20;
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
@@ -138,6 +138,11 @@ fn an_h100_is_read_whole() {
         sm_occupancy: ratio(0.34),
         tensor_active: ratio(0.425),
         dram_active: ratio(0.55),
+        pcie_tx_bytes_per_second: Some(900 * MIB),
+        pcie_rx_bytes_per_second: Some(1200 * MIB),
+        nvlink_tx_bytes_per_second: Some(0),
+        nvlink_rx_bytes_per_second: Some(0),
+        pcie_link: Some(PcieLink { generation: 5, lanes: 16, generation_max: 5, lanes_max: 16 }),
         ..GpuSample::default()
     };
     assert_eq!(fake.sample().items[0].1, expect);
@@ -498,5 +503,108 @@ fn a_host_without_the_library_says_so_and_may_get_it_later() {
         assert!(matches!(error, GpuError::NoLibrary(_)), "{error:?}");
         assert!(error.to_string().contains("/nonexistent/libnvidia-ml.so.1"), "{error}");
         assert_eq!(source.sample(MonoTime::ZERO), Err(error), "nothing read is not an idle host");
+    }
+}
+
+#[test]
+fn counters_and_rates_are_read_in_the_units_of_their_names() {
+    let scenario = json!({"gpus": [{
+        "fields": {"74": 1_500_000_000_u64, "75": 2_000_000, "94": 7, "29": 3, "30": 4, "31": 1, "52": 10, "59": 1},
+        "gpm": {"20": 900.0, "21": 1200.5, "60": 2.0, "61": 0.0}, "pcie_link": [1, 8, 5, 16]
+    }]});
+    let mut fake = Fake::play(&scenario);
+    fake.discover();
+    fake.sample();
+    let sample = fake.sample().items[0].1;
+    let millis = std::time::Duration::from_millis;
+    assert_eq!((sample.throttled_power, sample.throttled_thermal), (Some(millis(1_500)), Some(millis(2))));
+    assert_eq!((sample.pcie_replays, sample.nvlink_errors), (Some(7), Some(11)));
+    assert_eq!((sample.pages_retired, sample.page_retirement_pending), (Some(7), Some(true)));
+    assert_eq!(sample.pcie_tx_bytes_per_second, Some(900 << 20));
+    assert_eq!(sample.pcie_rx_bytes_per_second, Some((1200 << 20) + (1 << 19)));
+    assert_eq!(
+        (sample.nvlink_tx_bytes_per_second, sample.nvlink_rx_bytes_per_second),
+        (Some(0), Some(2 << 20))
+    );
+    let link = PcieLink { generation: 1, lanes: 8, generation_max: 5, lanes_max: 16 };
+    assert_eq!(sample.pcie_link, Some(link));
+}
+
+#[test]
+fn holders_are_named_with_what_they_hold_as_far_as_the_driver_tells() {
+    let mut busy = Fake::play(&fixture("h100x8-busy"));
+    busy.discover();
+    let holders = busy.source.holders();
+    assert_eq!(holders.len(), 8);
+    let first = holders[0].holders.as_ref().unwrap();
+    assert_eq!((first.len(), first[4]), (5, GpuHolder { pid: 7004, vram: Some(Bytes(11_400 * MIB)) }));
+    assert_eq!(calls(&busy, "nvmlDeviceGetComputeRunningProcesses_v3"), 8, "one call each");
+
+    let process = |pid: u64| json!({"pid": pid, "mib": 1});
+    let many: Vec<_> = (1..=200).map(process).collect();
+    let mut gpus = json!({"gpus": [{"processes": many}, {"processes": [{"pid": 5, "mib": null}]}, {}]});
+    gpus["gpus"][2]["faults"] = json!({"nvmlDeviceGetComputeRunningProcesses_v3": 3});
+    let mut fake = Fake::play(&gpus);
+    fake.discover();
+    let holders = fake.source.holders();
+    assert_eq!(holders[0].holders.as_ref().map(Vec::len), Some(200), "a list longer than its first room");
+    assert_eq!(holders[1].holders.as_deref(), Some(&[GpuHolder { pid: 5, vram: None }][..]));
+    assert_eq!(holders[2].holders, None, "not supported is not nobody");
+
+    let mut mig = Fake::play(&fixture("h100-mig"));
+    let gpus: Vec<_> = mig.discover().items.into_iter().map(|info| info.uuid).collect();
+    let named: Vec<_> = mig.source.holders().into_iter().map(|list| list.gpu).collect();
+    assert_eq!(named, gpus, "slices have lists of their own");
+}
+
+/// Every number of a GPU, beyond all bounds, through the library: nothing panics, and what is told is in its bounds.
+#[test]
+fn no_reading_of_the_driver_breaks_the_reader() {
+    let u32s =
+        ["util_gpu", "util_mem", "temp_c", "temp_mem_c", "power_mw", "power_limit_mw", "recovery_action"];
+    let u64s = ["energy_mj", "clock_event_reasons", "ecc_corrected", "ecc_uncorrected"];
+    let absent = |field: &&&str| **field != "util_mem";
+    let mut tries = Vec::new();
+    for value in [0_u64, 101, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff] {
+        tries.extend(u32s.iter().map(|field| json!({*field: value})));
+    }
+    for value in [0, 1 << 63, u64::MAX] {
+        tries.extend(u64s.iter().map(|field| json!({*field: value})));
+        tries.extend(read::FIELDS.iter().map(|id| json!({"fields": {id.to_string(): value}})));
+        tries.extend(read::SLOW_FIELDS.iter().map(|id| json!({"fields": {id.to_string(): value}})));
+    }
+    for value in [i32::MIN, -1, i32::MAX] {
+        tries.extend(read::FIELDS.iter().map(|id| json!({"fields_signed": {id.to_string(): value}})));
+        tries.push(json!({"temp_margin_c": value}));
+    }
+    for value in [-1e300, -0.5, 100.5, 1e300] {
+        let ids = ["2", "3", "5", "10", "20", "21", "60", "61"];
+        tries.push(json!({"gpm": ids.iter().map(|id| ((*id).to_owned(), json!(value))).collect::<serde_json::Map<_, _>>()}));
+    }
+    tries.extend(u32s.iter().chain(&u64s).filter(absent).map(|field| json!({*field: null})));
+    tries.push(json!({"memory_mib": {"total": 0, "reserved": 0, "used": 17_592_186_044_415_u64}}));
+    let mut fake = Fake::play(&json!({"gpus": [{}]}));
+    let plain = {
+        fake.discover();
+        fake.sample();
+        fake.sample().items[0].1
+    };
+    for gpu in tries {
+        fake.change(&json!({"gpus": [gpu.clone()]}));
+        fake.discover();
+        fake.sample();
+        let (_, sample) = fake.sample().items[0];
+        let shares = [
+            sample.busy,
+            sample.memory_busy,
+            sample.sm_active,
+            sample.sm_occupancy,
+            sample.tensor_active,
+            sample.dram_active,
+        ];
+        assert!(shares.iter().flatten().all(|share| (0.0..=1.0).contains(&share.get())), "{gpu}: {sample:?}");
+        // What the driver says of one thing changes no other.
+        let same = (sample.sm_clock_mhz, sample.pcie_link) == (plain.sm_clock_mhz, plain.pcie_link);
+        assert!(same, "{gpu}: {sample:?}");
     }
 }
