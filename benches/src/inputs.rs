@@ -5,15 +5,17 @@
 )]
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aya_domain::{
-    Aged, AgentHealth, BootId, Bytes, Celsius, EndpointId, EndpointUrl, EngineHealth, EngineKind,
-    EngineReport, GpuInfo, GpuReport, GpuSample, GpuSourceKind, GpuUuid, Milliwatts, ModelId, MonoTime,
-    NodeId, OwnLoad, PcieLink, Priority, Ratio, Report, ReportKind, Request, RequestId, RequestKind,
-    ServedModel, Snapshot, TenantId, Tokens, splitmix64,
+    Aged, AgentHealth, BootId, Bytes, Celsius, EndpointId, EndpointIndex, EndpointInfo, EndpointUrl,
+    EngineHealth, EngineKind, EngineReport, GpuInfo, GpuReport, GpuSample, GpuSourceKind, GpuUuid,
+    Milliwatts, ModelId, MonoTime, NodeId, OwnLoad, PcieLink, Priority, Ratio, Report, ReportKind, Request,
+    RequestId, RequestKind, ServedModel, Snapshot, TenantId, Tokens, splitmix64,
 };
 use aya_fleet::{Event, Fleet, Params};
+use aya_placement::{Insights, Stream};
 
 /// GPUs of a node, and engines beside them.
 pub const GPUS: u32 = 8;
@@ -178,6 +180,62 @@ fn load(seed: u64) -> OwnLoad {
     }
 }
 
+/// Makes all endpoints alike: the farm on which totals are closest to each other.
+pub fn level(snapshot: &mut Snapshot, loads: &mut [OwnLoad]) {
+    let first = snapshot.endpoints.first().unwrap().clone();
+    let load = OwnLoad { cooling_until: None, ..*loads.first().unwrap() };
+    for endpoint in &mut snapshot.endpoints {
+        endpoint.info = Arc::new(EndpointInfo {
+            profile: first.info.profile,
+            id: endpoint.info.id.clone(),
+            ..EndpointInfo::clone(&first.info)
+        });
+        endpoint.foreign = first.foreign;
+    }
+    loads.fill(load);
+}
+
+/// So many streams on every endpoint, some ahead of their objective and some behind, two prompts that wait, and on every
+/// eighth endpoint half of the prompt.
+#[derive(Debug)]
+pub struct Residents {
+    streams: Vec<Vec<Stream>>,
+}
+
+impl Residents {
+    /// Makes the ledger agree with them; `mixed`: each endpoint has others.
+    #[must_use]
+    pub fn new(loads: &mut [OwnLoad], streams: u32, mixed: bool) -> Self {
+        let of = |(at, load): (usize, &mut OwnLoad)| {
+            load.decoding = streams;
+            load.in_flight = streams + load.prefilling;
+            let stream = |nth: u32| {
+                let noise = splitmix64(splitmix64(if mixed { at as u64 } else { 0 }) ^ u64::from(nth));
+                let tokens = u32::try_from(noise % 400).unwrap() + 1;
+                let pace_ms = u32::try_from(noise >> 32 & 63).unwrap() + 15;
+                Stream { tokens, since_first_ms: tokens * pace_ms }
+            };
+            (0..streams).map(stream).collect()
+        };
+        Self { streams: loads.iter_mut().enumerate().map(of).collect() }
+    }
+}
+
+impl Insights for Residents {
+    fn cached(&self, endpoint: EndpointIndex) -> Tokens {
+        Tokens(if endpoint.0.is_multiple_of(8) { 512 } else { 0 })
+    }
+
+    fn prompts_in_flight(&self, _: EndpointIndex) -> Option<Tokens> {
+        None
+    }
+
+    fn residents(&self, endpoint: EndpointIndex, pending: &mut Vec<u32>, streams: &mut Vec<Stream>) {
+        pending.extend([300, 900]);
+        streams.extend_from_slice(self.streams.get(endpoint.get()).map_or(&[], Vec::as_slice));
+    }
+}
+
 /// A chat request of ordinary size.
 #[must_use]
 pub fn request() -> Request {
@@ -198,6 +256,7 @@ pub fn request() -> Request {
         tenant: TenantId::default(),
         deadline: None,
         slo: None,
+        prefix: aya_domain::PromptPrefix::default(),
         tried: Vec::new(),
     }
 }

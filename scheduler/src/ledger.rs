@@ -12,6 +12,7 @@ use aya_domain::{MonoTime, OwnLoad, Tokens};
 use aya_estimate::DecayedRate;
 use aya_trace::OwnRead;
 
+use crate::residents::{Entry, Residents};
 use crate::room::WaitingRoom;
 
 /// The first pause after a failed connection; doubles with each further failure in a row.
@@ -37,6 +38,9 @@ pub(crate) struct LedgerCell {
     /// Nanoseconds of [`MonoTime`]; zero: not cooling.
     cooling_until: AtomicU64,
     failures_in_a_row: AtomicU32,
+    /// Prompt tokens of everything in flight, cached ones included.
+    prompts: AtomicU64,
+    residents: Residents,
     room: Arc<WaitingRoom>,
 }
 
@@ -51,6 +55,8 @@ impl LedgerCell {
             rate: AtomicU64::new(0),
             cooling_until: AtomicU64::new(0),
             failures_in_a_row: AtomicU32::new(0),
+            prompts: AtomicU64::new(0),
+            residents: Residents::default(),
             room,
         }
     }
@@ -81,26 +87,40 @@ impl LedgerCell {
         self.in_flight.load(Ordering::Acquire)
     }
 
+    /// Prompt tokens of everything in flight.
+    pub(crate) fn prompts(&self) -> Tokens {
+        Tokens(self.prompts.load(Ordering::Relaxed))
+    }
+
+    pub(crate) const fn residents(&self) -> &Residents {
+        &self.residents
+    }
+
     /// Claims a place for a request if nothing changed since the decision saw `seen` requests in flight.
+    /// `uncached`: those of its prompt tokens that have to be computed; only they are work ahead of others.
     pub(crate) fn claim(
         self: &Arc<Self>,
         seen: u32,
         prompt_tokens: u64,
+        uncached: u64,
         now: MonoTime,
     ) -> Result<Lease, LostRace> {
         self.in_flight
             .compare_exchange(seen, seen.saturating_add(1), Ordering::AcqRel, Ordering::Relaxed)
             .map_err(|_| LostRace)?;
         self.prefilling.fetch_add(1, Ordering::Relaxed);
-        self.prefill_tokens.fetch_add(prompt_tokens, Ordering::Relaxed);
+        self.prefill_tokens.fetch_add(uncached, Ordering::Relaxed);
+        self.prompts.fetch_add(prompt_tokens, Ordering::Relaxed);
         let add = |packed| {
             let mut rate = unpack_rate(packed, now);
-            rate.add(now, Tokens(prompt_tokens));
+            rate.add(now, Tokens(uncached));
             Some(pack_rate(rate))
         };
         // The closure never declines, so the update cannot fail.
         let _ = self.rate.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
-        Ok(Lease { cell: Arc::clone(self), stage: Stage::Prefill { tokens: prompt_tokens } })
+        let entry = self.residents.enter(now, uncached);
+        let (cell, stage) = (Arc::clone(self), Stage::Prefill { uncached });
+        Ok(Lease { cell, stage, prompt_tokens, entry })
     }
 
     /// The endpoint failed a request before its first byte: leave it alone for a while.
@@ -131,7 +151,7 @@ impl LedgerCell {
 /// What a lease has added to its cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    Prefill { tokens: u64 },
+    Prefill { uncached: u64 },
     Decode { kv_tokens: u64 },
 }
 
@@ -140,23 +160,32 @@ enum Stage {
 pub(crate) struct Lease {
     cell: Arc<LedgerCell>,
     stage: Stage,
+    prompt_tokens: u64,
+    /// `None`: too many are there to be known one by one.
+    entry: Option<Entry>,
 }
 
 impl Lease {
     /// The prefill is over: the request now decodes. Later calls change nothing.
-    pub(crate) fn first_token(&mut self) {
-        let Stage::Prefill { tokens } = self.stage else { return };
-        self.stage = Stage::Decode { kv_tokens: tokens };
+    pub(crate) fn first_token(&mut self, now: MonoTime) {
+        let Stage::Prefill { uncached } = self.stage else { return };
+        self.stage = Stage::Decode { kv_tokens: self.prompt_tokens };
         self.cell.decoding.fetch_add(1, Ordering::Relaxed);
-        self.cell.decode_kv_tokens.fetch_add(tokens, Ordering::Relaxed);
+        self.cell.decode_kv_tokens.fetch_add(self.prompt_tokens, Ordering::Relaxed);
         self.cell.prefilling.fetch_sub(1, Ordering::Relaxed);
-        self.cell.prefill_tokens.fetch_sub(tokens, Ordering::Relaxed);
+        self.cell.prefill_tokens.fetch_sub(uncached, Ordering::Relaxed);
+        if let Some(entry) = self.entry {
+            self.cell.residents.first_token(entry, now);
+        }
         self.cell.room.wake_heads();
     }
 
     /// This many more tokens came; ends the prefill if it had not ended.
-    pub(crate) fn tokens(&mut self, count: u64) {
-        self.first_token();
+    pub(crate) fn tokens(&mut self, count: u64, now: MonoTime) {
+        self.first_token(now);
+        if let Some(entry) = self.entry {
+            self.cell.residents.tokens(entry, count);
+        }
         if let Stage::Decode { kv_tokens } = &mut self.stage {
             *kv_tokens = kv_tokens.saturating_add(count);
             self.cell.decode_kv_tokens.fetch_add(count, Ordering::Relaxed);
@@ -171,14 +200,18 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         match self.stage {
-            Stage::Prefill { tokens } => {
+            Stage::Prefill { uncached } => {
                 self.cell.prefilling.fetch_sub(1, Ordering::Relaxed);
-                self.cell.prefill_tokens.fetch_sub(tokens, Ordering::Relaxed);
+                self.cell.prefill_tokens.fetch_sub(uncached, Ordering::Relaxed);
             }
             Stage::Decode { kv_tokens } => {
                 self.cell.decoding.fetch_sub(1, Ordering::Relaxed);
                 self.cell.decode_kv_tokens.fetch_sub(kv_tokens, Ordering::Relaxed);
             }
+        }
+        self.cell.prompts.fetch_sub(self.prompt_tokens, Ordering::Relaxed);
+        if let Some(entry) = self.entry {
+            self.cell.residents.leave(entry);
         }
         let before = self.cell.in_flight.fetch_sub(1, Ordering::AcqRel);
         debug_assert!(before > 0, "a lease was released twice");
@@ -218,16 +251,17 @@ mod tests {
     fn a_dropped_lease_takes_back_exactly_what_it_added_in_every_stage() {
         let cell = cell();
         for tokens_streamed in [None, Some(0), Some(7)] {
-            let mut lease = cell.claim(0, 100, NOW).unwrap();
+            let mut lease = cell.claim(0, 150, 100, NOW).unwrap();
             if let Some(count) = tokens_streamed {
-                lease.tokens(count);
-                assert_eq!(cell.read(NOW).decode_kv_tokens, 100 + count);
+                lease.tokens(count, NOW);
+                assert_eq!(cell.read(NOW).decode_kv_tokens, 150 + count);
             } else {
                 assert_eq!((cell.read(NOW).prefilling, cell.read(NOW).prefill_tokens), (1, 100));
             }
             drop(lease);
             let after = cell.read(NOW);
             assert_eq!(OwnLoad { prefill_rate: 0.0, ..after }, OwnLoad::default());
+            assert_eq!(cell.prompts(), Tokens(0));
         }
         assert!(cell.read(NOW).prefill_rate > 0.0, "what was just sent is remembered");
     }
@@ -235,10 +269,10 @@ mod tests {
     #[test]
     fn the_second_claim_on_the_same_sight_loses() {
         let cell = cell();
-        let first = cell.claim(0, 1, NOW).unwrap();
-        assert_eq!(cell.claim(0, 1, NOW).unwrap_err(), LostRace);
+        let first = cell.claim(0, 1, 1, NOW).unwrap();
+        assert_eq!(cell.claim(0, 1, 1, NOW).unwrap_err(), LostRace);
         drop(first);
-        assert!(cell.claim(0, 1, NOW).is_ok());
+        assert!(cell.claim(0, 1, 1, NOW).is_ok());
     }
 
     #[test]
@@ -261,7 +295,7 @@ mod tests {
         for start_ms in [10_000, u64::from(u32::MAX) - 1_000, 3 * u64::from(u32::MAX) + 17] {
             let (start, later) = (MonoTime::from_millis(start_ms), MonoTime::from_millis(start_ms + 4_000));
             let cell = cell();
-            let _lease = cell.claim(0, 4_000, start).unwrap();
+            let _lease = cell.claim(0, 4_000, 4_000, start).unwrap();
             let read = cell.read(later).prefill_rate;
             assert!((read - 1_000.0 / std::f64::consts::E).abs() < 1.0, "{read} after {start_ms} ms");
         }
@@ -274,8 +308,8 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for i in 0..2_000_u64 {
-                        if let Ok(mut lease) = cell.claim(cell.in_flight(), i, NOW) {
-                            lease.tokens(i % 3);
+                        if let Ok(mut lease) = cell.claim(cell.in_flight(), i, i, NOW) {
+                            lease.tokens(i % 3, NOW);
                         }
                     }
                 });

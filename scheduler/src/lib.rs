@@ -7,6 +7,7 @@
 mod admin;
 mod events;
 mod http;
+mod insight;
 mod journal;
 mod ledger;
 mod listener;
@@ -14,6 +15,7 @@ mod metrics;
 mod models;
 mod pipeline;
 mod process;
+mod residents;
 mod room;
 mod routes;
 mod scheduler;

@@ -16,11 +16,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aya_domain::{
-    IdError, ModelId, MonoTime, Priority, Request, RequestId, RequestKind, TenantId, Tokens, UnknownPriority,
+    IdError, ModelId, MonoTime, Priority, PromptPrefix, Request, RequestId, RequestKind, TenantId, Tokens,
+    UnknownPriority,
 };
 use aya_estimate::TokenRatio;
 use aya_placement::Policy;
-use aya_proxy::{ApiError, BodyView, ScanLimits, scan};
+use aya_proxy::{ApiError, BodyView, ScanLimits, prompt_prefix, scan};
 use bytes::Bytes;
 use http::{HeaderMap, Response};
 
@@ -33,7 +34,7 @@ use self::sent::{Patience, Upstream};
 use crate::http::body::ClientBody;
 use crate::http::conn::ConnState;
 use crate::http::respond;
-use crate::models::ModelState;
+use crate::models::{ModelState, Route};
 use crate::shared::Shared;
 
 /// A request as it came in.
@@ -276,8 +277,16 @@ pub(crate) fn prepare(
     let prompt_bytes = scanned.prompt_bytes.saturating_add(scanned.tools_bytes);
     let ids = Tokens(scanned.prompt_token_ids);
     let max_tokens = scanned.output_limit().map(|limit| Tokens(u64::from(limit)));
-    let (expected, residual) = state.output();
+    let tenant = ask.hints.tenant.clone();
+    let (expected, residual) =
+        state.output(Route { tenant: &tenant, kind: ask.kind, stream: scanned.wants_stream() });
     let choices = f64::from(scanned.n.unwrap_or(1).max(1));
+    let prefix = match ask.kind {
+        RequestKind::Chat | RequestKind::Completion if shared.config.placement.prefix_blocks_max > 0 => {
+            prompt_prefix(&ask.body, &scanned, model.as_str(), shared.prefix_key)
+        }
+        RequestKind::Chat | RequestKind::Completion | RequestKind::Embedding => PromptPrefix::default(),
+    };
     let request = Request {
         id: id.clone(),
         sequence: state.next_sequence(),
@@ -297,9 +306,10 @@ pub(crate) fn prepare(
         expected_residual: residual,
         arrived_at,
         priority: ask.hints.priority,
-        tenant: ask.hints.tenant.clone(),
+        tenant,
         deadline: ask.hints.deadline.map(|deadline| arrived_at.after(deadline)),
         slo: shared.promises.slo(ask.hints.priority),
+        prefix,
         tried: Vec::new(),
     };
     let Hints { traceparent, authorization, .. } = ask.hints;

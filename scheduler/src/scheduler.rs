@@ -117,6 +117,7 @@ impl Scheduler {
             policies,
             default_policy,
             aliases: config.aliases.iter().map(|a| (a.name.clone(), a.model.clone())).collect(),
+            prefix_key: aya_proxy::PrefixKey::new(uuid::Uuid::now_v7().as_u64_pair().1),
             upstream_authorization: config.upstream.api_key.as_ref().and_then(|key| {
                 let mut value = ::http::HeaderValue::from_str(&format!("Bearer {}", key.expose())).ok()?;
                 value.set_sensitive(true);
@@ -220,6 +221,7 @@ fn policies(config: &SchedulerConfig) -> Result<(BTreeMap<PolicyName, Policy>, P
     let configured = |name: &str| {
         let mut policy = Policy::named(name)?;
         policy.slo_ttft_s = config.placement.slo_ttft.as_secs_f64();
+        policy.slo_tpot_s = config.placement.slo_tpot.as_secs_f64();
         policy.hold.max_backlog_s = config.placement.hold_backlog.as_secs_f64();
         Ok::<_, aya_placement::UnknownPolicy>(policy)
     };

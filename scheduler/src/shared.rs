@@ -9,6 +9,7 @@ use aya_config::SchedulerConfig;
 use aya_domain::{ModelId, PolicyName};
 use aya_observe::Clock;
 use aya_placement::Policy;
+use aya_proxy::PrefixKey;
 
 use crate::events::EventLog;
 use crate::journal::JournalSender;
@@ -35,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) default_policy: Policy,
     /// Client-facing model name -> the model that is asked for instead.
     pub(crate) aliases: BTreeMap<ModelId, ModelId>,
+    /// Under which prompts are hashed; of this process alone.
+    pub(crate) prefix_key: PrefixKey,
     /// Sent to every engine as `Authorization: Bearer`, if configured.
     pub(crate) upstream_authorization: Option<http::HeaderValue>,
     pub(crate) draining: AtomicBool,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aya_domain::{EndpointIndex, ModelId, MonoTime, OwnLoad, Snapshot};
-use aya_estimate::DecayedRate;
+use aya_estimate::{DecayedRate, PrefixIndex};
 use aya_trace::OwnRead;
 
 use crate::ledger::LedgerCell;
@@ -17,6 +17,8 @@ use crate::models::ModelState;
 #[derive(Debug, Clone)]
 pub(crate) struct Companion {
     pub(crate) cell: Arc<LedgerCell>,
+    /// What its engine's cache probably holds; replaced by an empty one when the engine has lost it.
+    pub(crate) prefixes: Arc<PrefixIndex>,
     pub(crate) metrics: Arc<EndpointMetrics>,
 }
 

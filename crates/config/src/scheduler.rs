@@ -116,6 +116,11 @@ pub struct PlacementConfig {
     pub seed: u64,
     /// The time to first token that scores aim to stay under.
     pub slo_ttft: Duration,
+    /// The time per further token that was promised: who is already there must not miss it for a newcomer.
+    pub slo_tpot: Duration,
+    /// Blocks of 256 prompt bytes remembered per endpoint, to find out who holds the beginning of a prompt: at most
+    /// what its KV cache can hold; 16 bytes each. 0: caches are not looked at.
+    pub prefix_blocks_max: usize,
     /// The predicted backlog beyond which an endpoint gets no further request.
     pub hold_backlog: Duration,
     /// Whether a client may choose a policy with `x-aya-policy`.
@@ -303,6 +308,8 @@ impl PlacementConfig {
             policy: r.parsed("policy", constant("aya")),
             seed: r.number("seed", 1),
             slo_ttft: r.duration("slo_ttft", "2s", "1ms"..="1h"),
+            slo_tpot: r.duration("slo_tpot", "100ms", "1ms"..="1m"),
+            prefix_blocks_max: r.count("prefix_blocks_max", 16_384, 0..=1_000_000),
             hold_backlog: r.duration("hold_backlog", "500ms", "1ms"..="1h"),
             allow_policy_header: r.switch("allow_policy_header", true),
         }

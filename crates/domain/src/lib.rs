@@ -13,6 +13,7 @@ mod gpu_event;
 mod gpu_process;
 mod id;
 mod load;
+mod prefix;
 mod profile;
 mod report;
 mod request;
@@ -40,6 +41,7 @@ pub use id::{
     SchedulerId, TenantId,
 };
 pub use load::OwnLoad;
+pub use prefix::PromptPrefix;
 pub use profile::{EngineProfile, StepCost};
 pub use report::{AgentHealth, EngineHealth, EngineReport, GpuReport, Report, ReportKind};
 pub use request::{Request, RequestKind};

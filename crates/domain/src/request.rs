@@ -1,6 +1,6 @@
 //! A request as placement sees it: classified and body-free. Prompts never come this far.
 
-use crate::{EndpointId, ModelId, MonoTime, Priority, RequestId, Slo, TenantId, Tokens};
+use crate::{EndpointId, ModelId, MonoTime, Priority, PromptPrefix, RequestId, Slo, TenantId, Tokens};
 
 /// What is asked of the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +50,8 @@ pub struct Request {
     pub deadline: Option<MonoTime>,
     /// What it was promised; `None`: the objectives of the policy.
     pub slo: Option<Slo>,
+    /// How its prompt begins; empty where nobody keeps account of caches.
+    pub prefix: PromptPrefix,
     /// Endpoints that already failed this request; never chosen again.
     pub tried: Vec<EndpointId>,
 }

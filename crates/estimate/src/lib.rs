@@ -21,7 +21,7 @@ pub use fit::{
 };
 pub use lengths::LengthDistribution;
 pub use output::OutputPrior;
-pub use prefix::PrefixIndex;
+pub use prefix::{Match, PREFIX_BLOCKS_MAX, PrefixIndex};
 pub use prior::{Prior, prior};
 pub use profiles::{NamedProfile, UnknownProfile, all, named, relative_speed};
 pub use rate::{DecayedRate, RATE_TAU};

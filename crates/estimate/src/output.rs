@@ -26,6 +26,12 @@ impl Default for OutputPrior {
 }
 
 impl OutputPrior {
+    /// The same moments as if they came from so many answers: the start of one that is learned apart.
+    #[must_use]
+    pub const fn weighing(&self, answers: f64) -> Self {
+        Self { count: answers, ..*self }
+    }
+
     /// Learns from a completed answer of this many tokens. Cut-off and failed answers are not for this.
     pub fn observe(&mut self, tokens: u32) {
         self.count += 1.0;

@@ -81,6 +81,7 @@ pub(crate) fn request(prompt: u64, max_tokens: Option<u64>) -> Request {
         tenant: TenantId::default(),
         deadline: None,
         slo: None,
+        prefix: aya_domain::PromptPrefix::default(),
         tried: Vec::new(),
     }
 }

@@ -99,6 +99,14 @@ pub struct BodyView {
     pub media_items: u32,
     /// Bytes of `tools` or `functions` as written; chat templates put them before the prompt.
     pub tools_bytes: u64,
+    /// The value of `tools`, or of the older `functions`.
+    pub tools_span: Option<Span>,
+    /// The value of `messages`.
+    pub messages_span: Option<Span>,
+    /// The value of `prompt` or `input`.
+    pub prompt_span: Option<Span>,
+    /// Where the first URL or piece of inline data begins.
+    pub media_at: Option<usize>,
     /// The byte after the opening brace: where a key can be inserted.
     pub open_at: usize,
     /// Whether the top-level object has no key.

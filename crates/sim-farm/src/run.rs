@@ -234,7 +234,7 @@ impl<'a> Farm<'a> {
         if site.down {
             return self.refused(request, at);
         }
-        if let Some(index) = scheduler.prefixes.get_mut(at) {
+        if let Some(index) = scheduler.prefixes.get(at) {
             index.insert(&arrival.blocks);
         }
         let Some(cell) = scheduler.cells.get_mut(at) else { return };

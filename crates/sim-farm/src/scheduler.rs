@@ -228,7 +228,7 @@ impl Insights for Sight<'_> {
 }
 
 fn cached(prefixes: &[PrefixIndex], arrival: &Arrival, at: usize) -> u32 {
-    let blocks = prefixes.get(at).map_or(0, |index| index.matched(&arrival.blocks));
+    let blocks = prefixes.get(at).map_or(0, |index| index.matched(&arrival.blocks).blocks);
     let tokens = u32::try_from(blocks).unwrap_or(u32::MAX).saturating_mul(PREFIX_BLOCK_TOKENS);
     tokens.min(arrival.prompt_tokens.saturating_sub(1))
 }
@@ -256,6 +256,7 @@ pub(crate) fn blank_request(model: ModelId) -> Result<Request, IdError> {
         tenant: TenantId::default(),
         deadline: None,
         slo: None,
+        prefix: aya_domain::PromptPrefix::default(),
         tried: Vec::new(),
     })
 }

@@ -12,6 +12,7 @@ mod decode;
 mod encode;
 mod endpoint;
 mod exact;
+mod knowledge;
 mod line;
 mod policy;
 
@@ -24,6 +25,7 @@ pub(crate) use checks::{FIELDS, column_digests, differing_columns, differing_row
 pub(crate) use decode::Decoder;
 pub use decode::{Case, DecodeError, Recorded};
 pub use encode::Encoder;
+pub use knowledge::KnowledgeRead;
 pub(crate) use line::{DecidedJson, HeadJson, OutcomeJson};
 
 /// Counts up when lines change so that an older program would misread them.
@@ -44,6 +46,8 @@ pub struct Inputs<'a> {
     pub snapshot: &'a Snapshot,
     /// Parallel to the snapshot's endpoints.
     pub loads: &'a [OwnRead],
+    /// `None`: it was made without any.
+    pub knowledge: Option<&'a KnowledgeRead>,
     pub request: &'a Request,
     pub policy: &'a Policy,
     pub now: MonoTime,

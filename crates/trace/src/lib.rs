@@ -16,7 +16,9 @@ mod sentence;
 mod what_if;
 
 pub use event::EventJson;
-pub use inputs::{Case, CellsError, Decided, DecodeError, Encoder, FORMAT, Inputs, OwnRead, Recorded};
+pub use inputs::{
+    Case, CellsError, Decided, DecodeError, Encoder, FORMAT, Inputs, KnowledgeRead, OwnRead, Recorded,
+};
 pub use json::{
     AttemptJson, CandidateJson, ConditionJson, DecisionJson, OutcomeJson, PlacementJson, RecordJson,
     RejectionJson, RequestJson, TermsJson, VERSION, VerdictKind,

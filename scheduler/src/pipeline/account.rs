@@ -15,7 +15,8 @@ use http::HeaderMap;
 use super::Prepared;
 use super::inputs::{Captured, Decided};
 use crate::http::respond;
-use crate::models::{Lesson, ModelState};
+use crate::insight::CacheGuess;
+use crate::models::{Lesson, ModelState, Route};
 use crate::shared::Shared;
 
 /// What is known of a request so far.
@@ -47,6 +48,10 @@ struct Open {
     last_token_at: Option<MonoTime>,
     tokens_seen: u64,
     prompt_tokens: Option<u64>,
+    /// Prompt tokens that the engine had in its cache, by its own word.
+    cached_tokens: Option<u64>,
+    /// What was expected of that.
+    guess: Option<CacheGuess>,
     completion_tokens: Option<u64>,
     finish_reason: Option<String>,
 }
@@ -81,6 +86,8 @@ impl Account {
             last_token_at: None,
             tokens_seen: 0,
             prompt_tokens: None,
+            cached_tokens: None,
+            guess: None,
             completion_tokens: None,
             finish_reason: None,
         };
@@ -147,6 +154,13 @@ impl Account {
         self.decided(decided);
     }
 
+    /// What the current attempt's endpoint probably holds of the prompt.
+    pub(crate) fn guessed(&mut self, guess: Option<CacheGuess>) {
+        if let Some(open) = &mut self.open {
+            open.guess = guess;
+        }
+    }
+
     /// A kept connection was closed as the request went out, and it is sent once more on a new one. Whether the
     /// engine had begun, nobody can tell from here: so the record has both.
     pub(crate) fn resent(&mut self) {
@@ -197,6 +211,11 @@ impl Account {
         let prompt = facts.usage.and_then(|usage| usage.prompt_tokens);
         let timed = facts.timings.and_then(|t| Some(t.prompt_n? + t.cache_n.unwrap_or(0)));
         let finish = facts.finish.map(|finish| finish.as_str().to_owned());
+        let cached = facts.usage.and_then(|usage| usage.cached_tokens);
+        let cached = cached.or(facts.timings.and_then(|timings| timings.cache_n));
+        if let Some(open) = &mut self.open {
+            open.cached_tokens = cached.or(open.cached_tokens);
+        }
         self.usage(prompt.or(timed), facts.completion_tokens(), finish);
     }
 
@@ -290,12 +309,16 @@ impl Open {
     }
 
     fn teach(&self) {
+        if let (Some(guess), Some(cached)) = (&self.guess, self.cached_tokens) {
+            guess.told(Tokens(cached));
+        }
         let Some(request) = &self.request else { return };
         self.model.learn(Lesson {
             prompt_bytes: request.prompt_bytes,
             messages: self.messages,
             prompt_tokens: self.prompt_tokens,
             completion_tokens: self.completion_tokens.filter(|_| request.kind != RequestKind::Embedding),
+            route: Route::of(request),
         });
     }
 

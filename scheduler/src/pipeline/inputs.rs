@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use aya_domain::{Decision, DecisionId, MonoTime, Request};
 use aya_placement::Policy;
-use aya_trace::OwnRead;
+use aya_trace::{KnowledgeRead, OwnRead};
 
 use crate::view::FarmView;
 
@@ -14,6 +14,7 @@ use crate::view::FarmView;
 pub(crate) struct Inputs {
     pub(crate) view: Arc<FarmView>,
     pub(crate) loads: Vec<OwnRead>,
+    pub(crate) knowledge: KnowledgeRead,
     pub(crate) request: Request,
     pub(crate) policy: Policy,
     pub(crate) now: MonoTime,
@@ -46,6 +47,7 @@ impl Captured {
             inputs: aya_trace::Inputs {
                 snapshot: &inputs.view.snapshot,
                 loads: &inputs.loads,
+                knowledge: Some(&inputs.knowledge),
                 request: &inputs.request,
                 policy: &inputs.policy,
                 now: inputs.now,

@@ -10,10 +10,13 @@ use std::time::Duration;
 
 use aya_admission::{Blocked, Shed};
 use aya_domain::{Decision, EndpointInfo, HoldReason, MonoTime, Outcome, RefusalReason, Request, splitmix64};
-use aya_placement::{Policy, decide};
+use aya_estimate::LengthDistribution;
+use aya_placement::{Consulted, Knowledge, Policy, Seen, decide_noting};
+use aya_trace::KnowledgeRead;
 
 use super::admit;
 use super::inputs::{Decided, Inputs};
+use crate::insight::{CacheGuess, Held, Sight, affinity};
 use crate::ledger::Lease;
 use crate::metrics::EndpointMetrics;
 use crate::room::{Stands, Ticket};
@@ -28,8 +31,17 @@ const RECHECK: Duration = Duration::from_millis(50);
 const STARTUP_GRACE: Duration = Duration::from_secs(5);
 
 thread_local! {
-    /// The ledger as the decision reads it, reused by every request of this core.
-    static LOADS: RefCell<Loads> = RefCell::new(Loads::default());
+    /// What the last decision of this core was made on; its room is used again for the next one.
+    static LAST: RefCell<Last> = RefCell::default();
+}
+
+#[derive(Debug, Default)]
+struct Last {
+    loads: Loads,
+    held: Held,
+    lengths: Option<Arc<LengthDistribution>>,
+    /// All that it asked beyond the loads.
+    consulted: Consulted,
 }
 
 /// A claimed place.
@@ -39,6 +51,8 @@ pub(crate) struct Placed {
     pub(crate) endpoint: Arc<EndpointInfo>,
     pub(crate) metrics: Arc<EndpointMetrics>,
     pub(crate) lease: Lease,
+    /// `None`: nothing of the prompt was expected in its cache.
+    pub(crate) guess: Option<CacheGuess>,
     /// The prediction that the choice rests on, in seconds.
     pub(crate) predicted_ttft_s: f64,
 }
@@ -235,8 +249,9 @@ fn attempt_once(
         }
         match claim(&view, &decision, request, now) {
             Some(claimed) => {
-                let Claimed { endpoint, metrics, lease, predicted_ttft_s } = claimed;
-                return Ok(Placed { decided: kept(decision), endpoint, metrics, lease, predicted_ttft_s });
+                let Claimed { endpoint, metrics, lease, guess, predicted_ttft_s } = claimed;
+                let decided = kept(decision);
+                return Ok(Placed { decided, endpoint, metrics, lease, guess, predicted_ttft_s });
             }
             None if claims == CLAIMS_MAX => return Err(Attempt::Hold(HoldReason::AllFull, kept(decision))),
             None => claims += 1,
@@ -253,9 +268,15 @@ pub(crate) fn decide_on(
     now: MonoTime,
     seed: u64,
 ) -> Decision {
-    LOADS.with_borrow_mut(|loads| {
+    LAST.with_borrow_mut(|Last { loads, held, lengths, consulted }| {
         view.read_loads(now, loads);
-        decide(&view.snapshot, &loads.loads, request, policy, now, seed_of(seed, request))
+        held.find(view, request);
+        *lengths = view.models.get(&request.model).map(|model| model.lengths());
+        let sight = Sight { view, held, now };
+        let knowledge =
+            Knowledge { endpoints: Some(&sight), lengths: lengths.as_deref(), affinity: affinity(request) };
+        let seen = Seen { snapshot: &view.snapshot, loads: &loads.loads, knowledge };
+        decide_noting(seen, request, policy, now, seed_of(seed, request), consulted)
     })
 }
 
@@ -274,9 +295,15 @@ fn kept(
     now: MonoTime,
 ) -> Decided {
     let inputs = shared.journal.takes_inputs().then(|| {
+        let (loads, knowledge) = LAST.with_borrow(|Last { loads, lengths, consulted, .. }| {
+            let lengths = lengths.as_ref().filter(|_| !consulted.looked_at.is_empty()).map(Arc::clone);
+            let affinity = affinity(request);
+            (loads.copied(), KnowledgeRead { consulted: consulted.clone(), lengths, affinity })
+        });
         Box::new(Inputs {
             view: Arc::clone(view),
-            loads: LOADS.with_borrow(Loads::copied),
+            loads,
+            knowledge,
             request: request.clone(),
             policy: policy.clone(),
             now,
@@ -291,6 +318,7 @@ struct Claimed {
     endpoint: Arc<EndpointInfo>,
     metrics: Arc<EndpointMetrics>,
     lease: Lease,
+    guess: Option<CacheGuess>,
     predicted_ttft_s: f64,
 }
 
@@ -309,9 +337,14 @@ fn claim(view: &FarmView, decision: &Decision, request: &Request, now: MonoTime)
         aya_domain::Verdict::Scored { terms, .. } => terms.predicted_ttft_s,
         aya_domain::Verdict::Rejected(_) => 0.0,
     };
-    let lease = companion.cell.claim(candidate.own_in_flight, request.prompt_tokens.get(), now).ok()?;
+    let prompt = request.prompt_tokens.get();
+    let uncached = prompt.saturating_sub(candidate.cached.unwrap_or_default().get()).max(1);
+    let lease = companion.cell.claim(candidate.own_in_flight, prompt, uncached, now).ok()?;
+    let guess = LAST.with_borrow(|last| last.held.guess(view, chosen.endpoint));
+    // Now and not when it was computed: those who begin alike come while the first is still in prefill.
+    companion.prefixes.insert(&request.prefix.blocks);
     let (endpoint, metrics) = (Arc::clone(&endpoint.info), Arc::clone(&companion.metrics));
-    Some(Claimed { endpoint, metrics, lease, predicted_ttft_s })
+    Some(Claimed { endpoint, metrics, lease, guess, predicted_ttft_s })
 }
 
 /// Whether an unknown model may only be one whose agent has not called yet.

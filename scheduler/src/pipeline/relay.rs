@@ -37,8 +37,9 @@ pub(crate) enum AttemptEnd {
 
 /// Sends the request to the placed endpoint.
 pub(crate) async fn attempt(up: Upstream<'_>, mut account: Account, placed: Placed) -> AttemptEnd {
-    let Placed { decided, endpoint, metrics, mut lease, predicted_ttft_s } = placed;
+    let Placed { decided, endpoint, metrics, mut lease, guess, predicted_ttft_s } = placed;
     account.dispatched(decided, &endpoint.id);
+    account.guessed(guess);
     metrics.placements.inc();
     let mode = Mode::of(up.prepared, &endpoint);
     let sent = Sent { up, endpoint: &endpoint, mode };
@@ -128,7 +129,7 @@ fn begin(
     upstream.set_idle_timeout(up.shared.config.timeouts.inter_token);
     let seen = scanner.facts().content_events;
     if seen > 0 {
-        lease.tokens(seen);
+        lease.tokens(seen, up.shared.clock.now());
     }
     let left = total_until(up.shared, up.prepared).since(up.shared.clock.now());
     let mut response = Response::new(());

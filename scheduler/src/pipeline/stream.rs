@@ -81,7 +81,7 @@ impl StreamBody {
         if seen > seen_before {
             self.account.tokens(seen, now);
             if let Some(lease) = &mut self.lease {
-                lease.tokens(seen - seen_before);
+                lease.tokens(seen - seen_before, now);
             }
         }
         self.let_go_when_told_all();

@@ -69,7 +69,7 @@ async fn whole(
         match timeout(assumed, work.as_mut()).await {
             Ok(result) => result?,
             Err(_) => {
-                lease.first_token();
+                lease.first_token(shared.clock.now());
                 work.await?
             }
         }
@@ -106,9 +106,10 @@ async fn assembled(sent: &Sent<'_>, account: &mut Account, lease: &mut Lease) ->
             if seen == 0 {
                 response.body.set_idle_timeout(timeouts.inter_token);
             }
-            lease.tokens(facts.content_events - seen);
+            let now = shared.clock.now();
+            lease.tokens(facts.content_events - seen, now);
             seen = facts.content_events;
-            account.tokens(seen, shared.clock.now());
+            account.tokens(seen, now);
         }
     }
     let facts = assembler.facts().clone();

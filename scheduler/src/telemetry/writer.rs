@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aya_domain::{EndpointId, GpuEvents, GpuUuid, ModelId, MonoTime, NodeId, Report, Snapshot};
+use aya_domain::{
+    Endpoint, EndpointId, GpuEvents, GpuUuid, Health, ModelId, MonoTime, NodeId, Phase, Report, Snapshot,
+};
+use aya_estimate::PrefixIndex;
 use aya_fleet::{Effects, Event, Fleet, Notice, OwnInFlight, Target};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -26,6 +29,8 @@ const PUBLISH_EVERY: Duration = Duration::from_millis(20);
 /// How often the ledger's own counts are noted, so that a report can be compared with what was ours when
 /// it was sampled; also the tick of staleness.
 const NOTE_LEDGER_EVERY: Duration = Duration::from_millis(50);
+/// Tokens of one prompt block, about: its 256 bytes at four bytes per token.
+const PREFIX_BLOCK_TOKENS: u64 = 64;
 /// Events applied before the view is considered again.
 const BATCH_MAX: usize = 256;
 
@@ -203,7 +208,7 @@ impl FleetWriter {
     fn publish(&mut self) {
         let snapshot = self.fleet.snapshot(self.shared.clock.now());
         self.forget_gone(&snapshot);
-        let companions = snapshot.endpoints.iter().map(|e| self.companion(&e.info.id)).collect();
+        let companions = snapshot.endpoints.iter().map(|endpoint| self.companion(endpoint)).collect();
         for model in snapshot.models.keys() {
             if !self.models.contains_key(model) {
                 let state = Arc::new(ModelState::new(self.shared.metrics.model(Some(model))));
@@ -216,11 +221,18 @@ impl FleetWriter {
         self.shared.room.wake_heads();
     }
 
-    fn companion(&mut self, id: &EndpointId) -> Companion {
-        if let Some(companion) = self.companions.get(id) {
+    fn companion(&mut self, endpoint: &Endpoint) -> Companion {
+        let id = &endpoint.info.id;
+        let blocks = prefix_blocks(endpoint, self.shared.config.placement.prefix_blocks_max);
+        if let Some(companion) = self.companions.get_mut(id) {
+            let lost = matches!(endpoint.health, Health::Unhealthy { .. }) || endpoint.phase == Phase::Gone;
+            if companion.prefixes.capacity() != blocks || (lost && companion.prefixes.is_used()) {
+                companion.prefixes = Arc::new(PrefixIndex::new(blocks));
+            }
             return companion.clone();
         }
         let companion = Companion {
+            prefixes: Arc::new(PrefixIndex::new(blocks)),
             cell: Arc::new(LedgerCell::new(Arc::clone(&self.shared.room))),
             metrics: self.shared.metrics.endpoint(id.as_str()),
         };
@@ -244,6 +256,13 @@ impl FleetWriter {
 fn own(companion: &Companion, now: MonoTime) -> OwnInFlight {
     let own = companion.cell.read(now);
     OwnInFlight { in_flight: own.in_flight, decoding: own.decoding, kv_tokens: own.decode_kv_tokens }
+}
+
+/// Blocks that the engine's cache can hold: its KV pool, as far as it is known.
+fn prefix_blocks(endpoint: &Endpoint, most: usize) -> usize {
+    let info = &endpoint.info;
+    let pool = info.kv_capacity.unwrap_or(info.profile.kv_capacity).get();
+    usize::try_from(pool / PREFIX_BLOCK_TOKENS).unwrap_or(usize::MAX).min(most)
 }
 
 /// Logs, counts and keeps what an operator should know; whether the view changed.

@@ -121,6 +121,7 @@ fn a_request_needs_its_prompt_and_the_answer_it_may_get() {
             tenant: aya_domain::TenantId::default(),
             deadline: None,
             slo: None,
+            prefix: aya_domain::PromptPrefix::default(),
             tried: Vec::new(),
         })
     };

@@ -249,7 +249,7 @@ impl<'b> Fields<'b> {
 
     /// A string of this many bytes, unescaped, at any depth.
     #[inline]
-    pub(super) fn text(&mut self, bytes: usize) {
+    pub(super) fn text(&mut self, at: usize, bytes: usize) {
         let Some((_, field)) = self.current else { return };
         if !field.is_prompt() {
             return;
@@ -258,6 +258,7 @@ impl<'b> Fields<'b> {
             Role::Text => self.view.prompt_bytes += bytes as u64,
             Role::Media => {
                 self.view.media_bytes += bytes as u64;
+                self.view.media_at.get_or_insert(at);
                 self.view.media_items = self.view.media_items.saturating_add(1);
             }
             Role::Label => {}
@@ -313,9 +314,13 @@ impl<'b> Fields<'b> {
             }
             (Field::Prompt | Field::Input, Kind::Array) => {
                 self.view.prompts = Some(self.view.prompts.unwrap_or(0).max(1));
+                self.view.prompt_span = Some(span);
             }
+            (Field::Prompt | Field::Input, Kind::String) => self.view.prompt_span = Some(span),
+            (Field::Messages, Kind::Array) => self.view.messages_span = Some(span),
             (Field::Tools | Field::Functions, Kind::Array) => {
                 self.view.tools_bytes += (span.end - span.start) as u64;
+                self.view.tools_span = Some(span);
             }
             _ => {}
         }

@@ -162,7 +162,7 @@ impl<'b> Walk<'b> {
             Kind::String => {
                 let Passed { next, shrink } = pass_string(self.body, start + 1, self.survey.has_controls)?;
                 self.at = next;
-                self.fields.text(next - start - 2 - shrink);
+                self.fields.text(start, next - start - 2 - shrink);
             }
             Kind::Number => self.number()?,
             Kind::True => self.literal(b"true")?,

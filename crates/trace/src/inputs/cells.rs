@@ -120,7 +120,7 @@ const fn unzigzag(coded: u64) -> u64 {
 }
 
 /// LEB128.
-fn put(bytes: &mut Vec<u8>, mut number: u64) {
+pub(super) fn put(bytes: &mut Vec<u8>, mut number: u64) {
     loop {
         let low = number.to_le_bytes()[0] & 0x7f;
         number >>= 7;
@@ -132,7 +132,7 @@ fn put(bytes: &mut Vec<u8>, mut number: u64) {
     }
 }
 
-fn take(rest: &mut &[u8]) -> Result<u64, CellsError> {
+pub(super) fn take(rest: &mut &[u8]) -> Result<u64, CellsError> {
     let mut number = 0_u64;
     for shift in (0..64).step_by(7) {
         let (byte, after) = rest.split_first().ok_or(CellsError::Short)?;

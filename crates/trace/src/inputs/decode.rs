@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use aya_domain::{Decision, Endpoint, EndpointId, MonoTime, OwnLoad, Request, Snapshot};
-use aya_placement::{Policy, decide};
+use aya_placement::{Policy, decide_knowing};
 
 use super::cells::{self, CellsError, EndpointCells, LoadCells};
 use super::condition::ConditionJson;
 use super::endpoint;
+use super::knowledge::{KnowledgeJson, KnowledgeRead, LengthsRead};
 use super::line::{DecidedJson, OutcomeJson};
 use super::policy::PolicyRef;
 
@@ -49,6 +50,8 @@ pub struct Case<'a> {
     /// Without nodes, its time that of the decision.
     pub snapshot: &'a Snapshot,
     pub loads: &'a [OwnLoad],
+    /// What it asked for beyond them. Another policy may ask for more, and finds nothing.
+    pub knowledge: Option<KnowledgeRead>,
 }
 
 impl Case<'_> {
@@ -62,7 +65,8 @@ impl Case<'_> {
     #[must_use]
     pub fn decide_by(&self, policy: &Policy) -> Decision {
         let Recorded { request, now, seed, .. } = &self.recorded;
-        decide(self.snapshot, self.loads, request, policy, *now, *seed)
+        let knowledge = self.knowledge.as_ref().map(KnowledgeRead::knowledge).unwrap_or_default();
+        decide_knowing(self.snapshot, self.loads, &knowledge, request, policy, *now, *seed)
     }
 }
 
@@ -71,6 +75,7 @@ impl Case<'_> {
 pub(crate) struct Decoder {
     farm: Option<Farm>,
     policies: Vec<(u32, Policy)>,
+    lengths: LengthsRead,
 }
 
 #[derive(Debug)]
@@ -86,13 +91,15 @@ impl Decoder {
     pub(crate) fn take(&mut self, line: DecidedJson) -> Result<Case<'_>, DecodeError> {
         let now = MonoTime::from_nanos(line.now_ns);
         if line.base {
-            *self = Self { farm: Some(Farm::new(&line)?), policies: Vec::new() };
+            *self = Self { farm: Some(Farm::new(&line)?), ..Self::default() };
         }
         // Taken out, so that a farm that was only half changed is never used.
         let mut farm = self.farm.take().ok_or(DecodeError::NoBase)?;
         let policy = self.policy(&line.policy)?;
         farm.change(&line, now)?;
         let request = line.request.request(now).map_err(DecodeError::Field)?;
+        let read = |json: KnowledgeJson| json.read(&mut self.lengths).map_err(DecodeError::Field);
+        let knowledge = line.knowledge.map(read).transpose()?;
         let farm = self.farm.insert(farm);
         let recorded = Recorded {
             decision_id: line.decision_id,
@@ -105,7 +112,7 @@ impl Decoder {
             rows: line.rows,
             columns: line.columns,
         };
-        Ok(Case { recorded, snapshot: &farm.snapshot, loads: &farm.read })
+        Ok(Case { recorded, snapshot: &farm.snapshot, loads: &farm.read, knowledge })
     }
 
     fn policy(&mut self, policy: &PolicyRef) -> Result<Policy, DecodeError> {

@@ -9,6 +9,7 @@ use aya_placement::Policy;
 use super::cells::{EndpointCells, LoadCells, changes, endpoint_cells, load_cells};
 use super::condition::ConditionJson;
 use super::endpoint::{EndpointJson, PoolsJson, pools_json};
+use super::knowledge::{KnowledgeJson, LengthsWritten};
 use super::line::{DecidedJson, RequestJson};
 use super::policy::{PolicyJson, PolicyRef};
 use super::{Decided, Inputs, checks};
@@ -22,6 +23,7 @@ pub struct Encoder {
     before: Option<Before>,
     policies: Vec<(u32, Policy)>,
     policies_seen: u32,
+    lengths: LengthsWritten,
 }
 
 /// What the last line left a reader with.
@@ -82,7 +84,7 @@ impl Encoder {
 
     fn json(&mut self, decided: &Decided<'_>) -> DecidedJson {
         let Decided { decision_id, attempt, inputs, decision } = *decided;
-        let Inputs { snapshot, loads, request, policy, now, seed } = inputs;
+        let Inputs { snapshot, loads, knowledge, request, policy, now, seed } = inputs;
         let same =
             self.before.as_ref().is_some_and(|before| same_ids(&before.directory, &snapshot.directory));
         if !same {
@@ -90,6 +92,7 @@ impl Encoder {
         }
         let base = self.before.is_none();
         let policy = self.policy(policy);
+        let knowledge = knowledge.map(|read| KnowledgeJson::new(read, &mut self.lengths));
         let before = self.before.get_or_insert_with(|| Before::nothing(snapshot));
         let FarmChanges { endpoints, conditions, models, farm } =
             if base || before.generation != snapshot.generation {
@@ -116,6 +119,7 @@ impl Encoder {
             models,
             farm,
             loads: changed,
+            knowledge,
             outcome: decision.into(),
             rows: checks::row_digests(decision),
             columns: checks::column_digests(decision),

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::condition::ConditionJson;
 use super::endpoint::{EndpointJson, PoolsJson};
 use super::exact::Exact;
+use super::knowledge::KnowledgeJson;
 use super::policy::PolicyRef;
 
 /// The first line of a segment.
@@ -53,6 +54,8 @@ pub(crate) struct DecidedJson {
     /// Changed rows of `load_cells`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) loads: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) knowledge: Option<KnowledgeJson>,
     pub(crate) outcome: OutcomeJson,
     /// Two digits for each candidate.
     pub(crate) rows: String,
@@ -112,6 +115,8 @@ impl RequestJson {
             tenant,
             deadline,
             slo,
+            // What became of it is among the knowledge.
+            prefix: _,
         } = request;
         let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         Self {
@@ -154,6 +159,7 @@ impl RequestJson {
             expected_residual: self.expected_residual.0,
             arrived_at: MonoTime::from_nanos(now.as_nanos().wrapping_sub(self.arrived_ns_ago)),
             tried: self.tried.iter().map(tried).collect::<Result<_, _>>()?,
+            prefix: aya_domain::PromptPrefix::default(),
             priority: match &self.priority {
                 Some(text) => text.parse().map_err(|error: aya_domain::UnknownPriority| error.to_string())?,
                 None => Priority::default(),

@@ -191,6 +191,7 @@ impl World {
             slo: dice
                 .one_in(2)
                 .then_some(Slo { ttft: Duration::from_millis(300), tpot: Duration::from_nanos(7) }),
+            prefix: aya_domain::PromptPrefix::default(),
             tried,
         }
     }
@@ -216,7 +217,15 @@ impl World {
         let own: Vec<OwnRead> =
             self.loads.iter().map(|(load, rate)| OwnRead { load: *load, rate: *rate }).collect();
         let decision = decide(&self.snapshot, &loads, request, policy, self.now, seed);
-        let inputs = Inputs { snapshot: &self.snapshot, loads: &own, request, policy, now: self.now, seed };
+        let inputs = Inputs {
+            snapshot: &self.snapshot,
+            loads: &own,
+            knowledge: None,
+            request,
+            policy,
+            now: self.now,
+            seed,
+        };
         let decision_id = DecisionId::parse(&format!("d{}", request.sequence)).unwrap();
         let decided = Decided { decision_id: &decision_id, attempt: 1, inputs, decision: &decision };
         log.decided(&decided).unwrap();

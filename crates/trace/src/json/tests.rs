@@ -33,6 +33,7 @@ pub(crate) fn record() -> Record {
             tenant: TenantId::default(),
             deadline: None,
             slo: None,
+            prefix: aya_domain::PromptPrefix::default(),
             tried: vec![],
         }),
         decision: Some(Arc::new(decision())),
