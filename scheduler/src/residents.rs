@@ -47,7 +47,7 @@ impl Residents {
             })
         });
         for (at, word) in table.taken.iter().enumerate() {
-            let take = |taken: u64| (taken != u64::MAX).then_some(taken | (taken + 1));
+            let take = |taken: u64| (taken != u64::MAX).then(|| taken | (taken + 1));
             if let Ok(before) = word.fetch_update(Ordering::AcqRel, Ordering::Relaxed, take) {
                 let entry = Entry(at * PER_WORD + before.trailing_ones() as usize);
                 self.set(entry, pack(now, uncached));
