@@ -237,7 +237,7 @@ mod tests {
             let looked_at = whole.looked_at.chars().take(upto).collect();
             let damaged = KnowledgeJson { looked_at, ..whole.clone() };
             // A cut between two endpoints is no damage that can be seen here; the decision's digests show it.
-            assert!(refused(damaged) || upto == 16, "{upto}");
+            assert!(refused(damaged) || upto == 14, "{upto}");
         }
         assert!(refused(KnowledgeJson { lengths: Some(LengthsRef::Known(5)), ..whole.clone() }));
         assert!(refused(KnowledgeJson { cached: vec![(3, 1), (3, 2)], ..whole }));
