@@ -100,7 +100,7 @@ impl Scheduler {
                 .map_err(failed("admin", config.admin_listen))?,
             grpc: address(Some(&grpc), config.grpc_listen).map_err(failed("gRPC", config.grpc_listen))?,
         };
-        let fleet = Fleet::new(fleet_params(&config));
+        let fleet = Fleet::new(fleet_params(&config)).with_rules(config.health.clone());
         let (journal, sender) =
             Journal::new(config.decisions.ring, config.decisions.queue, decision_log(&config)?);
         let metrics = Arc::new(Metrics::new(config.limits.models_max)?);

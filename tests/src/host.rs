@@ -22,6 +22,21 @@ impl GpuHost {
     /// If the fake library was not built beside the test.
     #[must_use]
     pub fn start(exe: &str, farm: &Farm, engines: &[&Engine], scenario: &Value) -> Self {
+        let engines: Vec<_> = engines.iter().map(|engine| (*engine, None)).collect();
+        Self::start_with(exe, farm, &engines, scenario)
+    }
+
+    /// The same with the GPU that each engine runs on, by its place.
+    ///
+    /// # Panics
+    /// If the fake library was not built beside the test.
+    #[must_use]
+    pub fn start_on(exe: &str, farm: &Farm, engines: &[(&Engine, u32)], scenario: &Value) -> Self {
+        let engines: Vec<_> = engines.iter().map(|(engine, gpu)| (*engine, Some(*gpu))).collect();
+        Self::start_with(exe, farm, &engines, scenario)
+    }
+
+    fn start_with(exe: &str, farm: &Farm, engines: &[(&Engine, Option<u32>)], scenario: &Value) -> Self {
         let dir = farm.dir.path();
         let built = std::env::current_exe().unwrap().with_file_name("libaya_fake_nvml.so");
         let library = dir.join("libnvidia-ml.so.1");
@@ -33,9 +48,12 @@ impl GpuHost {
              gpu.source = \"nvml\"\ngpu.nvml_lib = {library:?}\n",
             farm.scheduler.grpc
         );
-        for engine in engines {
+        for (engine, gpu) in engines {
             let (name, url) = (&engine.name, engine.url());
             write!(toml, "[[engine]]\nkind = \"simulated\"\nname = {name:?}\nurl = {url:?}\n").unwrap();
+            if let Some(gpu) = gpu {
+                writeln!(toml, "gpus = [\"{gpu}\"]").unwrap();
+            }
         }
         let config = dir.join("n1.toml");
         std::fs::write(&config, toml).unwrap();

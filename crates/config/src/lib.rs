@@ -6,6 +6,7 @@
 //! written in exactly two places: its field, and the line that reads it.
 
 mod agent;
+mod health;
 mod named;
 mod reader;
 mod scheduler;

@@ -36,6 +36,8 @@ pub struct SchedulerConfig {
     pub placement: PlacementConfig,
     pub decisions: DecisionsConfig,
     pub telemetry: TelemetryConfig,
+    /// What is done about GPUs that are not well.
+    pub health: aya_fleet::health::Rules,
     /// Names that clients may ask for besides the served ones; each name once.
     pub aliases: Vec<AliasConfig>,
     pub upstream: UpstreamConfig,
@@ -193,6 +195,7 @@ impl Config for SchedulerConfig {
             placement: r.section("placement", PlacementConfig::read),
             decisions: r.section("decisions", DecisionsConfig::read),
             telemetry: r.section("telemetry", TelemetryConfig::read),
+            health: r.section("health", crate::health::read),
             aliases: r.sections("alias", AliasConfig::from_word, AliasConfig::read),
             upstream: r.section("upstream", |r| UpstreamConfig {
                 api_key: r.secret("api_key", "api_key_file"),
