@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::{ModelId, Tokens};
+use crate::{ModelId, Ratio, Tokens};
 
 /// An inference server program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,6 +60,10 @@ impl EngineKind {
     }
 
     /// What this kind of engine does, as measured on the real one or read in its source.
+    ///
+    /// Measured: vLLM 0.32 and llama.cpp of October 2026. Read: SGLang 0.5.23 (`entrypoints/http_server.py`), TGI 3
+    /// (`router/src`), TensorRT-LLM (`serve/openai_server.py`), Triton's OpenAI frontend (`python/openai`), Ollama
+    /// (`server/routes.go`, source of August 2026).
     #[must_use]
     pub const fn capabilities(self) -> Capabilities {
         let base = Capabilities {
@@ -82,7 +86,10 @@ impl EngineKind {
                 in_flight_beyond_slots: Some(0),
                 ..base
             },
-            Self::Ollama => Capabilities { kv: KvAllocation::OnDemand, ..base },
+            // The first write of a stream comes with the first token, after the model was loaded if need be.
+            Self::Ollama => {
+                Capabilities { kv: KvAllocation::OnDemand, headers: HeadersWhen::FirstToken, ..base }
+            }
         }
     }
 }
@@ -150,6 +157,29 @@ pub struct ServedModel {
     pub id: ModelId,
     /// Prompt and answer together, of one request; `None` if the engine does not say.
     pub context_length: Option<Tokens>,
+    /// The model an adapter (LoRA) rests on; `None` for a model of its own.
+    pub parent: Option<ModelId>,
+}
+
+/// How well an engine's prefix cache serves, since its start.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum PrefixCache {
+    /// Prompt tokens looked up, and those of them that were found.
+    Counters { asked: Tokens, hit: Tokens },
+    /// The engine tells only a share, over a window of its own choice.
+    Share(Ratio),
+}
+
+impl PrefixCache {
+    /// The share of prompt tokens that was found; `None` before the first prompt.
+    #[must_use]
+    pub fn share(self) -> Option<Ratio> {
+        match self {
+            Self::Counters { asked: Tokens(0), .. } => None,
+            Self::Counters { asked, hit } => Some(Ratio::clamped(hit.as_f64() / asked.as_f64())),
+            Self::Share(share) => Some(share),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::{
     Action, AgentHealth, BootId, Bytes, Condition, EndpointId, EndpointUrl, EngineKind, EngineProfile,
-    GpuInfo, GpuProcesses, GpuSample, GpuUuid, ModelId, MonoTime, NodeId, Ratio, Reading, ServedModel,
-    Tokens,
+    GpuInfo, GpuProcesses, GpuSample, GpuUuid, ModelId, MonoTime, NodeId, PrefixCache, Ratio, Reading,
+    ServedModel, SignalReport, Tokens,
 };
 
 /// Where an entity is in its life.
@@ -133,6 +133,10 @@ pub struct Endpoint {
     pub waiting: Option<Reading<u32>>,
     pub kv_used: Option<Reading<Ratio>>,
     pub foreign: ForeignLoad,
+    /// How well its prefix cache serves.
+    pub prefix_cache: Option<Reading<PrefixCache>>,
+    /// Whether each of its readings works; empty if its agent does not say.
+    pub signals: Arc<[SignalReport]>,
     /// The least free VRAM over the endpoint's GPUs.
     pub vram_free: Option<Reading<Bytes>>,
     /// What is wrong with it, its GPUs included, the worst first; the engine's own health is `health`.

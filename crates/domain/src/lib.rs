@@ -18,6 +18,7 @@ mod profile;
 mod report;
 mod request;
 mod seed;
+mod signal;
 mod service;
 mod time;
 mod unit;
@@ -28,7 +29,8 @@ pub use decision::{
     Candidate, Chosen, Decision, HoldReason, Misses, Outcome, RefusalReason, Rejection, Terms, Verdict,
 };
 pub use engine::{
-    AbortPolicy, Capabilities, EngineKind, HeadersWhen, KvAllocation, ServedModel, UnknownEngineKind,
+    AbortPolicy, Capabilities, EngineKind, HeadersWhen, KvAllocation, PrefixCache, ServedModel,
+    UnknownEngineKind,
 };
 pub use fleet::{
     Endpoint, EndpointIndex, EndpointInfo, ForeignLoad, Freshness, Gpu, Health, Node, Phase, Pool, Snapshot,
@@ -46,6 +48,7 @@ pub use profile::{EngineProfile, StepCost};
 pub use report::{AgentHealth, EngineHealth, EngineReport, GpuReport, Report, ReportKind};
 pub use request::{Request, RequestKind};
 pub use seed::splitmix64;
+pub use signal::{Signal, SignalReport, SignalState};
 pub use service::{Priority, Slo, UnknownPriority};
 pub use time::{Aged, MonoTime, Reading};
 pub use unit::{Bytes, Celsius, Milliwatts, Ratio, Tokens, UnitError};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::{
     Aged, BootId, Bytes, EndpointId, EndpointUrl, EngineKind, EngineProfile, GpuInfo, GpuProcesses,
-    GpuSample, GpuSourceKind, GpuUuid, NodeId, Ratio, ServedModel, Tokens,
+    GpuSample, GpuSourceKind, GpuUuid, NodeId, PrefixCache, Ratio, ServedModel, SignalReport, Tokens,
 };
 
 /// Whether a report names everything.
@@ -83,10 +83,13 @@ pub struct EngineReport {
     pub kv_capacity: Option<Aged<Tokens>>,
     /// Sequences per batch, or slots.
     pub max_sequences: Option<Aged<u32>>,
+    pub prefix_cache: Option<Aged<PrefixCache>>,
     /// The cost of a step where the engine or the configuration tells it.
     pub profile: Option<EngineProfile>,
     /// KV bytes of one token, where the engine allocates on demand and the configuration tells it.
     pub kv_bytes_per_token: Option<Bytes>,
     /// The GPUs it runs on; empty if unknown.
     pub gpus: Vec<GpuUuid>,
+    /// Whether each reading works; empty from an agent that does not say.
+    pub signals: Vec<SignalReport>,
 }

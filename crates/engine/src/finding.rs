@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use aya_domain::{Bytes, EngineProfile, Ratio, ServedModel, Tokens};
+use aya_domain::{Bytes, EngineProfile, ModelId, PrefixCache, Ratio, ServedModel, Tokens};
 
 /// Why a page cannot be used at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub enum PageError {
     Html,
     /// Not one series in it.
     NoSeries,
+    /// Series, and none of them of this kind of engine: another kind answers here, or the wrong port.
+    Foreign,
     /// Not the JSON that this page should be.
     NotJson,
 }
@@ -53,6 +55,7 @@ impl Absent {
             Self::Page(PageError::TooLarge) => "page_too_large",
             Self::Page(PageError::Html) => "page_html",
             Self::Page(PageError::NoSeries) => "page_no_series",
+            Self::Page(PageError::Foreign) => "page_foreign",
             Self::Page(PageError::NotJson) => "page_not_json",
         }
     }
@@ -72,6 +75,9 @@ impl fmt::Display for Absent {
             Self::Page(PageError::TooLarge) => f.write_str("the page is larger than the limit"),
             Self::Page(PageError::Html) => f.write_str("the page is HTML: is this the right kind of engine?"),
             Self::Page(PageError::NoSeries) => f.write_str("the page has no metrics in it"),
+            Self::Page(PageError::Foreign) => {
+                f.write_str("the page has metrics, and none of this kind of engine")
+            }
             Self::Page(PageError::NotJson) => f.write_str("the page is not the JSON it should be"),
         }
     }
@@ -95,6 +101,19 @@ pub struct Activity {
     pub gpus: Option<u32>,
 }
 
+/// A model that an engine holds in memory now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadedModel {
+    pub id: ModelId,
+    /// In all memory together.
+    pub size: Option<Bytes>,
+    /// Of it in VRAM; less than `size` where layers run on the CPU.
+    pub vram: Option<Bytes>,
+    pub context_length: Option<Tokens>,
+    /// RFC 3339, by the engine's own clock: when it is unloaded unless it is used.
+    pub expires_at: Option<String>,
+}
+
 /// Everything one page told.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Findings {
@@ -103,7 +122,10 @@ pub struct Findings {
     pub kv_used: Finding<Ratio>,
     pub kv_capacity: Finding<Tokens>,
     pub max_sequences: Finding<u32>,
+    pub prefix_cache: Finding<PrefixCache>,
     pub models: Finding<Vec<ServedModel>>,
+    /// The models in memory, of an engine that serves more than it holds.
+    pub loaded: Finding<Vec<LoadedModel>>,
     /// For models whose own entry does not give one.
     pub context_length: Finding<Tokens>,
     pub version: Finding<String>,

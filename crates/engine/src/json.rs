@@ -56,16 +56,32 @@ pub(crate) fn models(body: &[u8]) -> Result<Findings, PageError> {
         let context = entry.get("max_model_len").or_else(|| entry.get("meta").and_then(|m| m.get("n_ctx")));
         let context_length = tokens(context).ok();
         let aliases = entry.get("aliases").and_then(Value::as_array).into_iter().flatten();
+        let parent = entry.get("parent").and_then(Value::as_str).and_then(|p| ModelId::parse(p).ok());
         for name in entry.get("id").into_iter().chain(aliases) {
             let Some(id) = name.as_str().and_then(|n| ModelId::parse(n).ok()) else { continue };
             if models.len() < MAX_MODELS && models.iter().all(|m| m.id != id) {
-                models.push(ServedModel { id, context_length });
+                // An engine that names a model as its own parent means that it has none.
+                let parent = parent.clone().filter(|parent| *parent != id);
+                models.push(ServedModel { id, context_length, parent });
             }
         }
     }
+    lend_contexts(&mut models);
     let nothing_usable = models.is_empty() && !page.data.is_empty();
     let models = if nothing_usable { Err(Absent::Malformed) } else { Ok(models) };
     Ok(Findings { models: Some(models), ..Findings::default() })
+}
+
+/// An adapter (LoRA) has its parent's context; vLLM and SGLang leave it out of the adapter's own entry.
+fn lend_contexts(models: &mut [ServedModel]) {
+    let of_base = |parent: &ModelId, all: &[ServedModel]| {
+        all.iter().find(|model| model.id == *parent).and_then(|model| model.context_length)
+    };
+    let lent: Vec<_> =
+        models.iter().map(|model| model.parent.as_ref().and_then(|p| of_base(p, models))).collect();
+    for (model, lent) in models.iter_mut().zip(lent) {
+        model.context_length = model.context_length.or(lent);
+    }
 }
 
 /// `{"version": "0.32.0"}`.

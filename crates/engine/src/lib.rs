@@ -9,17 +9,26 @@ mod finding;
 mod health;
 mod json;
 mod llamacpp;
+mod ollama;
 mod plan;
 mod prometheus;
 mod readings;
+mod sglang;
+mod signals;
 mod simulated;
+mod tells;
+mod tgi;
+mod triton;
+mod trtllm;
 mod vllm;
 
-pub use finding::{Absent, Activity, Finding, Findings, PageError};
+pub use finding::{Absent, Activity, Finding, Findings, LoadedModel, PageError};
 pub use health::{BUSY_SILENCE_MAX, ProbeOutcome, health_verdict};
 pub use plan::{MODELS_PERIOD, Page, PagePlan, ProbePlan, plan};
 pub use prometheus::{MAX_LINE_BYTES, Series, scan};
 pub use readings::{EngineReadings, Field};
+pub use signals::signals;
+pub use tells::absent;
 
 use aya_domain::EngineKind;
 
@@ -51,48 +60,18 @@ fn parse_body(kind: EngineKind, page: Page, body: &[u8]) -> Result<Findings, Pag
         (_, Page::Models) => json::models(body),
         (EngineKind::LlamaCpp, Page::Metrics) => llamacpp::metrics(body),
         (EngineKind::Simulated, Page::Metrics) => simulated::metrics(body),
-        (_, Page::Metrics) => vllm::metrics(body),
+        (EngineKind::Sglang, Page::Metrics) => sglang::metrics(body),
+        (EngineKind::Tgi, Page::Metrics) => tgi::metrics(body),
+        (EngineKind::TrtLlm, Page::Metrics) => trtllm::metrics(body),
+        (EngineKind::Triton, Page::Metrics) => triton::metrics(body),
+        (EngineKind::Vllm | EngineKind::Ollama, Page::Metrics) => vllm::metrics(body),
         (_, Page::Slots) => llamacpp::slots(body),
         (_, Page::Props) => llamacpp::props(body),
+        (_, Page::Loads) => sglang::loads(body),
+        (_, Page::Info) => tgi::info(body),
+        (_, Page::Loaded) => ollama::loaded(body),
         (_, Page::Version) => json::version(body),
     }
-}
-
-/// What a page would have told, all of it absent for one reason. Kinds whose load pages are not read yet
-/// say so from the start, so that nobody takes silence for an idle engine.
-#[must_use]
-pub fn absent(kind: EngineKind, page: Page, reason: Absent) -> Findings {
-    let mut findings = Findings::default();
-    match page {
-        Page::Health => {}
-        Page::Metrics => {
-            findings.running = Some(Err(reason));
-            findings.waiting = Some(Err(reason));
-            if kind != EngineKind::LlamaCpp {
-                findings.kv_used = Some(Err(reason));
-                findings.kv_capacity = Some(Err(reason));
-                findings.max_sequences = Some(Err(reason));
-            }
-            if kind == EngineKind::Simulated {
-                findings.profile = Some(Err(reason));
-                findings.activity = Some(Err(reason));
-            }
-        }
-        Page::Slots => {
-            findings.running = Some(Err(reason));
-            findings.kv_used = Some(Err(reason));
-            findings.kv_capacity = Some(Err(reason));
-            findings.max_sequences = Some(Err(reason));
-        }
-        Page::Props => {
-            findings.max_sequences = Some(Err(reason));
-            findings.context_length = Some(Err(reason));
-            findings.version = Some(Err(reason));
-        }
-        Page::Models => findings.models = Some(Err(reason)),
-        Page::Version => findings.version = Some(Err(reason)),
-    }
-    findings
 }
 
 #[cfg(test)]

@@ -3,28 +3,36 @@
 //! It publishes no KV gauge; the slots tell how many tokens each holds. `n_prompt_tokens` of a running slot
 //! already counts what it has generated (27 prompt + 60 generated reads 87), so nothing is added to it.
 
-use aya_domain::{Ratio, Tokens};
+use aya_domain::{PrefixCache, Ratio, Tokens};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::finding::{Absent, Findings, PageError, count};
+use crate::finding::{Absent, Findings, PageError, count, whole};
 use crate::json;
-use crate::prometheus::{Tally, scan};
+use crate::prometheus::{Tally, scan_of};
 
 /// More slots than this are no engine's.
 const MAX_SLOTS: usize = 4096;
 
 /// Load as the task queue counts it.
 pub(crate) fn metrics(page: &[u8]) -> Result<Findings, PageError> {
-    let [mut running, mut waiting] = [Tally::default(); 2];
-    scan(page, |series| match series.name() {
+    let [mut running, mut waiting, mut computed, mut cached] = [Tally::default(); 4];
+    scan_of(b"llamacpp:", page, |series| match series.name() {
         b"llamacpp:requests_processing" => running.add(series.value()),
         b"llamacpp:requests_deferred" => waiting.add(series.value()),
+        b"llamacpp:prompt_tokens_total" => computed.add(series.value()),
+        b"llamacpp:prompt_tokens_cached_total" => cached.add(series.value()),
         _ => {}
     })?;
+    // Its counter of prompt tokens leaves the cached ones out.
+    let prefix_cache = cached.sum().and_then(whole).and_then(|hit| {
+        let computed = computed.sum().and_then(whole)?;
+        Ok(PrefixCache::Counters { asked: Tokens(computed).plus(Tokens(hit)), hit: Tokens(hit) })
+    });
     Ok(Findings {
         running: Some(running.sum().and_then(count)),
         waiting: Some(waiting.sum().and_then(count)),
+        prefix_cache: Some(prefix_cache),
         ..Findings::default()
     })
 }

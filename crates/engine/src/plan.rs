@@ -18,6 +18,12 @@ pub enum Page {
     Slots,
     /// llama.cpp's properties.
     Props,
+    /// SGLang's load per rank.
+    Loads,
+    /// TGI's limits.
+    Info,
+    /// Ollama's models in memory.
+    Loaded,
     /// OpenAI's list of models.
     Models,
     /// The version alone.
@@ -25,6 +31,19 @@ pub enum Page {
 }
 
 impl Page {
+    /// Every page.
+    pub const ALL: [Self; 9] = [
+        Self::Health,
+        Self::Metrics,
+        Self::Slots,
+        Self::Props,
+        Self::Loads,
+        Self::Info,
+        Self::Loaded,
+        Self::Models,
+        Self::Version,
+    ];
+
     /// The name used in logs and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -33,6 +52,9 @@ impl Page {
             Self::Metrics => "metrics",
             Self::Slots => "slots",
             Self::Props => "props",
+            Self::Loads => "loads",
+            Self::Info => "info",
+            Self::Loaded => "loaded",
             Self::Models => "models",
             Self::Version => "version",
         }
@@ -86,10 +108,43 @@ const LLAMA_CPP: &[PagePlan] = &[
 ];
 
 // SGLang's /health generates a token and takes a second or more; /ready is cheap, but not in every version.
-const SGLANG: &[PagePlan] = &[page(Page::Health, &["/ready", "/v1/models"], SECOND), MODELS];
-const PLAIN: &[PagePlan] = &[page(Page::Health, &["/health"], SECOND), MODELS];
-const TRITON: &[PagePlan] = &[page(Page::Health, &["/health/ready", "/v2/health/ready"], SECOND), MODELS];
-const OLLAMA: &[PagePlan] = &[page(Page::Health, &["/api/version"], SECOND), MODELS];
+// Its pages of load ask other processes of the engine, so once a second is enough.
+const SGLANG: &[PagePlan] = &[
+    page(Page::Health, &["/ready", "/v1/models"], SECOND),
+    page(Page::Metrics, &["/metrics"], SECOND),
+    page(Page::Loads, &["/v1/loads?include=core"], SECOND),
+    MODELS,
+    page(Page::Version, &["/server_info", "/get_server_info"], MODELS_PERIOD),
+];
+
+const TGI: &[PagePlan] = &[
+    page(Page::Health, &["/health"], SECOND),
+    page(Page::Metrics, &["/metrics"], FAST),
+    page(Page::Info, &["/info"], MODELS_PERIOD),
+    MODELS,
+];
+
+// Never /metrics: reading it takes the numbers away from everybody else.
+const TRTLLM: &[PagePlan] = &[
+    page(Page::Health, &["/health"], SECOND),
+    page(Page::Metrics, &["/prometheus/metrics"], FAST),
+    MODELS,
+    page(Page::Version, &["/version"], MODELS_PERIOD),
+];
+
+// The OpenAI frontend has the metrics on its own port; the bare server on another one (8002).
+const TRITON: &[PagePlan] = &[
+    page(Page::Health, &["/health/ready", "/v2/health/ready"], SECOND),
+    page(Page::Metrics, &["/metrics"], FAST),
+    MODELS,
+];
+
+const OLLAMA: &[PagePlan] = &[
+    page(Page::Health, &["/api/version"], SECOND),
+    page(Page::Loaded, &["/api/ps"], SECOND),
+    MODELS,
+    page(Page::Version, &["/api/version"], MODELS_PERIOD),
+];
 
 /// How engines of a kind are watched.
 #[must_use]
@@ -99,19 +154,12 @@ pub const fn plan(kind: EngineKind) -> ProbePlan {
         EngineKind::Simulated => SIMULATED,
         EngineKind::LlamaCpp => LLAMA_CPP,
         EngineKind::Sglang => SGLANG,
-        EngineKind::Tgi | EngineKind::TrtLlm => PLAIN,
+        EngineKind::Tgi => TGI,
+        EngineKind::TrtLlm => TRTLLM,
         EngineKind::Triton => TRITON,
         EngineKind::Ollama => OLLAMA,
     };
     ProbePlan { pages }
-}
-
-impl ProbePlan {
-    /// Whether this kind's load (running, waiting, KV) is read at all.
-    #[must_use]
-    pub fn reads_load(&self) -> bool {
-        self.pages.iter().any(|p| matches!(p.page, Page::Metrics | Page::Slots))
-    }
 }
 
 #[cfg(test)]
@@ -125,6 +173,20 @@ mod tests {
             assert_eq!(plan.pages[0].page, Page::Health, "{kind}");
             assert!(plan.pages.iter().any(|p| p.page == Page::Models), "{kind}");
             assert!(plan.pages.iter().all(|p| !p.paths.is_empty()), "{kind}");
+        }
+    }
+
+    #[test]
+    fn no_question_costs_an_engine_tokens_or_others_their_numbers() {
+        for (kind, never) in [
+            // Generates a token, takes a second or more.
+            (EngineKind::Sglang, "/health"),
+            // A queue that every reader empties.
+            (EngineKind::TrtLlm, "/metrics"),
+            (EngineKind::TrtLlm, "/health_generate"),
+        ] {
+            let plan = plan(kind);
+            assert!(plan.pages.iter().all(|page| !page.paths.contains(&never)), "{kind} {never}");
         }
     }
 

@@ -6,7 +6,9 @@
 
 use memchr::{memchr, memchr2, memchr3};
 
-use crate::finding::{Absent, PageError};
+use aya_domain::{PrefixCache, Tokens};
+
+use crate::finding::{Absent, PageError, whole};
 
 /// Longer lines are skipped.
 pub const MAX_LINE_BYTES: usize = 64 * 1024;
@@ -42,6 +44,34 @@ pub fn scan<'a>(page: &'a [u8], mut each: impl FnMut(Series<'a>)) -> Result<(), 
         }
     }
     if any { Ok(()) } else { Err(PageError::NoSeries) }
+}
+
+/// [`scan`] of a page on which some name has to begin with `prefix`.
+///
+/// # Errors
+/// As [`scan`], and [`PageError::Foreign`] if there are series and none of them begins so.
+pub(crate) fn scan_of<'a>(
+    prefix: &[u8],
+    page: &'a [u8],
+    mut each: impl FnMut(Series<'a>),
+) -> Result<(), PageError> {
+    let mut ours = false;
+    scan(page, |series| {
+        if series.name().starts_with(prefix) {
+            ours = true;
+            each(series);
+        }
+    })?;
+    if ours { Ok(()) } else { Err(PageError::Foreign) }
+}
+
+/// The prefix cache from two counters of tokens. More found than asked is an engine that miscounts.
+pub(crate) fn prefix_cache(asked: &Tally, hit: &Tally) -> Result<PrefixCache, Absent> {
+    let (asked, hit) = (asked.sum().and_then(whole)?, hit.sum().and_then(whole)?);
+    if hit > asked {
+        return Err(Absent::TooLarge);
+    }
+    Ok(PrefixCache::Counters { asked: Tokens(asked), hit: Tokens(hit) })
 }
 
 impl<'a> Series<'a> {

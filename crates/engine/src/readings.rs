@@ -1,9 +1,12 @@
 //! Everything known of one engine, page by page, each value with the instant it was read.
 
-use aya_domain::{EngineProfile, MonoTime, Ratio, Reading, ServedModel, Tokens};
+use aya_domain::{
+    EngineKind, EngineProfile, MonoTime, PrefixCache, Ratio, Reading, ServedModel, Signal, Tokens,
+};
 
-use crate::finding::{Absent, Activity, Finding, Findings};
+use crate::finding::{Absent, Activity, Finding, Findings, LoadedModel};
 use crate::plan::Page;
+use crate::tells::is_told;
 
 /// One value of an engine.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -64,7 +67,9 @@ pub struct EngineReadings {
     pub kv_used: Field<Ratio>,
     pub kv_capacity: Field<Tokens>,
     pub max_sequences: Field<u32>,
+    pub prefix_cache: Field<PrefixCache>,
     pub models: Field<Vec<ServedModel>>,
+    pub loaded: Field<Vec<LoadedModel>>,
     pub context_length: Field<Tokens>,
     pub version: Field<String>,
     pub profile: Field<EngineProfile>,
@@ -72,19 +77,22 @@ pub struct EngineReadings {
 }
 
 impl EngineReadings {
-    /// Nothing known; what this kind of engine is not asked for is absent from the start.
+    /// Nothing known; what this kind of engine never tells is absent from the start, so that nobody takes silence
+    /// for an idle engine.
     #[must_use]
-    pub fn new(reads_load: bool) -> Self {
-        let mut readings = Self::default();
-        if !reads_load {
-            let not_read = Absent::NotRead;
-            readings.running = Field::Absent(not_read);
-            readings.waiting = Field::Absent(not_read);
-            readings.kv_used = Field::Absent(not_read);
-            readings.kv_capacity = Field::Absent(not_read);
-            readings.max_sequences = Field::Absent(not_read);
+    pub fn new(kind: EngineKind) -> Self {
+        fn start<T>(kind: EngineKind, signal: Signal) -> Field<T> {
+            if is_told(kind, signal) { Field::Unread } else { Field::Absent(Absent::NotRead) }
         }
-        readings
+        Self {
+            running: start(kind, Signal::Running),
+            waiting: start(kind, Signal::Waiting),
+            kv_used: start(kind, Signal::KvUsed),
+            kv_capacity: start(kind, Signal::KvCapacity),
+            max_sequences: start(kind, Signal::MaxSequences),
+            prefix_cache: start(kind, Signal::PrefixCache),
+            ..Self::default()
+        }
     }
 
     /// Takes in what a page told at this instant. A page that could not be fetched is not taken in: its
@@ -95,21 +103,24 @@ impl EngineReadings {
         self.kv_used.take(findings.kv_used, page, at);
         self.kv_capacity.take(findings.kv_capacity, page, at);
         self.max_sequences.take(findings.max_sequences, page, at);
+        self.prefix_cache.take(findings.prefix_cache, page, at);
         self.models.take(findings.models, page, at);
+        self.loaded.take(findings.loaded, page, at);
         self.context_length.take(findings.context_length, page, at);
         self.version.take(findings.version, page, at);
         self.profile.take(findings.profile, page, at);
         self.activity.take(findings.activity, page, at);
     }
 
-    /// The models with the engine's own context length where their entry gives none.
+    /// The models, with the context they are loaded with, else the engine's own, where their entry gives none.
     #[must_use]
     pub fn served_models(&self) -> Option<Reading<Vec<ServedModel>>> {
         let mut reading = self.models.reading()?.clone();
-        if let Some(context) = self.context_length.value() {
-            for model in &mut reading.value {
-                model.context_length = model.context_length.or(Some(*context));
-            }
+        let loaded = self.loaded.value().map(Vec::as_slice).unwrap_or_default();
+        for model in &mut reading.value {
+            let as_loaded = || loaded.iter().find(|l| l.id == model.id).and_then(|l| l.context_length);
+            model.context_length =
+                model.context_length.or_else(as_loaded).or(self.context_length.value().copied());
         }
         Some(reading)
     }
@@ -130,6 +141,7 @@ impl EngineReadings {
             ("kv_used", self.kv_used.absent()),
             ("kv_capacity", self.kv_capacity.absent()),
             ("max_sequences", self.max_sequences.absent()),
+            ("prefix_cache", self.prefix_cache.absent()),
             ("models", self.models.absent()),
         ]
         .into_iter()

@@ -1,6 +1,6 @@
 //! Every parser on the answers of real engines.
 
-use aya_domain::{EngineKind, ModelId, MonoTime, Ratio, ServedModel, Tokens};
+use aya_domain::{EngineKind, ModelId, MonoTime, PrefixCache, Ratio, ServedModel, Tokens};
 use proptest::prelude::*;
 
 use super::*;
@@ -22,18 +22,22 @@ fn read(kind: EngineKind, page: Page, (status, body): (u16, Vec<u8>)) -> Finding
     parse(kind, page, status, &body)
 }
 
+fn counters(asked: u64, hit: u64) -> Finding<PrefixCache> {
+    Some(Ok(PrefixCache::Counters { asked: Tokens(asked), hit: Tokens(hit) }))
+}
+
 fn ratio(value: f64) -> Ratio {
     Ratio::new(value).unwrap()
 }
 
 fn served(id: &str, context: u64) -> ServedModel {
-    ServedModel { id: ModelId::parse(id).unwrap(), context_length: Some(Tokens(context)) }
+    ServedModel { id: ModelId::parse(id).unwrap(), context_length: Some(Tokens(context)), parent: None }
 }
 
 #[test]
 fn vllm_metrics_as_recorded() {
-    for (name, raw, running, waiting, kv, capacity) in [
-        ("idle", fixture!("vllm/metrics_idle.txt"), 0, 0, 0.0, 1_048_576),
+    for (name, raw, running, waiting, kv, capacity, asked) in [
+        ("idle", fixture!("vllm/metrics_idle.txt"), 0, 0, 0.0, 1_048_576, 0),
         (
             "20 on 4 seats",
             fixture!("vllm/metrics_under_20.txt"),
@@ -41,8 +45,9 @@ fn vllm_metrics_as_recorded() {
             12,
             0.000_976_681_723_843_242_4,
             1_048_576,
+            388,
         ),
-        ("KV pressure", fixture!("vllm/metrics_kv_pressure.txt"), 12, 0, 0.521_739_130_434_782_6, 3_072),
+        ("KV pressure", fixture!("vllm/metrics_kv_pressure.txt"), 12, 0, 0.521_739_130_434_782_6, 3_072, 422),
     ] {
         let got = read(EngineKind::Vllm, Page::Metrics, raw);
         let expect = Findings {
@@ -50,7 +55,7 @@ fn vllm_metrics_as_recorded() {
             waiting: Some(Ok(waiting)),
             kv_used: Some(Ok(ratio(kv))),
             kv_capacity: Some(Ok(Tokens(capacity))),
-            max_sequences: Some(Err(Absent::Missing)),
+            prefix_cache: counters(asked, 0),
             ..Findings::default()
         };
         assert_eq!(got, expect, "{name}");
@@ -121,7 +126,8 @@ fn vllm_models_and_version_as_recorded() {
 #[test]
 fn one_odd_model_costs_that_model_only() {
     let model = |body: &str| parse(EngineKind::Vllm, Page::Models, 200, body.as_bytes()).models.unwrap();
-    let without_context = |id: &str| ServedModel { id: ModelId::parse(id).unwrap(), context_length: None };
+    let without_context =
+        |id: &str| ServedModel { id: ModelId::parse(id).unwrap(), context_length: None, parent: None };
     for (body, expect) in [
         (r#"{"data":[{"id":"a b"},{"id":"org/m"}]}"#, Ok(vec![without_context("org/m")])),
         (r#"{"data":[{"id":"m","max_model_len":"9"}]}"#, Ok(vec![without_context("m")])),
@@ -150,14 +156,18 @@ fn a_depth_bomb_is_not_json() {
 
 #[test]
 fn llama_cpp_metrics_as_recorded() {
-    for (raw, running, waiting) in [
-        (fixture!("llama.cpp/metrics_idle.http"), 0, 0),
-        (fixture!("llama.cpp/metrics_busy.http"), 2, 2),
-        (fixture!("llama.cpp/metrics_after.http"), 0, 0),
+    for (raw, running, waiting, (asked, hit)) in [
+        (fixture!("llama.cpp/metrics_idle.http"), 0, 0, (0, 0)),
+        (fixture!("llama.cpp/metrics_busy.http"), 2, 2, (54, 0)),
+        (fixture!("llama.cpp/metrics_after.http"), 0, 0, (114, 65)),
     ] {
         let got = read(EngineKind::LlamaCpp, Page::Metrics, raw);
-        let expect =
-            Findings { running: Some(Ok(running)), waiting: Some(Ok(waiting)), ..Findings::default() };
+        let expect = Findings {
+            running: Some(Ok(running)),
+            waiting: Some(Ok(waiting)),
+            prefix_cache: counters(asked, hit),
+            ..Findings::default()
+        };
         assert_eq!(got, expect);
     }
 }
@@ -216,7 +226,7 @@ fn a_simulated_engine_without_its_cost_has_no_profile() {
 #[test]
 fn a_reading_grows_old_but_a_page_that_dropped_it_takes_it_away() {
     let at = MonoTime::from_millis;
-    let mut readings = EngineReadings::new(true);
+    let mut readings = EngineReadings::new(EngineKind::LlamaCpp);
     let told = |running| Findings { running: Some(running), ..Findings::default() };
     readings.merge(Page::Metrics, told(Ok(3)), at(1));
     readings.merge(Page::Models, Findings::default(), at(2));
@@ -231,11 +241,12 @@ fn a_reading_grows_old_but_a_page_that_dropped_it_takes_it_away() {
 
 #[test]
 fn a_kind_without_load_pages_says_so_from_the_start() {
-    let readings = EngineReadings::new(plan(EngineKind::Sglang).reads_load());
+    let readings = EngineReadings::new(EngineKind::Ollama);
     let reasons: Vec<_> = readings.absences().collect();
     assert!(reasons.contains(&("running", Absent::NotRead)), "{reasons:?}");
     assert_eq!(readings.running.reading(), None);
-    assert_eq!(EngineReadings::new(plan(EngineKind::Vllm).reads_load()).absences().count(), 0);
+    let absences: Vec<_> = EngineReadings::new(EngineKind::Vllm).absences().collect();
+    assert_eq!(absences, [("max_sequences", Absent::NotRead)], "only its command line knows");
 }
 
 #[test]
@@ -243,7 +254,7 @@ fn full_means_no_sequence_left_or_somebody_waiting() {
     for (running, max, waiting, expect) in
         [(2, 2, 0, true), (1, 2, 0, false), (0, 0, 0, false), (1, 2, 1, true), (3, 2, 0, true)]
     {
-        let mut readings = EngineReadings::new(true);
+        let mut readings = EngineReadings::new(EngineKind::LlamaCpp);
         let told = Findings {
             running: Some(Ok(running)),
             max_sequences: Some(Ok(max)),
@@ -253,12 +264,12 @@ fn full_means_no_sequence_left_or_somebody_waiting() {
         readings.merge(Page::Metrics, told, MonoTime::ZERO);
         assert_eq!(readings.full(), expect, "{running} of {max}, {waiting} waiting");
     }
-    assert!(!EngineReadings::new(true).full(), "unknown is not full");
+    assert!(!EngineReadings::new(EngineKind::LlamaCpp).full(), "unknown is not full");
 }
 
 #[test]
 fn models_take_the_engine_s_context_where_they_have_none() {
-    let mut readings = EngineReadings::new(true);
+    let mut readings = EngineReadings::new(EngineKind::LlamaCpp);
     let body = br#"{"data":[{"id":"m"}]}"#;
     readings.merge(Page::Models, parse(EngineKind::LlamaCpp, Page::Models, 200, body), MonoTime::ZERO);
     let context = Findings { context_length: Some(Ok(Tokens(512))), ..Findings::default() };
@@ -270,7 +281,7 @@ proptest! {
     #[test]
     fn no_bytes_break_a_parser(body in proptest::collection::vec(any::<u8>(), 0..512)) {
         for kind in EngineKind::ALL {
-            for page in [Page::Metrics, Page::Slots, Page::Props, Page::Models, Page::Version] {
+            for page in Page::ALL {
                 let _ = parse(kind, page, 200, &body);
             }
         }
@@ -292,3 +303,5 @@ proptest! {
         prop_assert_eq!(got.waiting, Some(Ok(2)));
     }
 }
+
+mod kinds;

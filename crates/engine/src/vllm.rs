@@ -3,17 +3,22 @@
 //! vLLM does not tell how many sequences it batches; only its command line does. That stays absent.
 
 use crate::finding::{Absent, Findings, PageError, count, ratio, whole};
-use crate::prometheus::{Series, Tally, scan};
+use crate::prometheus::{Series, Tally, prefix_cache, scan_of};
 use aya_domain::Tokens;
 
 /// Load and KV pool, over all data-parallel ranks: counts add up, the share of the KV pool is the mean.
 pub(crate) fn metrics(page: &[u8]) -> Result<Findings, PageError> {
     let [mut running, mut waiting, mut kv, mut kv_before_0_9, mut capacity] = [Tally::default(); 5];
-    scan(page, |series| match series.name() {
+    let [mut asked, mut hit, mut asked_before_0_9, mut hit_before_0_9] = [Tally::default(); 4];
+    scan_of(b"vllm:", page, |series| match series.name() {
         b"vllm:num_requests_running" => running.add(series.value()),
         b"vllm:num_requests_waiting" => waiting.add(series.value()),
         b"vllm:kv_cache_usage_perc" => kv.add(series.value()),
         b"vllm:gpu_cache_usage_perc" => kv_before_0_9.add(series.value()),
+        b"vllm:prefix_cache_queries_total" => asked.add(series.value()),
+        b"vllm:prefix_cache_hits_total" => hit.add(series.value()),
+        b"vllm:gpu_prefix_cache_queries_total" => asked_before_0_9.add(series.value()),
+        b"vllm:gpu_prefix_cache_hits_total" => hit_before_0_9.add(series.value()),
         b"vllm:cache_config_info" => capacity.add(pool_tokens(&series)),
         _ => {}
     })?;
@@ -25,9 +30,11 @@ pub(crate) fn metrics(page: &[u8]) -> Result<Findings, PageError> {
         running: Some(running.sum().and_then(count)),
         waiting: Some(waiting.sum().and_then(count)),
         kv_used: Some(kv.and_then(ratio)),
-        // Only the command line knows it; said here, so that the gap is seen.
-        max_sequences: Some(Err(Absent::Missing)),
         kv_capacity: Some(capacity.sum().and_then(whole).map(Tokens)),
+        prefix_cache: Some(match prefix_cache(&asked, &hit) {
+            Err(Absent::Missing) => prefix_cache(&asked_before_0_9, &hit_before_0_9),
+            other => other,
+        }),
         ..Findings::default()
     })
 }
