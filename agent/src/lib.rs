@@ -128,7 +128,10 @@ impl Agent {
         let config = &self.config;
         let epoch = Instant::now();
         let engines = self.ids.iter().zip(&config.engines);
-        let first = engines.clone().map(|(id, engine)| EngineView::new(id.clone(), engine)).collect();
+        let first = engines
+            .clone()
+            .map(|(id, engine)| EngineView::new(id.clone(), engine, &config.polling))
+            .collect();
         let (publish, views) = watch::channel(Arc::new(View::new(first)));
         let (updates, incoming) = mpsc::channel(UPDATES_MAX);
         tasks.spawn(view::write(incoming, publish));

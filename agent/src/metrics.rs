@@ -1,6 +1,6 @@
 //! The agent's own metrics. Labels come from the configuration (endpoints, schedulers) or closed sets.
 
-use aya_domain::{EndpointId, EndpointUrl, EngineHealth, ReportKind};
+use aya_domain::{EndpointId, EndpointUrl, EngineHealth, ReportKind, SignalReport, SignalState};
 use aya_engine::{Absent, Page};
 use aya_observe::metrics::prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use aya_observe::metrics::{MetricError, Registry};
@@ -23,6 +23,7 @@ pub(crate) struct Metrics {
     probes: IntCounterVec,
     engine_health: IntGaugeVec,
     absent: IntGaugeVec,
+    signals: IntGaugeVec,
     reports: IntCounterVec,
     skipped: IntCounterVec,
     connects: IntCounterVec,
@@ -55,6 +56,11 @@ impl Metrics {
                 "aya_agent_engine_reading_absent",
                 "1 for a reading that an engine does not give, with the reason.",
                 &["endpoint", "reading", "reason"],
+            )?,
+            signals: registry.gauge_vec(
+                "aya_agent_engine_signal",
+                "1 for the state that a reading of an engine is in.",
+                &["endpoint", "signal", "state"],
             )?,
             reports: registry.counter_vec(
                 "aya_agent_reports_total",
@@ -132,6 +138,16 @@ impl Metrics {
         }
         for (reading, reason) in now {
             self.absent.with_label_values(&[endpoint.as_str(), reading, reason.as_str()]).set(1);
+        }
+    }
+
+    /// The state of every reading of one engine.
+    pub(crate) fn signals(&self, endpoint: &EndpointId, states: &[SignalReport]) {
+        for told in states {
+            for state in SignalState::ALL {
+                let labels = [endpoint.as_str(), told.signal.as_str(), state.as_str()];
+                self.signals.with_label_values(&labels).set(i64::from(state == told.state));
+            }
         }
     }
 

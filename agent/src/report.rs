@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use aya_domain::{
     Aged, AgentHealth, BootId, EndpointUrl, EngineHealth, EngineReport, GpuReport, GpuSourceKind, GpuUuid,
-    MonoTime, NodeId, Reading, Report, ReportKind, ServedModel,
+    MonoTime, NodeId, Reading, Report, ReportKind, ServedModel, Signal, SignalReport, SignalState,
 };
-use aya_engine::Field;
+use aya_engine::{Field, signals};
 
 use crate::gpus_of::gpus_of_engines;
 use crate::view::{EngineView, GpuView, View};
@@ -89,10 +89,24 @@ fn engine_report(engine: &EngineView, gpus: Vec<GpuUuid>, url: &EndpointUrl, now
             Some(configured) => Some(Aged::new(configured, Duration::ZERO)),
             None => aged(&readings.max_sequences, now),
         },
+        prefix_cache: aged(&readings.prefix_cache, now),
         profile: engine.profile.or_else(|| readings.profile.value().copied()),
         kv_bytes_per_token: engine.kv_bytes_per_token,
         gpus,
+        signals: states(engine, now),
     }
+}
+
+/// The state of every reading; what the operator configured needs no reading.
+fn states(engine: &EngineView, now: MonoTime) -> Vec<SignalReport> {
+    let mut states = signals(engine.kind, &engine.readings, engine.period, now);
+    for told in &mut states {
+        if told.signal == Signal::MaxSequences && engine.max_sequences.is_some() {
+            (told.state, told.reason) = (SignalState::Parsed, None);
+        }
+        told.reason = told.reason.as_deref().map(cut);
+    }
+    states
 }
 
 /// The models, with the operator's context length where one is configured.

@@ -9,7 +9,7 @@ use aya_config::{EngineConfig, EnginePolling};
 use aya_domain::{EndpointId, EngineHealth, EngineKind, MonoTime, Reading};
 use aya_engine::{
     Absent, EngineReadings, Page, PageError, PagePlan, ProbeOutcome, ProbePlan, absent, health_verdict,
-    parse, plan,
+    parse, plan, signals,
 };
 use aya_observe::Clock;
 use tokio::sync::mpsc;
@@ -69,7 +69,7 @@ impl Sampler {
             period: round_period(engine.kind, polling),
             paths: vec![0; plan.pages.len()],
             prober: Prober::new(&engine.url, key, polling.probe_timeout, polling.page_max),
-            readings: EngineReadings::new(plan.reads_load()),
+            readings: EngineReadings::new(engine.kind),
             plan,
             health: None,
             answered_at: None,
@@ -128,6 +128,8 @@ impl Sampler {
             }
         }
         self.tell_absences();
+        let states = signals(self.kind, &self.readings, self.period, self.clock.now());
+        self.metrics.signals(&self.id, &states);
     }
 
     fn is_ready(&self) -> bool {

@@ -1,5 +1,6 @@
 //! A whole agent between fake engines and fake schedulers, over real sockets.
 
+mod bad_pages;
 mod fake_engine;
 mod fake_scheduler;
 

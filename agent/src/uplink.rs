@@ -327,7 +327,12 @@ mod tests {
                     [[engine]]\nkind = \"vllm\"\nurl = \"http://127.0.0.1:2\"\nname = \"b\"\n";
         let config: aya_config::AgentConfig = aya_config::parse("agent.toml", text, [], &[]).unwrap();
         let ids = crate::endpoint_ids(&config.node_id, &config.engines).unwrap();
-        View::new(ids.into_iter().zip(&config.engines).map(|(id, e)| EngineView::new(id, e)).collect())
+        View::new(
+            ids.into_iter()
+                .zip(&config.engines)
+                .map(|(id, e)| EngineView::new(id, e, &config.polling))
+                .collect(),
+        )
     }
 
     fn read(view: &mut View, at: usize) {

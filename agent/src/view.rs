@@ -8,14 +8,16 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aya_config::{EngineConfig, GpuRef};
+use aya_config::{EngineConfig, EnginePolling, GpuRef};
 use aya_domain::{
     Aged, Bytes, EndpointId, EndpointUrl, EngineHealth, EngineKind, EngineProfile, GpuEvent, GpuInfo,
     GpuProcesses, GpuSample, GpuSourceKind, GpuUuid, MonoTime, Reading, Tokens,
 };
-use aya_engine::{EngineReadings, plan};
+use aya_engine::EngineReadings;
 use aya_gpu::GpuHappening;
 use tokio::sync::{mpsc, watch};
+
+use crate::sampler::round_period;
 
 /// One engine as configured, and what is known of it.
 #[derive(Debug, Clone)]
@@ -33,11 +35,13 @@ pub(crate) struct EngineView {
     /// `None` before the first probe has ended.
     pub(crate) health: Option<Reading<EngineHealth>>,
     pub(crate) readings: Arc<EngineReadings>,
+    /// Between two rounds of questions.
+    pub(crate) period: Duration,
     pub(crate) revision: u64,
 }
 
 impl EngineView {
-    pub(crate) fn new(id: EndpointId, config: &EngineConfig) -> Self {
+    pub(crate) fn new(id: EndpointId, config: &EngineConfig, polling: &EnginePolling) -> Self {
         Self {
             id,
             kind: config.kind,
@@ -49,7 +53,8 @@ impl EngineView {
             gpus: config.gpus.clone(),
             gpus_per_engine: config.profile.map(|named| named.gpus_per_engine),
             health: None,
-            readings: Arc::new(EngineReadings::new(plan(config.kind).reads_load())),
+            readings: Arc::new(EngineReadings::new(config.kind)),
+            period: round_period(config.kind, polling),
             revision: 0,
         }
     }

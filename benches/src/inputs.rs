@@ -125,7 +125,8 @@ fn engine(node: u32, at: u32, sequence: u64) -> EngineReport {
     let noise = splitmix64(u64::from(node) << 32 | u64::from(at) ^ sequence.rotate_left(33));
     let age = Duration::from_millis(noise % 200);
     let port = 8000 + at;
-    let served = ServedModel { id: ModelId::parse(MODEL).unwrap(), context_length: Some(Tokens(131_072)) };
+    let id = ModelId::parse(MODEL).unwrap();
+    let served = ServedModel { id, context_length: Some(Tokens(131_072)), parent: None };
     let small = |bits: u32| u32::try_from(noise >> bits & 0x1f).unwrap();
     EngineReport {
         id: EndpointId::parse(&format!("gpu-{node:04}/vllm-{port}")).unwrap(),
@@ -140,6 +141,8 @@ fn engine(node: u32, at: u32, sequence: u64) -> EngineReport {
         kv_capacity: Some(Aged::new(Tokens(448_000), Duration::from_secs(7))),
         max_sequences: Some(Aged::new(256, Duration::from_secs(7))),
         profile: None,
+        prefix_cache: None,
+        signals: Vec::new(),
         kv_bytes_per_token: None,
         gpus: vec![uuid(node, 2 * at), uuid(node, 2 * at + 1)],
     }

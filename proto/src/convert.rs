@@ -12,6 +12,7 @@ mod gpu_event;
 mod gpu_process;
 mod message;
 mod report;
+mod signal;
 #[cfg(test)]
 mod tests;
 

@@ -65,6 +65,7 @@ pub(crate) struct Metrics {
     endpoint_failures: IntCounterVec,
     pub(crate) endpoint_in_flight: IntGaugeVec,
     pub(crate) endpoint_ready: IntGaugeVec,
+    pub(crate) endpoint_signal: IntGaugeVec,
     pub(crate) queue_depth: IntGaugeVec,
     pub(crate) sample_age: prometheus::GaugeVec,
     in_flight: IntGauge,
@@ -86,6 +87,12 @@ pub(crate) struct Metrics {
     pub(crate) records_dropped: IntCounter,
     pub(crate) inputs_dropped: IntCounter,
     pub(crate) record_write_errors: IntCounter,
+}
+
+/// Seven readings per endpoint, each in one state.
+fn endpoint_signal(make: &Registry) -> Result<IntGaugeVec, MetricError> {
+    let help = "1 for the state that a reading of an endpoint's engine is in.";
+    make.gauge_vec("aya_endpoint_signal", help, &["endpoint", "signal", "state"])
 }
 
 impl Metrics {
@@ -116,6 +123,7 @@ impl Metrics {
                 "1 if healthy or degraded and serving, else 0.",
                 &["endpoint"],
             )?,
+            endpoint_signal: endpoint_signal(&make)?,
             queue_depth: make.gauge_vec("aya_queue_depth", "Requests that wait.", &["model", "priority"])?,
             sample_age: make.gauge_f64_vec(
                 "aya_agent_last_sample_age_seconds",

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use aya_config::AgentConfig;
-use aya_domain::{Bytes, GpuInfo, GpuSample, Ratio, Tokens};
+use aya_domain::{Bytes, EngineKind, GpuInfo, GpuSample, Ratio, Tokens};
 use aya_engine::{EngineReadings, Findings, Page};
 
 use super::*;
@@ -17,7 +17,8 @@ fn config(engines: &str) -> AgentConfig {
 fn view(engines: &str) -> View {
     let config = config(engines);
     let ids = crate::endpoint_ids(&config.node_id, &config.engines).unwrap();
-    let engines = ids.into_iter().zip(&config.engines).map(|(id, engine)| EngineView::new(id, engine));
+    let engines =
+        ids.into_iter().zip(&config.engines).map(|(id, engine)| EngineView::new(id, engine, &config.polling));
     View::new(engines.collect())
 }
 
@@ -42,7 +43,7 @@ fn source(kind: GpuSourceKind) -> Update {
 }
 
 fn ready(at: usize, findings: Findings, now: MonoTime) -> Update {
-    let mut readings = EngineReadings::new(true);
+    let mut readings = EngineReadings::new(EngineKind::Vllm);
     readings.merge(Page::Metrics, findings, now);
     Update::Engine { at, health: Reading::new(EngineHealth::Ready, now), readings: Arc::new(readings) }
 }
@@ -117,7 +118,7 @@ fn the_operator_knows_better_than_the_engine() {
         "[[engine]]\nkind = \"simulated\"\nurl = \"http://127.0.0.1:8000\"\nprofile = \"l4-8b\"\ncontext_length = 4096\ngpus = [\"1\"]\n",
     );
     view.apply(Update::Gpus(vec![gpu(0), gpu(1)]));
-    let model = ServedModel { id: "m".parse().unwrap(), context_length: Some(Tokens(131_072)) };
+    let model = ServedModel { id: "m".parse().unwrap(), context_length: Some(Tokens(131_072)), parent: None };
     view.apply(ready(0, Findings { models: Some(Ok(vec![model])), ..Findings::default() }, MonoTime::ZERO));
     let full = told(&view, ReportKind::Full, 0, MonoTime::ZERO);
     let engine = &full.engines[0];

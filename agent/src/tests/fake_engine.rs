@@ -17,6 +17,8 @@ pub(super) enum Reply {
     Silence,
     /// A body without end.
     Endless,
+    /// Announces so many bytes and sends them all.
+    Huge(usize),
     /// Not HTTP at all.
     Garbage,
 }
@@ -94,6 +96,16 @@ async fn converse(mut socket: TcpStream, pages: Pages, seen: Arc<Mutex<Vec<Strin
                 let _ = socket.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
                 while socket.write_all(&[b'#'; 4096]).await.is_ok() {}
                 return;
+            }
+            Reply::Huge(bytes) => {
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {bytes}\r\n\r\n");
+                let _ = socket.write_all(head.as_bytes()).await;
+                for _ in 0..bytes / 4096 {
+                    if socket.write_all(&[b'#'; 4096]).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(())
             }
             Reply::Garbage => {
                 let _ = socket.write_all(b"\x00\x01\x02 go away \r\n\r\n").await;

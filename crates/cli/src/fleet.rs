@@ -54,11 +54,21 @@ pub(crate) struct EndpointJson {
     pub(crate) waiting: Option<u32>,
     pub(crate) kv_used_ratio: Option<f64>,
     pub(crate) max_sequences: Option<u32>,
+    /// Empty: the scheduler does not say.
+    #[serde(default)]
+    pub(crate) signals: Vec<SignalJson>,
     pub(crate) cooling_ms: Option<f64>,
     pub(crate) speed_ratio: Option<f64>,
     #[serde(default)]
     pub(crate) conditions: Vec<ConditionJson>,
     pub(crate) age_ms: Option<f64>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct SignalJson {
+    pub(crate) signal: String,
+    pub(crate) state: String,
+    pub(crate) reason: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

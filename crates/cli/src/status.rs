@@ -68,6 +68,8 @@ fn attention(fleet: &FleetJson) -> Vec<String> {
         if endpoint.health != "healthy" {
             let reason = because(&endpoint.health_reason);
             lines.push(format!("endpoint {} is {}{reason}", endpoint.id, endpoint.health));
+        } else {
+            lines.extend(unread(endpoint));
         }
         lines.extend(endpoint.conditions.iter().filter_map(|condition| condition_line(endpoint, condition)));
     }
@@ -88,6 +90,26 @@ fn condition_line(endpoint: &EndpointJson, condition: &ConditionJson) -> Option<
     let braked = condition.braked.as_ref().map(|wanted| format!(" (the brake holds back: {wanted})"));
     let braked = braked.unwrap_or_default();
     Some(format!("endpoint {}: {action}{braked}: {}{gpu}{recovering}", endpoint.id, condition.cause))
+}
+
+/// What a healthy engine should tell and does not, a line per reason.
+fn unread(endpoint: &EndpointJson) -> Vec<String> {
+    let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
+    for told in &endpoint.signals {
+        let reason = match told.state.as_str() {
+            "missing" => told.reason.as_deref().unwrap_or("no reason told"),
+            "stale" => "its page no longer answers in time",
+            _ => continue,
+        };
+        match reasons.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, signals)) => signals.push(&told.signal),
+            None => reasons.push((reason, vec![&told.signal])),
+        }
+    }
+    let line = |(reason, signals): (&str, Vec<&str>)| {
+        format!("endpoint {} does not tell {}: {reason}", endpoint.id, signals.join(", "))
+    };
+    reasons.into_iter().map(line).collect()
 }
 
 fn endpoints(endpoints: &[EndpointJson]) -> Table {

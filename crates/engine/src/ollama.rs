@@ -25,14 +25,18 @@ pub(crate) fn loaded(body: &[u8]) -> Result<Findings, PageError> {
     let page: Page = json::read(body)?;
     let loaded: Vec<_> = page.models.iter().filter_map(model).take(MAX_LOADED).collect();
     let odd = loaded.is_empty() && !page.models.is_empty();
-    Ok(Findings { loaded: Some(if odd { Err(Absent::Malformed) } else { Ok(loaded) }), ..Findings::default() })
+    Ok(Findings {
+        loaded: Some(if odd { Err(Absent::Malformed) } else { Ok(loaded) }),
+        ..Findings::default()
+    })
 }
 
 fn model(entry: &Value) -> Option<LoadedModel> {
     let name = entry.get("name").or_else(|| entry.get("model"))?.as_str()?;
     let bytes = |name| entry.get(name).and_then(Value::as_f64).and_then(|v| whole(v).ok()).map(Bytes);
     let expires_at = entry.get("expires_at").and_then(Value::as_str);
-    let expires_at = expires_at.filter(|t| t.len() <= MAX_TIME_BYTES && t.bytes().all(|b| b.is_ascii_graphic()));
+    let expires_at =
+        expires_at.filter(|t| t.len() <= MAX_TIME_BYTES && t.bytes().all(|b| b.is_ascii_graphic()));
     Some(LoadedModel {
         id: ModelId::parse(name).ok()?,
         size: bytes("size"),

@@ -90,7 +90,9 @@ fn switch(kind: EngineKind, signal: Signal) -> Option<&'static str> {
             Some("start llama-server with --metrics")
         }
         EngineKind::LlamaCpp if signal != Signal::Models => Some("start llama-server with --slots"),
-        EngineKind::Triton if on_metrics => Some("Triton's metrics are on another port: set metrics_url"),
+        EngineKind::Triton if on_metrics => {
+            Some("serve through Triton's OpenAI frontend, which has them on its own port")
+        }
         EngineKind::Vllm
         | EngineKind::Sglang
         | EngineKind::LlamaCpp
@@ -121,7 +123,8 @@ mod tests {
     fn a_reading_is_parsed_then_stale_and_missing_only_with_a_reason() {
         let mut readings = EngineReadings::new(EngineKind::Vllm);
         let told = |running| Findings { running: Some(running), ..Findings::default() };
-        let running = |readings: &EngineReadings, ms| state_of(EngineKind::Vllm, readings, Signal::Running, ms);
+        let running =
+            |readings: &EngineReadings, ms| state_of(EngineKind::Vllm, readings, Signal::Running, ms);
         assert_eq!(running(&readings, 0).reason.as_deref(), Some("not read yet"));
         readings.merge(Page::Metrics, told(Ok(3)), MonoTime::from_millis(1_000));
         for (ms, expect) in
@@ -136,10 +139,7 @@ mod tests {
                 Absent::Page(PageError::Foreign),
                 "the metrics page has nothing of vllm: is vllm the right kind of engine?",
             ),
-            (
-                Absent::Page(PageError::Status(404)),
-                "the page answers 404: is vllm the right kind of engine?",
-            ),
+            (Absent::Page(PageError::Status(404)), "the page answers 404: is vllm the right kind of engine?"),
         ] {
             readings.merge(Page::Metrics, told(Err(reason)), MonoTime::from_millis(5_000));
             let got = running(&readings, 5_000);
@@ -178,10 +178,8 @@ mod tests {
     #[test]
     fn slow_facts_are_stale_by_their_own_period() {
         let mut readings = EngineReadings::new(EngineKind::Vllm);
-        readings.models = Field::Read {
-            reading: Reading::new(Vec::new(), MonoTime::ZERO),
-            page: Page::Models,
-        };
+        readings.models =
+            Field::Read { reading: Reading::new(Vec::new(), MonoTime::ZERO), page: Page::Models };
         for (ms, expect) in [(30_000, SignalState::Parsed), (30_001, SignalState::Stale)] {
             assert_eq!(state_of(EngineKind::Vllm, &readings, Signal::Models, ms).state, expect, "{ms}");
         }

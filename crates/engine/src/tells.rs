@@ -6,13 +6,8 @@ use aya_domain::{EngineKind, Signal};
 use crate::finding::{Absent, Findings};
 use crate::plan::{Page, plan};
 
-const LOAD: &[Signal] = &[
-    Signal::Running,
-    Signal::Waiting,
-    Signal::KvUsed,
-    Signal::KvCapacity,
-    Signal::PrefixCache,
-];
+const LOAD: &[Signal] =
+    &[Signal::Running, Signal::Waiting, Signal::KvUsed, Signal::KvCapacity, Signal::PrefixCache];
 const LOAD_AND_LIMIT: &[Signal] = &[
     Signal::Running,
     Signal::Waiting,

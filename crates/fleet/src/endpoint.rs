@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use aya_domain::{
     Aged, Bytes, Condition, Endpoint, EndpointInfo, EngineHealth, EngineProfile, EngineReport, ForeignLoad,
-    Freshness, GpuUuid, Health, MonoTime, NodeId, Phase, Reading, Tokens, speed_under,
+    Freshness, GpuUuid, Health, MonoTime, NodeId, Phase, PrefixCache, Reading, SignalReport, Tokens,
+    speed_under,
 };
 use aya_estimate::prior;
 
@@ -29,6 +30,8 @@ pub(crate) struct EndpointState {
     pub(crate) gone: bool,
     probed_at: MonoTime,
     load: Load,
+    prefix_cache: Option<Reading<PrefixCache>>,
+    signals: Arc<[SignalReport]>,
     foreign: ForeignLoad,
     pub(crate) own: OwnHistory,
     vram_free: Option<Reading<Bytes>>,
@@ -81,6 +84,8 @@ impl EndpointState {
             gone: false,
             probed_at: received_at,
             load: Load::default(),
+            prefix_cache: None,
+            signals: Arc::default(),
             foreign: ForeignLoad::default(),
             own: OwnHistory::default(),
             vram_free: None,
@@ -107,6 +112,10 @@ impl EndpointState {
             waiting: report.waiting.map(|aged| aged.received(received_at)),
             kv_used: report.kv_used.map(|aged| aged.received(received_at)),
         };
+        self.prefix_cache = report.prefix_cache.map(|aged| aged.received(received_at));
+        if *self.signals != *report.signals {
+            self.signals = report.signals.as_slice().into();
+        }
         self.told = report.profile.or(self.told);
         let models = self.apply_facts(node, report, gpus) || was_gone;
         self.settle(params);
@@ -243,6 +252,8 @@ impl EndpointState {
             waiting: self.load.waiting,
             kv_used: self.load.kv_used,
             foreign: self.foreign,
+            prefix_cache: self.prefix_cache,
+            signals: Arc::clone(&self.signals),
             vram_free: self.vram_free,
             conditions: Arc::clone(&self.conditions),
             speed: speed_under(&self.conditions),

@@ -39,7 +39,7 @@ impl Fleet {
         };
         if report.boot != known.boot {
             if known.is_overtaken(report.boot, received_at, &self.params) {
-                if known.count_overtaken() {
+                if known.count_overtaken(received_at, &self.params) {
                     effects.notices.push(Notice::DuplicateNodeId { node: node.clone() });
                 }
                 return ignore(node, Ignored::OldBoot, effects);

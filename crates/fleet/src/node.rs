@@ -36,8 +36,10 @@ pub(crate) struct NodeState {
     replaced: VecDeque<BootId>,
     /// Reports of replaced starts since the present one began.
     overtaken: u32,
-    /// The view, as long as nothing but its freshness and phase can have changed.
-    view: Option<Arc<Node>>,
+    overtaken_at: Option<MonoTime>,
+    /// The view, as long as nothing but its freshness and phase can have changed, and whether it says that two agents
+    /// use this id.
+    view: Option<(Arc<Node>, bool)>,
 }
 
 impl NodeState {
@@ -63,6 +65,7 @@ impl NodeState {
             told_freshness: Freshness::Fresh,
             replaced: VecDeque::new(),
             overtaken: 0,
+            overtaken_at: None,
             view: None,
         }
     }
@@ -87,9 +90,19 @@ impl NodeState {
     }
 
     /// Counts a report of a replaced start; true when it has just become clear that two agents are alive.
-    pub(crate) fn count_overtaken(&mut self) -> bool {
+    pub(crate) fn count_overtaken(&mut self, now: MonoTime, params: &Params) -> bool {
+        if self.overtaken_at.is_some_and(|last| now.since(last) >= params.suspect_after) {
+            self.overtaken = 0;
+        }
+        self.overtaken_at = Some(now);
         self.overtaken = self.overtaken.saturating_add(1);
         self.overtaken == DUPLICATE_AFTER
+    }
+
+    /// Whether two live agents use this id now.
+    fn is_duplicate(&self, now: MonoTime, params: &Params) -> bool {
+        let lately = self.overtaken_at.is_some_and(|last| now.since(last) < params.suspect_after);
+        lately && self.overtaken >= DUPLICATE_AFTER
     }
 
     pub(crate) fn touched(&mut self) {
@@ -110,20 +123,29 @@ impl NodeState {
     }
 
     /// The view of it in a snapshot; the last one again if it is still right.
-    pub(crate) fn view(&mut self, freshness: Freshness, draining: bool) -> Arc<Node> {
+    pub(crate) fn view(&mut self, now: MonoTime, params: &Params, draining: bool) -> Arc<Node> {
+        let freshness = self.freshness(now, params);
+        let duplicate = self.is_duplicate(now, params);
         let phase = if draining { Phase::Draining } else { Phase::Serving };
         match &self.view {
-            Some(view) if view.freshness == freshness && view.phase == phase => Arc::clone(view),
+            Some((view, said))
+                if view.freshness == freshness && view.phase == phase && *said == duplicate =>
+            {
+                Arc::clone(view)
+            }
             Some(_) | None => {
-                let view = Arc::new(self.build(freshness, phase));
-                self.view = Some(Arc::clone(&view));
+                let view = Arc::new(self.build(freshness, phase, duplicate));
+                self.view = Some((Arc::clone(&view), duplicate));
                 view
             }
         }
     }
 
-    fn build(&self, freshness: Freshness, phase: Phase) -> Node {
+    fn build(&self, freshness: Freshness, phase: Phase, duplicate: bool) -> Node {
         let health = match &self.agent.gpu_error {
+            _ if duplicate => Health::Degraded {
+                reason: "two agents call themselves by its name; only the newer one is heard".to_owned(),
+            },
             Some(reason) => Health::Degraded { reason: reason.clone() },
             None => Health::Healthy,
         };

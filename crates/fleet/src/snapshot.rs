@@ -16,7 +16,7 @@ impl Fleet {
         let mut nodes = Vec::with_capacity(self.nodes.len());
         for node in self.nodes.values_mut() {
             let draining = is_drained(&self.drained, || Target::Node(node.id.clone()));
-            nodes.push(node.view(node.freshness(now, &params), draining));
+            nodes.push(node.view(now, &params, draining));
         }
         let endpoints = self.endpoint_views(&nodes);
         let snapshot = Snapshot {

@@ -136,7 +136,8 @@ fn endpoint(text: &str) -> (Endpoint, OwnLoad, Option<Tokens>) {
     let Draft { mut endpoint, mut info, mut own, context, .. } = draft;
     let prefilling = own.prefilling.max(u32::from(own.prefill_tokens > 0));
     own.in_flight = draft.in_flight.unwrap_or(prefilling + own.decoding);
-    info.models = vec![ServedModel { id: ModelId::parse(draft.model).unwrap(), context_length: context }];
+    let id = ModelId::parse(draft.model).unwrap();
+    info.models = vec![ServedModel { id, context_length: context, parent: None }];
     endpoint.info = Arc::new(info);
     let sampled_at = NOW.before(Duration::from_millis(draft.age_ms));
     endpoint.sampled_at = Some(sampled_at);
@@ -170,6 +171,8 @@ impl Draft {
             waiting: None,
             kv_used: None,
             foreign: ForeignLoad::default(),
+            prefix_cache: None,
+            signals: Arc::default(),
             vram_free: None,
             conditions: Arc::from([]),
             speed: Ratio::ONE,

@@ -45,7 +45,7 @@ impl Agent {
             endpoint: EndpointId::parse(&name)?,
             node: NodeId::parse(&name)?,
             url: EndpointUrl::parse("http://127.0.0.1:1")?,
-            models: vec![ServedModel { id: model.clone(), context_length }],
+            models: vec![ServedModel { id: model.clone(), context_length, parent: None }],
             told,
             period,
             tells_slots,
@@ -104,8 +104,10 @@ impl Agent {
             kv_capacity: engine.map(|engine| Aged::new(Tokens(engine.kv_capacity_tokens()), Duration::ZERO)),
             max_sequences: self.tells_slots.then(|| Aged::new(self.told.max_sequences, Duration::ZERO)),
             profile: Some(self.told),
+            prefix_cache: None,
             kv_bytes_per_token: None,
             gpus: Vec::new(),
+            signals: Vec::new(),
         }
     }
 }

@@ -2,10 +2,11 @@
 
 use aya_domain::{
     Aged, Bytes, EndpointId, EndpointUrl, EngineHealth, EngineKind, EngineProfile, EngineReport, GpuUuid,
-    ModelId, Ratio, ServedModel, StepCost, Tokens,
+    ModelId, PrefixCache, Ratio, ServedModel, StepCost, Tokens,
 };
 
 use super::field::{self, Result};
+use super::signal::{signals, signals_to_wire};
 use super::{ConvertError, Limits, Problem};
 use crate::wire;
 
@@ -32,13 +33,38 @@ pub(super) fn engine(engine: wire::Engine, limits: &Limits) -> Result<EngineRepo
         })?,
         profile: within(engine.profile, "profile", |value| profile(&value))?,
         kv_bytes_per_token: engine.kv_bytes_per_token.map(Bytes),
+        prefix_cache: within(engine.prefix_cache, "prefix_cache", |value| prefix_cache(&value))?,
         gpus: gpus(&engine.gpus)?,
+        signals: signals(engine.signals, limits)?,
     })
 }
 
 /// Converts an optional message; an error inside gets the field's name in front.
 fn within<W, T>(value: Option<W>, field: &str, convert: impl FnOnce(W) -> Result<T>) -> Result<Option<T>> {
     value.map(convert).transpose().map_err(|error| error.inside(field))
+}
+
+fn prefix_cache(cache: &wire::PrefixCache) -> Result<Aged<PrefixCache>> {
+    let value = match (cache.share, cache.asked_tokens) {
+        (Some(share), None) => PrefixCache::Share(field::ratio(share, "share")?),
+        (_, asked) => PrefixCache::Counters {
+            asked: Tokens(field::required(asked, "asked_tokens")?),
+            hit: Tokens(field::required(cache.hit_tokens, "hit_tokens")?),
+        },
+    };
+    Ok(Aged::new(value, field::age(cache.age_us)?))
+}
+
+fn prefix_cache_to_wire(cache: Aged<PrefixCache>) -> wire::PrefixCache {
+    let mut told = wire::PrefixCache { age_us: field::age_us(cache.age), ..wire::PrefixCache::default() };
+    match cache.value {
+        PrefixCache::Counters { asked, hit } => {
+            told.asked_tokens = Some(asked.get());
+            told.hit_tokens = Some(hit.get());
+        }
+        PrefixCache::Share(share) => told.share = Some(share.get()),
+    }
+    told
 }
 
 fn aged_ratio(value: wire::AgedRatio) -> Result<Aged<Ratio>> {
@@ -69,7 +95,13 @@ fn models(models: &wire::Models, limits: &Limits) -> Result<Aged<Vec<ServedModel
     for (at, model) in models.models.iter().enumerate() {
         let id = field::id(model.id.as_deref(), "id", ModelId::parse)
             .map_err(|error| error.inside(format_args!("models[{at}]")))?;
-        served.push(ServedModel { id, context_length: model.context_tokens.map(Tokens) });
+        let parent = model
+            .parent
+            .as_deref()
+            .map(ModelId::parse)
+            .transpose()
+            .map_err(|error| ConvertError::at(&format!("models[{at}].parent"), Problem::BadId(error)))?;
+        served.push(ServedModel { id, context_length: model.context_tokens.map(Tokens), parent });
     }
     field::distinct(served.iter().map(|model| &model.id), "models", "id")?;
     Ok(Aged::new(served, field::age(models.age_us)?))
@@ -145,6 +177,8 @@ pub(super) fn engine_to_wire(engine: &EngineReport) -> wire::Engine {
         profile: engine.profile.as_ref().map(profile_to_wire),
         kv_bytes_per_token: engine.kv_bytes_per_token.map(Bytes::get),
         gpus: engine.gpus.iter().map(|uuid| uuid.as_str().to_owned()).collect(),
+        prefix_cache: engine.prefix_cache.map(prefix_cache_to_wire),
+        signals: signals_to_wire(&engine.signals),
     }
 }
 
@@ -166,6 +200,7 @@ fn models_to_wire(models: &Aged<Vec<ServedModel>>) -> wire::Models {
     let model = |model: &ServedModel| wire::Model {
         id: Some(model.id.as_str().to_owned()),
         context_tokens: model.context_length.map(Tokens::get),
+        parent: model.parent.as_ref().map(|parent| parent.as_str().to_owned()),
     };
     wire::Models { models: models.value.iter().map(model).collect(), age_us: field::age_us(models.age) }
 }

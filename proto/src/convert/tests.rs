@@ -6,7 +6,8 @@ use aya_domain::{
     Aged, AgentHealth, BootId, Bytes, Celsius, EndpointId, EndpointUrl, EngineHealth, EngineKind,
     EngineProfile, EngineReport, GpuEvent, GpuEventKind, GpuEvents, GpuInfo, GpuProcess, GpuProcesses,
     GpuReport, GpuSample, GpuSourceKind, GpuUuid, MigSlice, Milliwatts, ModelId, NodeId, PcieLink,
-    ProcessView, Ratio, Report, ReportKind, ServedModel, StepCost, Tokens,
+    PrefixCache, ProcessView, Ratio, Report, ReportKind, ServedModel, Signal, SignalReport, SignalState,
+    StepCost, Tokens,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -211,6 +212,20 @@ fn profile() -> impl Strategy<Value = EngineProfile> {
     })
 }
 
+fn prefix_cache() -> impl Strategy<Value = PrefixCache> {
+    let counters = (any::<u64>(), any::<u64>())
+        .prop_map(|(asked, hit)| PrefixCache::Counters { asked: Tokens(asked), hit: Tokens(hit) });
+    prop_oneof![counters, ratio().prop_map(PrefixCache::Share)]
+}
+
+fn signals() -> impl Strategy<Value = Vec<SignalReport>> {
+    let states = vec((proptest::sample::select(SignalState::ALL.to_vec()), option::of(text())), 0..8);
+    states.prop_map(|states| {
+        let told = Signal::ALL.into_iter().zip(states);
+        told.map(|(signal, (state, reason))| SignalReport { signal, state, reason }).collect()
+    })
+}
+
 fn engine() -> impl Strategy<Value = EngineReport> {
     let health = prop_oneof![
         Just(EngineHealth::Ready),
@@ -218,10 +233,12 @@ fn engine() -> impl Strategy<Value = EngineReport> {
         Just(EngineHealth::Busy),
         text().prop_map(|reason| EngineHealth::Down { reason }),
     ];
-    let model = (id(), option::of(any::<u64>())).prop_map(|(id, context)| ServedModel {
-        id: ModelId::parse(&id).unwrap(),
-        context_length: context.map(Tokens),
-    });
+    let model =
+        (id(), option::of(any::<u64>()), option::of(id())).prop_map(|(id, context, parent)| ServedModel {
+            id: ModelId::parse(&id).unwrap(),
+            context_length: context.map(Tokens),
+            parent: parent.map(|parent| ModelId::parse(&parent).unwrap()),
+        });
     let models = vec(model, 0..4).prop_map(|mut models| {
         models.sort_by(|a, b| a.id.cmp(&b.id));
         models.dedup_by(|a, b| a.id == b.id);
@@ -232,22 +249,27 @@ fn engine() -> impl Strategy<Value = EngineReport> {
     let loads = (aged(any::<u32>()), aged(any::<u32>()), aged(ratio()));
     let kv_bytes = option::of(any::<u64>().prop_map(Bytes));
     let limits = (aged(any::<u64>().prop_map(Tokens)), aged(any::<u32>()), option::of(profile()), kv_bytes);
-    (identity, (health, age()), aged(models), loads, limits, vec(id(), 0..3)).prop_map(
-        |((id, kind, port, version), (health, age), models, loads, limits, gpus)| EngineReport {
-            id: EndpointId::parse(&id).unwrap(),
-            kind,
-            url: EndpointUrl::parse(&format!("http://host:{port}")).unwrap(),
-            health: Aged::new(health, age),
-            version,
-            models,
-            running: loads.0,
-            waiting: loads.1,
-            kv_used: loads.2,
-            kv_capacity: limits.0,
-            max_sequences: limits.1,
-            profile: limits.2,
-            kv_bytes_per_token: limits.3,
-            gpus: gpus.iter().map(|uuid| GpuUuid::parse(uuid).unwrap()).collect(),
+    let gpus = (vec(id(), 0..3), aged(prefix_cache()), signals());
+    (identity, (health, age()), aged(models), loads, limits, gpus).prop_map(
+        |((id, kind, port, version), (health, age), models, loads, limits, (gpus, prefix_cache, signals))| {
+            EngineReport {
+                id: EndpointId::parse(&id).unwrap(),
+                kind,
+                url: EndpointUrl::parse(&format!("http://host:{port}")).unwrap(),
+                health: Aged::new(health, age),
+                version,
+                models,
+                running: loads.0,
+                waiting: loads.1,
+                kv_used: loads.2,
+                kv_capacity: limits.0,
+                max_sequences: limits.1,
+                profile: limits.2,
+                kv_bytes_per_token: limits.3,
+                prefix_cache,
+                gpus: gpus.iter().map(|uuid| GpuUuid::parse(uuid).unwrap()).collect(),
+                signals,
+            }
         },
     )
 }
@@ -374,7 +396,7 @@ fn sample() -> Report {
         url: Some("http://gpu-1:8000".to_owned()),
         health: Some(wire::EngineHealth { state: Some(1), reason: None, age_us: Some(5) }),
         models: Some(wire::Models {
-            models: vec![wire::Model { id: Some("m".to_owned()), context_tokens: None }],
+            models: vec![wire::Model { id: Some("m".to_owned()), ..wire::Model::default() }],
             age_us: Some(5),
         }),
         running: Some(wire::AgedCount { value: Some(0), age_us: Some(5) }),

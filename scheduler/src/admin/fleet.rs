@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aya_domain::{Condition, Endpoint, Gpu, GpuProcess, Health, MonoTime, Node, Reading};
+use aya_domain::{Condition, Endpoint, Gpu, GpuProcess, Health, MonoTime, Node, Reading, SignalReport};
 use aya_trace::ConditionJson;
 use serde::Serialize;
 
@@ -179,6 +179,12 @@ struct EndpointJson {
     kv_capacity_tokens: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_sequences: Option<u32>,
+    /// Of the prompt tokens since the engine's start, or over its own window.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prefix_hit_ratio: Option<f64>,
+    /// Absent from an agent that does not say.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    signals: Vec<SignalJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
     vram_free_bytes: Option<u64>,
     /// As a share of what the profile says.
@@ -198,11 +204,23 @@ struct EndpointJson {
     gpus: Vec<String>,
 }
 
+/// Whether one reading of an engine works.
+#[derive(Debug, Serialize)]
+struct SignalJson {
+    signal: &'static str,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
 #[derive(Debug, Serialize)]
 struct ServedModelJson {
     id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     context_length: Option<u64>,
+    /// Of an adapter: the model it rests on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent: Option<String>,
 }
 
 impl FleetJson {
@@ -314,6 +332,7 @@ fn endpoint_json(endpoint: &Endpoint, companion: &Companion, now: MonoTime) -> E
             .map(|m| ServedModelJson {
                 id: m.id.to_string(),
                 context_length: m.context_length.map(|t| t.get()),
+                parent: m.parent.as_ref().map(ToString::to_string),
             })
             .collect(),
         phase: endpoint.phase.as_str(),
@@ -329,6 +348,8 @@ fn endpoint_json(endpoint: &Endpoint, companion: &Companion, now: MonoTime) -> E
         kv_used_ratio: endpoint.kv_used.map(|reading| reading.value.get()),
         kv_capacity_tokens: info.kv_capacity.map(|t| t.get()),
         max_sequences: info.max_sequences,
+        prefix_hit_ratio: endpoint.prefix_cache.and_then(|reading| reading.value.share()).map(|r| r.get()),
+        signals: endpoint.signals.iter().map(signal_json).collect(),
         vram_free_bytes: endpoint.vram_free.map(|reading| reading.value.get()),
         speed_ratio: endpoint.speed.get(),
         action: endpoint.conditions.first().map(|worst| worst.action.as_str()),
@@ -339,6 +360,11 @@ fn endpoint_json(endpoint: &Endpoint, companion: &Companion, now: MonoTime) -> E
         engine_version: info.version.clone(),
         gpus: info.gpus.iter().map(ToString::to_string).collect(),
     }
+}
+
+fn signal_json(told: &SignalReport) -> SignalJson {
+    let (signal, state) = (told.signal.as_str(), told.state.as_str());
+    SignalJson { signal, state, reason: told.reason.clone() }
 }
 
 fn value(reading: Option<Reading<u32>>) -> Option<u32> {

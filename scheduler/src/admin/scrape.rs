@@ -37,11 +37,16 @@ fn mirror_endpoints(metrics: &Metrics, view: &FarmView) {
     metrics.endpoint_in_flight.reset();
     metrics.endpoint_ready.reset();
     metrics.health.speed.reset();
+    metrics.endpoint_signal.reset();
     for (endpoint, companion) in view.snapshot.endpoints.iter().zip(&view.companions) {
         let id = endpoint.info.id.as_str();
         metrics.endpoint_in_flight.with_label_values(&[id]).set(i64::from(companion.cell.in_flight()));
         metrics.health.speed.with_label_values(&[id]).set(endpoint.speed.get());
         metrics.endpoint_ready.with_label_values(&[id]).set(i64::from(super::is_ready(endpoint)));
+        for told in &*endpoint.signals {
+            let labels = [id, told.signal.as_str(), told.state.as_str()];
+            metrics.endpoint_signal.with_label_values(&labels).set(1);
+        }
     }
 }
 

@@ -37,6 +37,34 @@ fn check(fleet: &FleetJson, gpus: bool, expect: &str) {
 }
 
 #[test]
+fn a_reading_that_a_ready_engine_should_give_and_does_not_is_told_with_its_reason() {
+    let mut fleet = fleet();
+    let foreign = "the metrics page has nothing of vllm: is vllm the right kind of engine?";
+    let told = |signal: &str, state: &str, reason: Option<&str>| {
+        serde_json::from_value(json!({"signal": signal, "state": state, "reason": reason})).unwrap()
+    };
+    fleet.endpoints[0].signals = vec![
+        told("running", "missing", Some(foreign)),
+        told("waiting", "missing", Some(foreign)),
+        told("kv_used", "stale", None),
+        told("max_sequences", "not_told", None),
+        told("models", "parsed", None),
+    ];
+    // Down: why nothing is read is said already.
+    fleet.endpoints[1].signals = vec![told("running", "stale", None)];
+    let shown = render(&fleet, false, Style { colour: false });
+    let lines: Vec<&str> = shown.lines().filter(|line| line.contains("does not tell")).collect();
+    assert_eq!(
+        lines,
+        [
+            "  endpoint gpu-01-vllm-8000 does not tell running, waiting: the metrics page has nothing of vllm: is vllm the \
+             right kind of engine?",
+            "  endpoint gpu-01-vllm-8000 does not tell kv_used: its page no longer answers in time",
+        ]
+    );
+}
+
+#[test]
 fn the_farm_on_one_screen_begins_with_what_needs_attention() {
     check(
         &fleet(),

@@ -30,6 +30,10 @@ pub(super) fn aged<T>(value: T) -> Aged<T> {
     Aged::new(value, Duration::ZERO)
 }
 
+fn served(model: &str) -> ServedModel {
+    ServedModel { id: model_id(model), context_length: Some(Tokens(8_192)), parent: None }
+}
+
 /// A ready engine that serves `model` and says nothing about its load.
 pub(super) fn engine(id: &str, model: &str) -> EngineReport {
     EngineReport {
@@ -38,15 +42,17 @@ pub(super) fn engine(id: &str, model: &str) -> EngineReport {
         url: EndpointUrl::parse(&format!("http://{id}:8000")).unwrap(),
         health: aged(EngineHealth::Ready),
         version: None,
-        models: Some(aged(vec![ServedModel { id: model_id(model), context_length: Some(Tokens(8_192)) }])),
+        models: Some(aged(vec![served(model)])),
         running: None,
         waiting: None,
         kv_used: None,
         kv_capacity: None,
         max_sequences: None,
         profile: None,
+        prefix_cache: None,
         kv_bytes_per_token: None,
         gpus: Vec::new(),
+        signals: Vec::new(),
     }
 }
 

@@ -123,9 +123,19 @@ fn of_two_agents_with_one_id_the_newer_is_heard_until_it_falls_silent() {
         lines.iter().filter(|line| line.starts_with("two agents call themselves node n")).count();
     assert_eq!(duplicates, 1, "said once: {lines:?}");
     assert_eq!(farm.ids(1_000), ["b"]);
-    let effects = farm.report(11_000, full("n", 1, 20, vec![engine("a", "m")]));
+    let health = |farm: &mut Farm, ms| farm.snapshot(ms).nodes[0].health.clone();
+    let reason = "two agents call themselves by its name; only the newer one is heard".to_owned();
+    assert_eq!(health(&mut farm, 1_000), aya_domain::Health::Degraded { reason });
+    let _ = farm.report(9_000, delta("n", 2, 7, vec![]));
+    let _ = farm.report(10_600, delta("n", 2, 8, vec![]));
+    assert_eq!(
+        health(&mut farm, 10_601),
+        aya_domain::Health::Healthy,
+        "the other one has been silent for 10 s"
+    );
+    let effects = farm.report(21_000, full("n", 1, 20, vec![engine("a", "m")]));
     assert!(effects.changed, "the newer one has been silent for 10 s");
-    assert_eq!(farm.ids(11_001), ["a"]);
+    assert_eq!(farm.ids(21_001), ["a"]);
 }
 
 #[test]
