@@ -174,6 +174,9 @@ pub(super) fn endpoint_cells(endpoint: &Endpoint) -> EndpointCells {
         waiting,
         kv_used,
         foreign: ForeignLoad { waiting: foreign_waiting, running: foreign_running, kv_tokens },
+        // No decision looks at these two.
+        prefix_cache: _,
+        signals: _,
         vram_free,
         conditions: _,
         speed,

@@ -142,7 +142,7 @@ impl EndpointJson {
     pub(super) fn endpoint(&self) -> Result<Endpoint, Problem> {
         let model = |(id, context): &(String, Option<u64>)| {
             let id = parsed("model", id, ModelId::parse(id))?;
-            Ok::<_, Problem>(ServedModel { id, context_length: context.map(Tokens) })
+            Ok::<_, Problem>(ServedModel { id, context_length: context.map(Tokens), parent: None })
         };
         let gpu = |id: &String| parsed("gpu", id, GpuUuid::parse(id));
         let info = EndpointInfo {
@@ -169,6 +169,9 @@ impl EndpointJson {
             waiting: None,
             kv_used: None,
             foreign: ForeignLoad::default(),
+            // No decision looks at them.
+            prefix_cache: None,
+            signals: Arc::default(),
             vram_free: None,
             conditions: Arc::from([]),
             speed: Ratio::ONE,

@@ -91,6 +91,7 @@ impl World {
         let served = |model: &&str| ServedModel {
             id: ModelId::parse(model).unwrap(),
             context_length: Some(Tokens(4_096 + id * 10_000)),
+            parent: None,
         };
         Endpoint {
             info: Arc::new(EndpointInfo {
@@ -115,6 +116,8 @@ impl World {
             waiting: None,
             kv_used: None,
             foreign: ForeignLoad::default(),
+            prefix_cache: None,
+            signals: Arc::default(),
             vram_free: None,
             conditions: Arc::from([]),
             speed: Ratio::ONE,
