@@ -304,7 +304,7 @@ async fn hostile_pages_cost_their_readings_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn an_engine_of_a_kind_that_is_not_read_yet_gives_models_and_health() {
+async fn an_engine_whose_pages_of_load_are_off_gives_models_and_health() {
     let mut scheduler = FakeScheduler::start().await;
     let engine = FakeEngine::start(&[("/v1/models", fixture!("vllm/models.http"))]).await;
     let agent = Running::start(&[&scheduler], &[("sglang", &engine)], "").await;
@@ -313,7 +313,7 @@ async fn an_engine_of_a_kind_that_is_not_read_yet_gives_models_and_health() {
     assert_eq!(report.engines[0].models.as_ref().unwrap().value.len(), 1);
     assert_eq!(report.engines[0].running, None);
     let metrics = agent.admin("GET /metrics").await;
-    assert!(metrics.contains("reading=\"running\",reason=\"not_read\"} 1"), "{metrics}");
+    assert!(metrics.contains("reading=\"running\",reason=\"page_status\"} 1"), "{metrics}");
     agent.stop().await;
 }
 
