@@ -4,14 +4,18 @@
 //! token, every streamed event and the end. All of it is atomics: no request ever waits for another here.
 //! A [`Lease`] is the only way to change a cell, and its `Drop` takes back exactly what it added, on every path.
 
+mod tally;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use aya_domain::{MonoTime, OwnLoad, Tokens};
 use aya_estimate::DecayedRate;
+use aya_fleet::Outcomes;
 use aya_trace::OwnRead;
 
+use self::tally::Tally;
 use crate::residents::{Entry, Residents};
 use crate::room::WaitingRoom;
 
@@ -41,6 +45,7 @@ pub(crate) struct LedgerCell {
     /// Prompt tokens of everything in flight, cached ones included.
     prompts: AtomicU64,
     residents: Residents,
+    tally: Tally,
     room: Arc<WaitingRoom>,
 }
 
@@ -57,6 +62,7 @@ impl LedgerCell {
             failures_in_a_row: AtomicU32::new(0),
             prompts: AtomicU64::new(0),
             residents: Residents::default(),
+            tally: Tally::default(),
             room,
         }
     }
@@ -120,11 +126,28 @@ impl LedgerCell {
         let _ = self.rate.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
         let entry = self.residents.enter(now, uncached);
         let (cell, stage) = (Arc::clone(self), Stage::Prefill { uncached });
-        Ok(Lease { cell, stage, prompt_tokens, entry })
+        Ok(Lease { cell, stage, prompt_tokens, entry, expected: None, audible: false })
+    }
+
+    /// What came of its requests so far.
+    pub(crate) fn outcomes(&self) -> Outcomes {
+        let in_a_row = self.failures_in_a_row.load(Ordering::Relaxed);
+        self.tally.read(self.in_flight(), self.prefill_tokens.load(Ordering::Relaxed), in_a_row)
+    }
+
+    /// An answer is whole, or the endpoint rightly refused the request.
+    pub(crate) fn answered(&self) {
+        self.tally.answered();
+    }
+
+    /// An answer broke off after its first byte.
+    pub(crate) fn broke_off(&self) {
+        self.tally.broke_off();
     }
 
     /// The endpoint failed a request before its first byte: leave it alone for a while.
     pub(crate) fn failed(&self, now: MonoTime) {
+        self.tally.failed();
         let failures = self.failures_in_a_row.fetch_add(1, Ordering::Relaxed).min(16);
         let pause = COOLING_FIRST.saturating_mul(1 << failures).min(COOLING_MAX);
         self.cool_until(now.after(pause));
@@ -163,9 +186,31 @@ pub(crate) struct Lease {
     prompt_tokens: u64,
     /// `None`: too many are there to be known one by one.
     entry: Option<Entry>,
+    /// When it was sent, and after how many seconds its first token was due; until that has come.
+    expected: Option<(MonoTime, f64)>,
+    audible: bool,
 }
 
 impl Lease {
+    /// Its first token is due so many seconds after `now`, by the endpoint's full speed.
+    pub(crate) fn expect(&mut self, now: MonoTime, ttft_s: f64) {
+        self.expected = Some((now, ttft_s));
+    }
+
+    /// The endpoint streams its answer, so its silence says something.
+    pub(crate) fn listen(&mut self) {
+        if !std::mem::replace(&mut self.audible, true) {
+            self.cell.tally.audible.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A token came at `now`: the first one is compared with what was expected.
+    fn heard_at(&mut self, now: MonoTime) {
+        if let Some((sent, ttft_s)) = self.expected.take() {
+            self.cell.tally.timed(now.since(sent), ttft_s);
+        }
+    }
+
     /// The prefill is over: the request now decodes. Later calls change nothing.
     pub(crate) fn first_token(&mut self, now: MonoTime) {
         let Stage::Prefill { uncached } = self.stage else { return };
@@ -183,6 +228,8 @@ impl Lease {
     /// This many more tokens came; ends the prefill if it had not ended.
     pub(crate) fn tokens(&mut self, count: u64, now: MonoTime) {
         self.first_token(now);
+        self.heard_at(now);
+        self.cell.tally.tokens(count);
         if let Some(entry) = self.entry {
             self.cell.residents.tokens(entry, count);
         }
@@ -212,6 +259,9 @@ impl Drop for Lease {
         self.cell.prompts.fetch_sub(self.prompt_tokens, Ordering::Relaxed);
         if let Some(entry) = self.entry {
             self.cell.residents.leave(entry);
+        }
+        if self.audible {
+            self.cell.tally.audible.fetch_sub(1, Ordering::Relaxed);
         }
         let before = self.cell.in_flight.fetch_sub(1, Ordering::AcqRel);
         debug_assert!(before > 0, "a lease was released twice");

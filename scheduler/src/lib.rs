@@ -14,6 +14,7 @@ mod listener;
 mod metrics;
 mod models;
 mod pipeline;
+mod prober;
 mod process;
 mod residents;
 mod room;

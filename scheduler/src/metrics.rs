@@ -12,8 +12,10 @@ use aya_trace::{OutcomeStatus, Record};
 use parking_lot::{Mutex, MutexGuard};
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
+mod breaker;
 mod health;
 
+pub(crate) use breaker::BreakerMetrics;
 pub(crate) use health::HealthMetrics;
 
 /// Upper bounds of a decision's time, in seconds.
@@ -72,6 +74,7 @@ pub(crate) struct Metrics {
     pub(crate) endpoints: IntGauge,
     rejections: IntCounterVec,
     pub(crate) health: HealthMetrics,
+    pub(crate) breaker: BreakerMetrics,
     open_requests: AtomicI64,
     scrape: Mutex<()>,
     pub(crate) accepted: IntCounter,
@@ -138,6 +141,7 @@ impl Metrics {
                 &["reason"],
             )?,
             health: HealthMetrics::new(&make)?,
+            breaker: BreakerMetrics::new(&make)?,
             open_requests: AtomicI64::new(0),
             scrape: Mutex::new(()),
             accepted: make

@@ -7,7 +7,7 @@ pub(crate) mod inputs;
 pub(crate) mod place;
 mod refusal;
 mod relay;
-mod resolve;
+pub(crate) mod resolve;
 mod sent;
 mod stream;
 mod whole;

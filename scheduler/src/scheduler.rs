@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use aya_admission::QueueRules;
 use aya_config::{QueueConfig, SchedulerConfig};
 use aya_domain::PolicyName;
-use aya_fleet::{Fleet, Params};
+use aya_fleet::{BreakerParams, Fleet, Params};
 use aya_observe::Clock;
 use aya_placement::Policy;
 use aya_trace::DecisionLog;
@@ -28,6 +28,7 @@ use crate::listener;
 use crate::metrics::Metrics;
 use crate::models::ModelState;
 use crate::pipeline::admit::Promises;
+use crate::prober::Prober;
 use crate::room::WaitingRoom;
 use crate::shared::Shared;
 use crate::telemetry::{AgentStreams, FleetWriter};
@@ -165,6 +166,7 @@ impl Scheduler {
         tasks.spawn(run_writer(writer, control.clone()));
         let streams = AgentStreams::new(Arc::clone(&shared), handle.clone(), control.clone());
         tasks.spawn(serve_grpc(grpc, streams, shared.config.limits.message_max, control.clone()));
+        tasks.spawn(run_prober(Prober::new(Arc::clone(&shared), handle.clone()), control.clone()));
         let router = admin::router(Admin { shared: Arc::clone(&shared), fleet: handle, ring });
         tasks.spawn(serve_admin(admin, router, control.clone()));
         let cores = start_cores(api, &shared, &shutdown)?;
@@ -197,6 +199,7 @@ fn fleet_params(config: &SchedulerConfig) -> Params {
         stale_after_periods: u32::try_from(telemetry.stale_after_reports).unwrap_or(u32::MAX),
         suspect_after: telemetry.suspect_after,
         forget_after: telemetry.forget_after,
+        breaker: breaker_params(config),
         ..Params::DEFAULT
     }
 }
@@ -208,6 +211,28 @@ fn queue_rules(config: &SchedulerConfig) -> QueueRules {
         look_ahead,
         overtakes_max: u32::try_from(overtakes_max).unwrap_or(u32::MAX),
         turn_after: u32::try_from(turn_after).unwrap_or(u32::MAX),
+    }
+}
+
+fn breaker_params(config: &SchedulerConfig) -> BreakerParams {
+    let breaker = &config.breaker;
+    let few = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    BreakerParams {
+        enabled: breaker.enabled,
+        failures_in_a_row: few(breaker.failures_in_a_row),
+        window: breaker.window,
+        window_min: few(breaker.window_min),
+        failure_share_percent: few(breaker.failure_share_percent),
+        ejection: breaker.ejection,
+        ejection_max: breaker.ejection_max,
+        ejected_max_percent: few(breaker.ejected_max_percent),
+        trials: few(breaker.trials),
+        probes: config.probe.recovery,
+        probe_failures: few(config.probe.failures),
+        wedged_after: breaker.wedged_after,
+        wedged_whole_after: breaker.wedged_whole_after,
+        slow_start: breaker.slow_start,
+        slower_percent: few(breaker.slower_percent),
     }
 }
 
@@ -232,6 +257,11 @@ fn policies(config: &SchedulerConfig) -> Result<(BTreeMap<PolicyName, Policy>, P
 
 async fn run_writer(writer: FleetWriter, shutdown: CancellationToken) -> Result<(), SchedulerError> {
     writer.run(shutdown).await;
+    Ok(())
+}
+
+async fn run_prober(prober: Prober, shutdown: CancellationToken) -> Result<(), SchedulerError> {
+    prober.run(shutdown).await;
     Ok(())
 }
 

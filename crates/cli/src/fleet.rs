@@ -82,6 +82,12 @@ impl EndpointJson {
         self.conditions.iter().find(|c| matches!(c.action.as_str(), "drain" | "cordon" | "fail"))
     }
 
+    /// What its breaker says where that keeps requests away or lets only a few in.
+    pub(crate) fn breaker(&self) -> Option<&str> {
+        let mut rules = self.conditions.iter().map(|c| c.rule.as_str());
+        rules.find(|rule| matches!(*rule, "ejected" | "wedged" | "half_open"))
+    }
+
     /// Whether it takes requests as far as anyone knows.
     pub(crate) fn is_ready(&self) -> bool {
         self.phase == "serving"

@@ -151,6 +151,8 @@ fn endpoints(endpoints: &[EndpointJson]) -> Table {
 fn endpoint_state(endpoint: &EndpointJson) -> String {
     let state = if endpoint.phase != "serving" {
         endpoint.phase.clone()
+    } else if let Some(breaker) = endpoint.breaker() {
+        breaker.replace('_', "-")
     } else if let Some(condition) = endpoint.excluded_by() {
         condition.action.clone()
     } else if !endpoint.is_ready() {

@@ -6,6 +6,7 @@
 //! written in exactly two places: its field, and the line that reads it.
 
 mod agent;
+mod breaker;
 mod health;
 mod named;
 mod reader;
@@ -23,6 +24,7 @@ use std::path::Path;
 pub use agent::{
     AgentConfig, EngineConfig, EnginePolling, GpuChoice, GpuConfig, GpuRef, ReportConfig, SimulatedGpus,
 };
+pub use breaker::{BreakerConfig, ModelProbe, ProbeConfig};
 pub use scheduler::{
     AliasConfig, DecisionsConfig, Limits, PlacementConfig, QueueConfig, RetryConfig, SchedulerConfig,
     TelemetryConfig, Timeouts, UpstreamConfig,

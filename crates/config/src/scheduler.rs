@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use aya_domain::{ModelId, PolicyName};
 
+use crate::breaker::{BreakerConfig, ProbeConfig};
 use crate::named::constant;
 use crate::reader::Reader;
 use crate::service::{self, SloConfig, TenantConfig, TenantsConfig};
@@ -38,6 +39,8 @@ pub struct SchedulerConfig {
     pub telemetry: TelemetryConfig,
     /// What is done about GPUs that are not well.
     pub health: aya_fleet::health::Rules,
+    pub breaker: BreakerConfig,
+    pub probe: ProbeConfig,
     /// Names that clients may ask for besides the served ones; each name once.
     pub aliases: Vec<AliasConfig>,
     pub upstream: UpstreamConfig,
@@ -196,6 +199,8 @@ impl Config for SchedulerConfig {
             decisions: r.section("decisions", DecisionsConfig::read),
             telemetry: r.section("telemetry", TelemetryConfig::read),
             health: r.section("health", crate::health::read),
+            breaker: r.section("breaker", BreakerConfig::read),
+            probe: r.section("probe", ProbeConfig::read),
             aliases: r.sections("alias", AliasConfig::from_word, AliasConfig::read),
             upstream: r.section("upstream", |r| UpstreamConfig {
                 api_key: r.secret("api_key", "api_key_file"),

@@ -4,6 +4,7 @@
 //! found what. Data only: when a condition begins and ends is the business of the fleet.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::{GpuUuid, MonoTime, Ratio};
 
@@ -14,6 +15,8 @@ pub enum Action {
     Note,
     /// Everything is predicted slower: at this share of the full speed.
     Derate(Ratio),
+    /// At most so many requests of ours at once.
+    Limit(u32),
     /// No new requests; running ones finish. Ends by itself when its cause has gone.
     Drain,
     /// As drain, but only an operator or a reset of the GPU ends it.
@@ -29,6 +32,7 @@ impl Action {
         match self {
             Self::Note => "note",
             Self::Derate(_) => "derate",
+            Self::Limit(_) => "limit",
             Self::Drain => "drain",
             Self::Cordon => "cordon",
             Self::Fail => "fail",
@@ -41,15 +45,16 @@ impl Action {
         matches!(self, Self::Drain | Self::Cordon | Self::Fail)
     }
 
-    /// 0 for a note to 4 for a failure.
+    /// 0 for a note to 5 for a failure.
     #[must_use]
     pub const fn severity(&self) -> u8 {
         match self {
             Self::Note => 0,
             Self::Derate(_) => 1,
-            Self::Drain => 2,
-            Self::Cordon => 3,
-            Self::Fail => 4,
+            Self::Limit(_) => 2,
+            Self::Drain => 3,
+            Self::Cordon => 4,
+            Self::Fail => 5,
         }
     }
 }
@@ -58,7 +63,34 @@ impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Derate(speed) => write!(f, "derate to {:.0} %", speed.get() * 100.0),
+            Self::Limit(most) => write!(f, "limit to {most} at once"),
             Self::Note | Self::Drain | Self::Cordon | Self::Fail => f.pad(self.as_str()),
+        }
+    }
+}
+
+/// What made a breaker open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trip {
+    /// So many requests failed one after the other.
+    InARow { failures: u32 },
+    /// So many of the window's requests failed.
+    Share { failed: u32, of: u32 },
+    /// It took requests and gave nothing back for so long.
+    Wedged { silent: Duration },
+    /// Its synthetic generations failed.
+    Probe { failures: u32 },
+}
+
+impl fmt::Display for Trip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InARow { failures } => write!(f, "{failures} failures in a row"),
+            Self::Share { failed, of } => write!(f, "{failed} of {of} requests failed"),
+            Self::Wedged { silent } => {
+                write!(f, "it held requests for {:.1} s and gave no tokens", silent.as_secs_f64())
+            }
+            Self::Probe { failures } => write!(f, "{failures} synthetic generations failed"),
         }
     }
 }
@@ -96,6 +128,18 @@ pub enum Cause {
     GpuLost,
     /// Its driver does not answer, so nothing is known of it.
     DriverStalled,
+    /// The endpoint's breaker is open until then.
+    Ejected { trip: Trip, until: MonoTime },
+    /// The endpoint's breaker would be open, but too much of the pool is.
+    Failing { trip: Trip },
+    /// The endpoint holds requests and gives no tokens; the time is that of the finding.
+    Wedged { silent: Duration },
+    /// The endpoint's ejection is over, and a first success is waited for.
+    HalfOpen { trip: Trip },
+    /// The endpoint is new or came back, and is given its share step by step.
+    SlowStart,
+    /// The endpoint's answers take so many percent of the time that its peers' take, predictions being equal.
+    SlowerThanPeers { percent: u32 },
 }
 
 impl Cause {
@@ -120,6 +164,12 @@ impl Cause {
             Self::PowerCap { .. } => "power_cap",
             Self::GpuLost => "gpu_lost",
             Self::DriverStalled => "driver_stalled",
+            Self::Ejected { .. } => "ejected",
+            Self::Failing { .. } => "failing",
+            Self::Wedged { .. } => "wedged",
+            Self::HalfOpen { .. } => "half_open",
+            Self::SlowStart => "slow_start",
+            Self::SlowerThanPeers { .. } => "slower_than_peers",
         }
     }
 }
@@ -153,6 +203,16 @@ impl fmt::Display for Cause {
             }
             Self::GpuLost => f.write_str("the GPU is lost"),
             Self::DriverStalled => f.write_str("the GPU driver does not answer"),
+            Self::Ejected { trip, .. } => write!(f, "ejected: {trip}"),
+            Self::Failing { trip } => write!(f, "{trip}, kept in because too much of its pool is out"),
+            Self::Wedged { silent } => {
+                write!(f, "wedged: it held requests for {:.1} s and gave no tokens", silent.as_secs_f64())
+            }
+            Self::HalfOpen { trip } => write!(f, "on trial after: {trip}"),
+            Self::SlowStart => f.write_str("given its share step by step"),
+            Self::SlowerThanPeers { percent } => {
+                write!(f, "its answers take {percent} % of its peers' time")
+            }
         }
     }
 }
@@ -178,7 +238,7 @@ pub struct Condition {
 pub fn speed_under(conditions: &[Condition]) -> Ratio {
     let speeds = conditions.iter().filter_map(|condition| match condition.action {
         Action::Derate(speed) => Some(speed),
-        Action::Note | Action::Drain | Action::Cordon | Action::Fail => None,
+        Action::Note | Action::Limit(_) | Action::Drain | Action::Cordon | Action::Fail => None,
     });
     speeds.fold(Ratio::ONE, |least, speed| if speed < least { speed } else { least })
 }
@@ -189,8 +249,15 @@ mod tests {
 
     #[test]
     fn actions_are_in_the_order_of_what_they_take_away() {
-        let all = [Action::Note, Action::Derate(Ratio::ONE), Action::Drain, Action::Cordon, Action::Fail];
+        let all = [
+            Action::Note,
+            Action::Derate(Ratio::ONE),
+            Action::Limit(1),
+            Action::Drain,
+            Action::Cordon,
+            Action::Fail,
+        ];
         assert!(all.is_sorted_by_key(Action::severity));
-        assert_eq!(all.map(|action| action.excludes()), [false, false, true, true, true]);
+        assert_eq!(all.map(|action| action.excludes()), [false, false, false, true, true, true]);
     }
 }

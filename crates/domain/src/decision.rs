@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{
-    Action, Bytes, Cause, Condition, EndpointId, EndpointIndex, Freshness, Phase, PolicyName, Tokens,
+    Action, Bytes, Cause, Condition, EndpointId, EndpointIndex, Freshness, Phase, PolicyName, Tokens, Trip,
 };
 
 /// Why an endpoint cannot take a request, with the numbers behind it.
@@ -20,6 +20,12 @@ pub enum Rejection {
     HealthUnknown,
     /// A GPU beneath it is at fault; which one is told by [`Decision::conditions`].
     GpuFault { action: Action, cause: Cause },
+    /// Its requests fail: nothing is sent there for so long.
+    Ejected { trip: Trip, remaining: Duration },
+    /// It took requests and gives no tokens.
+    Wedged { silent: Duration },
+    /// It is back from an ejection and holds as many requests as it may until one has succeeded.
+    OnTrial { in_flight: u32, limit: u32 },
     /// It failed this very request.
     AlreadyTried,
     /// It failed or pushed back a moment ago.
@@ -46,6 +52,9 @@ impl Rejection {
             Self::Unhealthy => "unhealthy",
             Self::HealthUnknown => "health_unknown",
             Self::GpuFault { .. } => "gpu_fault",
+            Self::Ejected { .. } => "ejected",
+            Self::Wedged { .. } => "wedged",
+            Self::OnTrial { .. } => "on_trial",
             Self::AlreadyTried => "already_tried",
             Self::Cooling { .. } => "cooling",
             Self::ContextTooLong { .. } => "context_too_long",
@@ -65,6 +74,9 @@ impl Rejection {
             | Self::Unhealthy
             | Self::HealthUnknown
             | Self::GpuFault { .. }
+            | Self::Ejected { .. }
+            | Self::Wedged { .. }
+            | Self::OnTrial { .. }
             | Self::AlreadyTried
             | Self::Cooling { .. }
             | Self::VramShort { .. }

@@ -152,12 +152,19 @@ impl Endpoint {
         self.conditions.iter().filter(|c| c.action.excludes()).max_by_key(|c| c.action.severity())
     }
 
+    /// How many requests of ours it may hold at once while it is on trial.
+    #[must_use]
+    pub fn limited_to(&self) -> Option<u32> {
+        let limit = |c: &Condition| if let Action::Limit(most) = c.action { Some(most) } else { None };
+        self.conditions.iter().filter_map(limit).min()
+    }
+
     /// The condition that slows it down most.
     #[must_use]
     pub fn slowed_by(&self) -> Option<&Condition> {
         let speed = |c: &&Condition| match c.action {
             Action::Derate(speed) => speed.get(),
-            Action::Note | Action::Drain | Action::Cordon | Action::Fail => 1.0,
+            Action::Note | Action::Limit(_) | Action::Drain | Action::Cordon | Action::Fail => 1.0,
         };
         let slowest = self.conditions.iter().min_by(|a, b| speed(a).total_cmp(&speed(b)));
         slowest.filter(|c| matches!(c.action, Action::Derate(_)))

@@ -24,7 +24,7 @@ mod time;
 mod unit;
 mod wall;
 
-pub use condition::{Action, Cause, Condition, speed_under};
+pub use condition::{Action, Cause, Condition, Trip, speed_under};
 pub use decision::{
     Candidate, Chosen, Decision, HoldReason, Misses, Outcome, RefusalReason, Rejection, Terms, Verdict,
 };

@@ -18,6 +18,8 @@ impl Fleet {
             Event::Undrain(target) => self.undrain(target, &mut effects),
             Event::ClearGpu(gpu) => effects.unknown_target = !self.clear_gpu(&gpu, now, &mut effects),
             Event::OwnLoad { at, loads } => effects.changed |= self.note_own(at.min(now), &loads),
+            Event::Outcomes { at, all } => self.take_outcomes(at.min(now), all, &mut effects),
+            Event::Probed { endpoint, ok } => self.take_probe(&endpoint, ok, now, &mut effects),
             Event::Tick => self.tick(now, &mut effects),
         }
         effects

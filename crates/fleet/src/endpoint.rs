@@ -13,6 +13,7 @@ use aya_domain::{
 use aya_estimate::prior;
 
 use crate::Params;
+use crate::breaker::Breaker;
 use crate::foreign::{Load, foreign};
 use crate::node::Gpus;
 use crate::own::OwnHistory;
@@ -37,6 +38,10 @@ pub(crate) struct EndpointState {
     vram_free: Option<Reading<Bytes>>,
     /// As the rules left them after the last event.
     pub(crate) conditions: Arc<[Condition]>,
+    /// What its requests told.
+    pub(crate) breaker: Breaker,
+    /// The conditions that follow from it.
+    pub(crate) watched: Arc<[Condition]>,
     /// Its GPUs as they were before one was lost: the places in the list of those that stay may differ then.
     pub(crate) stands_on: Vec<GpuUuid>,
 }
@@ -90,6 +95,8 @@ impl EndpointState {
             own: OwnHistory::default(),
             vram_free: None,
             conditions: Arc::from([]),
+            breaker: Breaker::default(),
+            watched: Arc::from([]),
             stands_on: Vec::new(),
         };
         let _ = state.apply(node, report, gpus, received_at, params);
@@ -124,13 +131,15 @@ impl EndpointState {
 
     fn apply_health(&mut self, told: &Aged<EngineHealth>, received_at: MonoTime) -> bool {
         self.probed_at = received_at.before(told.age);
-        self.loading = told.value == EngineHealth::Loading;
+        let was_loading = std::mem::replace(&mut self.loading, told.value == EngineHealth::Loading);
         let health = match &told.value {
             EngineHealth::Ready => Health::Healthy,
             EngineHealth::Loading => Health::Unhealthy { reason: "loading".to_owned() },
             // Too busy to answer a probe: no news about its health, except that it lives.
             EngineHealth::Busy => match &self.health {
                 Health::Unknown => Health::Healthy,
+                // Down and then busy: it works on requests, and its breaker sees to the rest.
+                Health::Unhealthy { .. } if !was_loading => Health::Healthy,
                 known @ (Health::Healthy | Health::Degraded { .. } | Health::Unhealthy { .. }) => {
                     known.clone()
                 }
@@ -242,6 +251,7 @@ impl EndpointState {
             (false, false, true) => Phase::Joining,
             (false, false, false) => Phase::Serving,
         };
+        let conditions = self.all_conditions();
         Endpoint {
             info: Arc::clone(&self.info),
             phase,
@@ -255,9 +265,19 @@ impl EndpointState {
             prefix_cache: self.prefix_cache,
             signals: Arc::clone(&self.signals),
             vram_free: self.vram_free,
-            conditions: Arc::clone(&self.conditions),
-            speed: speed_under(&self.conditions),
+            speed: speed_under(&conditions),
+            conditions,
         }
+    }
+
+    /// Of its GPUs and of its requests, the worst first.
+    fn all_conditions(&self) -> Arc<[Condition]> {
+        if self.watched.is_empty() {
+            return Arc::clone(&self.conditions);
+        }
+        let mut all: Vec<Condition> = self.conditions.iter().chain(&*self.watched).cloned().collect();
+        all.sort_by_key(|condition| std::cmp::Reverse(condition.action.severity()));
+        Arc::from(all)
     }
 }
 

@@ -4,6 +4,8 @@ use std::fmt;
 
 use aya_domain::{EndpointId, GpuEvents, GpuUuid, MonoTime, NodeId, Report};
 
+use crate::breaker::Outcomes;
+
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
@@ -22,6 +24,10 @@ pub enum Event {
     ClearGpu(GpuUuid),
     /// What this scheduler has in flight, endpoint by endpoint. An endpoint that is not named is unchanged.
     OwnLoad { at: MonoTime, loads: Vec<(EndpointId, OwnInFlight)> },
+    /// What came of requests, endpoint by endpoint; due every 50 ms while requests run.
+    Outcomes { at: MonoTime, all: Vec<(EndpointId, Outcomes)> },
+    /// A synthetic generation on an endpoint ended.
+    Probed { endpoint: EndpointId, ok: bool },
     /// Time passed; due at least once per second.
     Tick,
 }

@@ -2,6 +2,7 @@
 
 use aya_domain::{EndpointId, GpuUuid, ModelId, NodeId};
 
+use crate::BreakerNotice;
 use crate::health::HealthNotice;
 use crate::{Notice, Target};
 
@@ -75,6 +76,7 @@ impl Notice {
             Self::Health(HealthNotice::Ended { .. }) => "health_ended",
             Self::Health(HealthNotice::Restored { .. }) => "health_restored",
             Self::Health(HealthNotice::Braked { .. }) => "health_braked",
+            Self::Breaker(notice) => notice.kind(),
             Self::GpuEvent { .. } => "gpu_event",
             Self::EndpointJoined { .. } => "endpoint_joined",
             Self::EngineUp { .. } => "engine_up",
@@ -122,6 +124,7 @@ impl Notice {
             Self::DuplicateEndpointId { endpoint, ignored, .. } => {
                 Subject { node: Some(ignored), ..Subject::endpoint(endpoint) }
             }
+            Self::Breaker(notice) => Subject::endpoint(notice.endpoint()),
             Self::Health(HealthNotice::Braked { endpoint, .. })
             | Self::EngineUp { endpoint }
             | Self::EngineDown { endpoint, .. }
@@ -141,6 +144,9 @@ impl Notice {
         if let Self::Health(notice) = self
             && excludes(notice)
         {
+            return Severity::Error;
+        }
+        if let Self::Breaker(BreakerNotice::Ejected { .. } | BreakerNotice::Wedged { .. }) = self {
             return Severity::Error;
         }
         if self.is_warning() { Severity::Warning } else { Severity::Info }

@@ -8,6 +8,7 @@
 //! it stale, and says so.
 
 mod apply;
+pub mod breaker;
 mod endpoint;
 mod event;
 mod facts;
@@ -27,6 +28,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
+pub use breaker::{BreakerNotice, BreakerParams, Outcomes};
 pub use event::{Event, OwnInFlight, Target};
 pub use facts::{Severity, Subject};
 pub use fleet::Fleet;

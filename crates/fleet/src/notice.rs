@@ -6,6 +6,7 @@ use std::time::Duration;
 use aya_domain::{EndpointId, GpuEventKind, GpuUuid, ModelId, NodeId};
 
 use crate::Target;
+use crate::breaker::BreakerNotice;
 use crate::health::HealthNotice;
 
 /// The outcome of one event.
@@ -85,6 +86,8 @@ pub enum Notice {
     },
     /// A health rule did something.
     Health(HealthNotice),
+    /// The breaker of an endpoint did something.
+    Breaker(BreakerNotice),
     /// The driver or the agent told of something that cannot wait.
     GpuEvent {
         node: NodeId,
@@ -156,6 +159,7 @@ impl Notice {
     pub const fn is_warning(&self) -> bool {
         match self {
             Self::Health(notice) => notice.is_warning(),
+            Self::Breaker(notice) => notice.is_warning(),
             Self::NodeStale { .. }
             | Self::NodeSuspect { .. }
             | Self::NodeForgotten { .. }
@@ -222,6 +226,7 @@ impl fmt::Display for Notice {
             Self::GpusLost { node, reason } => write!(f, "the gpus of node {node} cannot be read: {reason}"),
             Self::GpusBack { node } => write!(f, "the gpus of node {node} can be read again"),
             Self::Health(notice) => notice.fmt(f),
+            Self::Breaker(notice) => notice.fmt(f),
             Self::GpuEvent { node, gpu, kind } => write!(f, "gpu {gpu} of node {node}: {kind}"),
             Self::EndpointJoined { endpoint, node } => write!(f, "endpoint {endpoint} joined on node {node}"),
             Self::EngineUp { endpoint } => write!(f, "endpoint {endpoint} is ready"),

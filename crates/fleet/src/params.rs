@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::breaker::BreakerParams;
+
 /// What bounds the fleet. At a limit a report is refused whole, with a notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Params {
@@ -23,6 +25,7 @@ pub struct Params {
     /// Slack, both ways, when a report is compared with what was ours at the time of its sample: engines
     /// count a request somewhat later and longer than we do.
     pub own_window: Duration,
+    pub breaker: BreakerParams,
 }
 
 impl Params {
@@ -37,6 +40,7 @@ impl Params {
         suspect_after: Duration::from_secs(10),
         forget_after: Duration::from_secs(600),
         own_window: Duration::from_millis(100),
+        breaker: BreakerParams::DEFAULT,
     };
 }
 

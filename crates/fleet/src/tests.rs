@@ -1,5 +1,6 @@
 //! Stories of a farm, told in milliseconds; and what holds whatever happens.
 
+mod breaker;
 mod farm;
 mod gpu_events;
 mod health;

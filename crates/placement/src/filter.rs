@@ -6,7 +6,7 @@
 //! lower bound where nothing else would be left (`decide`).
 
 use aya_domain::{
-    Bytes, Endpoint, EngineKind, Freshness, Health, KvAllocation, MonoTime, OwnLoad, Phase, Rejection,
+    Bytes, Cause, Endpoint, EngineKind, Freshness, Health, KvAllocation, MonoTime, OwnLoad, Phase, Rejection,
     Request, RequestKind, Tokens,
 };
 use aya_estimate::total_need;
@@ -71,7 +71,7 @@ pub(crate) struct Subject<'a> {
 /// Why this endpoint of the model's pool cannot take the request now; `None`: it can.
 pub(crate) fn rejection(ask: &Ask<'_>, on: &Subject<'_>) -> Option<Rejection> {
     phase(on)
-        .or_else(|| condition(on))
+        .or_else(|| condition(ask, on))
         .or_else(|| health(on))
         .or_else(|| tried(ask, on))
         .or_else(|| cooling(ask, on))
@@ -89,9 +89,22 @@ fn phase(on: &Subject<'_>) -> Option<Rejection> {
     }
 }
 
-fn condition(on: &Subject<'_>) -> Option<Rejection> {
-    let worst = on.endpoint.excluded_by()?;
-    Some(Rejection::GpuFault { action: worst.action, cause: worst.cause })
+fn condition(ask: &Ask<'_>, on: &Subject<'_>) -> Option<Rejection> {
+    let Some(worst) = on.endpoint.excluded_by() else { return on_trial(on) };
+    let cause = worst.cause;
+    Some(if let Cause::Ejected { trip, until } = cause {
+        Rejection::Ejected { trip, remaining: until.since(ask.now) }
+    } else if let Cause::Wedged { silent } = cause {
+        Rejection::Wedged { silent }
+    } else {
+        Rejection::GpuFault { action: worst.action, cause }
+    })
+}
+
+/// Back from an ejection, an endpoint gets no more than a trial needs until something has succeeded.
+fn on_trial(on: &Subject<'_>) -> Option<Rejection> {
+    let (in_flight, limit) = (on.own.in_flight, on.endpoint.limited_to()?);
+    (in_flight >= limit).then_some(Rejection::OnTrial { in_flight, limit })
 }
 
 fn health(on: &Subject<'_>) -> Option<Rejection> {

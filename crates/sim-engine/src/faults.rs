@@ -19,6 +19,12 @@ pub struct Faults {
     /// The next so many requests get a 503.
     #[serde(rename = "503_next")]
     pub refuse_next: u32,
+    /// Share of requests, 0 to 1, that get a 500 at once: a black hole looks idle and fast.
+    #[serde(rename = "500_ratio")]
+    pub fail_ratio: f64,
+    /// The next so many requests get a 500.
+    #[serde(rename = "500_next")]
+    pub fail_next: u32,
     /// Share of requests, 0 to 1, that get a 200 and then an error event instead of a first token.
     pub error_in_stream_ratio: f64,
     /// The next so many requests get one.
@@ -43,6 +49,8 @@ impl Default for Faults {
         Self {
             refuse_ratio: 0.0,
             refuse_next: 0,
+            fail_ratio: 0.0,
+            fail_next: 0,
             error_in_stream_ratio: 0.0,
             error_in_stream_next: 0,
             die_mid_stream: None,
@@ -55,12 +63,14 @@ impl Default for Faults {
     }
 }
 
-/// One fault as flags and headers name it: `503`, `503=0.3`, `error-in-stream`, `die-mid-stream=5`, `stall`,
+/// One fault as flags and headers name it: `503`, `503=0.3`, `500`, `error-in-stream`, `die-mid-stream=5`, `stall`,
 /// `slow=4`, `lie`, `unhealthy`, `abort-process`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Fault {
     /// A share of requests, 0 to 1.
     Refuse(f64),
+    /// A share of requests, 0 to 1.
+    Fail(f64),
     /// A share of requests, 0 to 1.
     ErrorInStream(f64),
     /// After so many tokens.
@@ -76,7 +86,7 @@ pub enum Fault {
 /// A text that names no fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not a fault; known: 503[=SHARE], error-in-stream[=SHARE], die-mid-stream=TOKENS, stall, \
+    "{0:?} is not a fault; known: 503[=SHARE], 500[=SHARE], error-in-stream[=SHARE], die-mid-stream=TOKENS, stall, \
      slow=FACTOR, lie, unhealthy, abort-process"
 )]
 pub struct UnknownFault(pub String);
@@ -94,6 +104,7 @@ impl FromStr for Fault {
         let share = || number(is_share, Some(1.0));
         match (name, value) {
             ("503", _) => Ok(Self::Refuse(share()?)),
+            ("500", _) => Ok(Self::Fail(share()?)),
             ("error-in-stream", _) => Ok(Self::ErrorInStream(share()?)),
             ("die-mid-stream", Some(tokens)) => tokens.parse().map(Self::DieMidStream).map_err(|_| unknown()),
             ("slow", Some(_)) => Ok(Self::Slow(number(is_factor, None)?)),
@@ -111,6 +122,7 @@ impl Faults {
     pub const fn add(&mut self, fault: Fault) {
         match fault {
             Fault::Refuse(share) => self.refuse_ratio = share,
+            Fault::Fail(share) => self.fail_ratio = share,
             Fault::ErrorInStream(share) => self.error_in_stream_ratio = share,
             Fault::DieMidStream(tokens) => self.die_mid_stream = Some(tokens),
             Fault::Stall => self.stall = true,
@@ -142,6 +154,9 @@ impl Faults {
         if !is_share(self.refuse_ratio) {
             return Err("503_ratio is not from 0 to 1".to_owned());
         }
+        if !is_share(self.fail_ratio) {
+            return Err("500_ratio is not from 0 to 1".to_owned());
+        }
         if !is_share(self.error_in_stream_ratio) {
             return Err("error_in_stream_ratio is not from 0 to 1".to_owned());
         }
@@ -155,6 +170,9 @@ impl Faults {
     pub(crate) fn strike(&mut self, draw: f64) -> Option<Fault> {
         if use_one(&mut self.refuse_next) || draw < self.refuse_ratio {
             return Some(Fault::Refuse(1.0));
+        }
+        if use_one(&mut self.fail_next) || draw < self.fail_ratio {
+            return Some(Fault::Fail(1.0));
         }
         if use_one(&mut self.error_in_stream_next) || draw < self.error_in_stream_ratio {
             return Some(Fault::ErrorInStream(1.0));
@@ -188,6 +206,7 @@ mod tests {
         let check = |text: &str, fault: Fault| assert_eq!(text.parse(), Ok(fault), "{text}");
         check("503", Fault::Refuse(1.0));
         check("503=0.25", Fault::Refuse(0.25));
+        check("500", Fault::Fail(1.0));
         check("error-in-stream", Fault::ErrorInStream(1.0));
         check("die-mid-stream=5", Fault::DieMidStream(5));
         check("slow=4", Fault::Slow(4.0));

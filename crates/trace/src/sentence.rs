@@ -19,6 +19,18 @@ pub fn rejection_sentence(rejection: &RejectionJson) -> String {
             let gpu = gpu.as_ref().map(|gpu| format!(" on GPU {gpu}")).unwrap_or_default();
             format!("{} for {cause}{gpu}", done(action))
         }
+        RejectionJson::Ejected { cause, remaining_ms } => {
+            format!("is ejected for another {}: {cause}", span(remaining_ms / 1e3))
+        }
+        RejectionJson::Wedged { silent_ms } => {
+            format!("is wedged: it held requests for {} and gave no tokens", span(silent_ms / 1e3))
+        }
+        RejectionJson::OnTrial { limit: 0, .. } => {
+            "waits for a synthetic generation to succeed after its ejection".to_owned()
+        }
+        RejectionJson::OnTrial { in_flight, limit } => {
+            format!("is on trial after an ejection: {in_flight} of {limit} requests there")
+        }
         RejectionJson::AlreadyTried => "has already failed this request".to_owned(),
         RejectionJson::Cooling { remaining_ms } => {
             format!("failed a moment ago; pauses for another {}", span(remaining_ms / 1e3))

@@ -1,6 +1,6 @@
 //! `/metrics`: the counters, and gauges set from the farm's state at this moment.
 
-use aya_domain::{MonoTime, Priority};
+use aya_domain::{Cause, Condition, Endpoint, MonoTime, Priority};
 
 use crate::metrics::Metrics;
 use crate::room::{PoolDepth, WaitingRoom};
@@ -38,9 +38,11 @@ fn mirror_endpoints(metrics: &Metrics, view: &FarmView) {
     metrics.endpoint_ready.reset();
     metrics.health.speed.reset();
     metrics.endpoint_signal.reset();
+    metrics.breaker.state.reset();
     for (endpoint, companion) in view.snapshot.endpoints.iter().zip(&view.companions) {
         let id = endpoint.info.id.as_str();
         metrics.endpoint_in_flight.with_label_values(&[id]).set(i64::from(companion.cell.in_flight()));
+        metrics.breaker.state.with_label_values(&[id]).set(state(endpoint));
         metrics.health.speed.with_label_values(&[id]).set(endpoint.speed.get());
         metrics.endpoint_ready.with_label_values(&[id]).set(i64::from(super::is_ready(endpoint)));
         for told in &*endpoint.signals {
@@ -59,6 +61,20 @@ fn mirror_conditions(metrics: &Metrics, view: &FarmView) {
             .with_label_values(&[condition.action.as_str(), condition.cause.rule()])
             .inc();
     }
+}
+
+/// What the endpoint's requests told, as one number.
+fn state(endpoint: &Endpoint) -> i64 {
+    let of = |condition: &Condition| {
+        if matches!(condition.cause, Cause::Ejected { .. } | Cause::Wedged { .. }) {
+            3
+        } else if matches!(condition.cause, Cause::HalfOpen { .. }) {
+            2
+        } else {
+            i64::from(matches!(condition.cause, Cause::SlowStart | Cause::SlowerThanPeers { .. }))
+        }
+    };
+    endpoint.conditions.iter().map(of).max().unwrap_or(0)
 }
 
 #[cfg(test)]

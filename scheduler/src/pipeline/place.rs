@@ -339,7 +339,9 @@ fn claim(view: &FarmView, decision: &Decision, request: &Request, now: MonoTime)
     };
     let prompt = request.prompt_tokens.get();
     let uncached = prompt.saturating_sub(candidate.cached.unwrap_or_default().get()).max(1);
-    let lease = companion.cell.claim(candidate.own_in_flight, prompt, uncached, now).ok()?;
+    let mut lease = companion.cell.claim(candidate.own_in_flight, prompt, uncached, now).ok()?;
+    // A derate must not hide what made it necessary: the endpoint is measured by its full speed.
+    lease.expect(now, predicted_ttft_s * endpoint.speed.get());
     let guess = LAST.with_borrow(|last| last.held.guess(view, chosen.endpoint));
     // Now and not when it was computed: those who begin alike come while the first is still in prefill.
     companion.prefixes.insert(&request.prefix.blocks);

@@ -42,6 +42,9 @@ pub(crate) async fn attempt(up: Upstream<'_>, mut account: Account, placed: Plac
     account.guessed(guess);
     metrics.placements.inc();
     let mode = Mode::of(up.prepared, &endpoint);
+    if mode != Mode::Whole {
+        lease.listen();
+    }
     let sent = Sent { up, endpoint: &endpoint, mode };
     let failure = match mode {
         Mode::Stream => match first_event(&sent, &mut account).await {
@@ -56,6 +59,7 @@ pub(crate) async fn attempt(up: Upstream<'_>, mut account: Account, placed: Plac
             match whole::answer(&sent, &mut account, &mut lease, predicted_ttft_s).await {
                 Ok(body) => {
                     lease.cell().succeeded();
+                    lease.cell().answered();
                     return AttemptEnd::Answered(whole::respond(up, account, lease, body));
                 }
                 Err(failure) => failure,
@@ -76,6 +80,7 @@ fn failed(
     match failure {
         Failure::Refused { status, body } => {
             lease.cell().succeeded();
+            lease.cell().answered();
             let mut response = respond::json(status, body.to_vec(), up.conn);
             account.head(response.headers_mut());
             let at_fault = if status.is_client_error() {

@@ -23,7 +23,7 @@ thread_local! {
 ///
 /// # Errors
 /// What the system's resolver says; `NotFound` for a name without addresses.
-pub(super) async fn resolve(url: &EndpointUrl, now: MonoTime) -> io::Result<SocketAddr> {
+pub(crate) async fn resolve(url: &EndpointUrl, now: MonoTime) -> io::Result<SocketAddr> {
     if let Ok(address) = url.authority().parse() {
         return Ok(address);
     }

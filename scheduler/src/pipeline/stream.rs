@@ -90,8 +90,11 @@ impl StreamBody {
     /// After the whole answer the endpoint is free, and its goodbye is waited for only to keep the connection.
     fn let_go_when_told_all(&mut self) {
         let facts = self.scanner.facts();
-        if self.lease.is_some() && facts.done && facts.is_success(self.choices) {
-            self.lease = None;
+        if facts.done
+            && facts.is_success(self.choices)
+            && let Some(lease) = self.lease.take()
+        {
+            lease.cell().answered();
             self.upstream.set_idle_timeout(GOODBYE_MAX);
         }
     }
@@ -106,7 +109,7 @@ impl StreamBody {
         let told = facts.error.is_some();
         let end = memmem::find(&chunk, DONE).unwrap_or(chunk.len());
         let passed = chunk.slice(..end);
-        self.endpoint.failures.inc();
+        self.blame();
         self.close(OutcomeStatus::Truncated, Some("upstream_error"));
         if told { passed } else { [&passed[..], &broken_off().to_sse_frame()].concat().into() }
     }
@@ -135,9 +138,16 @@ impl StreamBody {
         }))
     }
 
+    fn blame(&self) {
+        self.endpoint.failures.inc();
+        if let Some(lease) = &self.lease {
+            lease.cell().broke_off();
+        }
+    }
+
     /// Cut by the endpoint's fault.
     fn failed(&mut self, message: &str) -> Bytes {
-        self.endpoint.failures.inc();
+        self.blame();
         self.cut(message)
     }
 
@@ -150,7 +160,11 @@ impl StreamBody {
         self.state = State::Ended;
         self.account.facts(self.scanner.facts());
         self.account.close(End { status, http_status: Some(200), error });
-        self.lease = None;
+        if let Some(lease) = self.lease.take()
+            && status == OutcomeStatus::Completed
+        {
+            lease.cell().answered();
+        }
     }
 }
 

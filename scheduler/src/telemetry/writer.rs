@@ -40,6 +40,7 @@ pub(crate) enum Command {
     Report { report: Box<Report>, received_at: MonoTime, resend: oneshot::Sender<bool> },
     Disconnected { node: NodeId, heard_at: MonoTime },
     GpuEvents { events: GpuEvents, received_at: MonoTime },
+    Probed { endpoint: EndpointId, ok: bool },
     Drain { target: Target, done: oneshot::Sender<Drained> },
     Undrain { target: Target, done: oneshot::Sender<Drained> },
     ClearGpu { gpu: GpuUuid, done: oneshot::Sender<Drained> },
@@ -87,6 +88,11 @@ impl FleetHandle {
         received_at: MonoTime,
     ) -> Result<(), CommandError> {
         self.0.send(Command::GpuEvents { events, received_at }).await.map_err(|_| CommandError)
+    }
+
+    /// A synthetic generation on an endpoint ended.
+    pub(crate) async fn probed(&self, endpoint: EndpointId, ok: bool) -> Result<(), CommandError> {
+        self.0.send(Command::Probed { endpoint, ok }).await.map_err(|_| CommandError)
     }
 
     /// Drains or undrains.
@@ -172,6 +178,9 @@ impl FleetWriter {
             Command::GpuEvents { events, received_at } => {
                 tell(&self.shared, &self.fleet.apply(Event::GpuEvents { events, received_at }, now))
             }
+            Command::Probed { endpoint, ok } => {
+                tell(&self.shared, &self.fleet.apply(Event::Probed { endpoint, ok }, now))
+            }
             Command::Drain { target, done } => self.apply_drain(Event::Drain(target), done, now),
             Command::ClearGpu { gpu, done } => self.apply_drain(Event::ClearGpu(gpu), done, now),
             Command::Undrain { target, done } => self.apply_drain(Event::Undrain(target), done, now),
@@ -195,7 +204,9 @@ impl FleetWriter {
         let now = self.shared.clock.now();
         let loads = self.companions.iter().map(|(id, companion)| (id.clone(), own(companion, now))).collect();
         let noted = tell(&self.shared, &self.fleet.apply(Event::OwnLoad { at: now, loads }, now));
-        tell(&self.shared, &self.fleet.apply(Event::Tick, now)) || noted
+        let all = self.companions.iter().map(|(id, of)| (id.clone(), of.cell.outcomes())).collect();
+        let judged = tell(&self.shared, &self.fleet.apply(Event::Outcomes { at: now, all }, now));
+        tell(&self.shared, &self.fleet.apply(Event::Tick, now)) || noted || judged
     }
 
     fn note_endpoints<'a>(&mut self, ids: impl Iterator<Item = &'a EndpointId>, now: MonoTime) {
@@ -275,6 +286,9 @@ fn tell(shared: &Shared, effects: &Effects) -> bool {
         shared.events.keep(notice, &view.snapshot, time);
         if let Notice::Health(health) = notice {
             shared.metrics.health.acted(health);
+        }
+        if let Notice::Breaker(breaker) = notice {
+            shared.metrics.breaker.told(breaker);
         }
         if matches!(notice, Notice::ReportIgnored { .. }) {
             // Once per report, as long as its cause lasts; the cause has a notice of its own.

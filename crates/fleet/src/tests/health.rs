@@ -32,11 +32,12 @@ fn health_is_what_the_probe_told() {
     let (ready, loading, busy) = (EngineHealth::Ready, EngineHealth::Loading, EngineHealth::Busy);
     check(std::slice::from_ref(&ready), (&Health::Healthy, Phase::Serving));
     check(std::slice::from_ref(&loading), (&unhealthy("loading"), Phase::Joining));
-    check(&[loading, ready.clone()], (&Health::Healthy, Phase::Serving));
+    check(&[loading.clone(), ready.clone()], (&Health::Healthy, Phase::Serving));
     check(&[down("refused")], (&unhealthy("refused"), Phase::Serving));
     check(std::slice::from_ref(&busy), (&Health::Healthy, Phase::Serving));
     check(&[ready, busy.clone()], (&Health::Healthy, Phase::Serving));
-    check(&[down("refused"), busy], (&unhealthy("refused"), Phase::Serving));
+    check(&[down("refused"), busy.clone()], (&Health::Healthy, Phase::Serving));
+    check(&[loading.clone(), busy], (&unhealthy("loading"), Phase::Serving));
 }
 
 #[test]

@@ -55,6 +55,7 @@ pub(super) async fn text(
 async fn generate(app: &App, shape: Shape, plan: Plan) -> Result<Response, ApiError> {
     let die_after = match plan.fault {
         Some(Fault::Refuse(_)) => return Err(ApiError::Busy),
+        Some(Fault::Fail(_)) => return Err(ApiError::Dead),
         Some(Fault::ErrorInStream(_)) if plan.stream => return Ok(error_in_stream(&ApiError::Busy)),
         Some(Fault::ErrorInStream(_)) => return Err(ApiError::Busy),
         Some(Fault::Stall) if plan.stream => return Ok(silence(app.inbox.clone())),

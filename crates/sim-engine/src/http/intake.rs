@@ -149,7 +149,11 @@ pub(super) fn fault(app: &App, headers: &HeaderMap, key: u64) -> Result<Option<F
             Err(invalid("this engine may not end its process".to_owned()))
         }
         Fault::AbortProcess => std::process::abort(),
-        Fault::Refuse(_) | Fault::ErrorInStream(_) | Fault::DieMidStream(_) | Fault::Stall => Ok(Some(fault)),
+        Fault::Refuse(_)
+        | Fault::Fail(_)
+        | Fault::ErrorInStream(_)
+        | Fault::DieMidStream(_)
+        | Fault::Stall => Ok(Some(fault)),
     }
 }
 

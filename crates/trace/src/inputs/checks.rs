@@ -99,6 +99,11 @@ fn rejection_value(rejection: &Rejection) -> u64 {
         Rejection::VramShort { need, free } => [9, need.get(), free.get(), 0],
         Rejection::SlotsFull { in_flight, limit } => [10, u64::from(in_flight), u64::from(limit), 0],
         Rejection::Backlogged { wait_s, limit_s } => [11, wait_s.to_bits(), limit_s.to_bits(), 0],
+        Rejection::Ejected { trip, remaining } => {
+            [12, super::condition::trip_number(trip), super::condition::nanos(remaining), 0]
+        }
+        Rejection::Wedged { silent } => [13, super::condition::nanos(silent), 0, 0],
+        Rejection::OnTrial { in_flight, limit } => [14, u64::from(in_flight), u64::from(limit), 0],
     };
     parts.into_iter().fold(0, mix)
 }
@@ -106,6 +111,7 @@ fn rejection_value(rejection: &Rejection) -> u64 {
 fn action_value(action: Action) -> u64 {
     let speed = match action {
         Action::Derate(speed) => speed.get(),
+        Action::Limit(most) => f64::from(most),
         Action::Note | Action::Drain | Action::Cordon | Action::Fail => 0.0,
     };
     mix(u64::from(action.severity()), speed.to_bits())

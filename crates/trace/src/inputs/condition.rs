@@ -1,6 +1,8 @@
 //! Conditions of endpoints, exactly.
 
-use aya_domain::{Action, Cause, Condition, GpuUuid, MonoTime, Ratio};
+use std::time::Duration;
+
+use aya_domain::{Action, Cause, Condition, GpuUuid, MonoTime, Ratio, Trip};
 use serde::{Deserialize, Serialize};
 
 use super::exact::Exact;
@@ -32,6 +34,7 @@ const fn is_zero(numbers: &(u64, u64)) -> bool {
 enum ActionJson {
     Note,
     Derate(Exact),
+    Limit(u32),
     Drain,
     Cordon,
     Fail,
@@ -42,6 +45,7 @@ impl From<Action> for ActionJson {
         match action {
             Action::Note => Self::Note,
             Action::Derate(speed) => Self::Derate(Exact(speed.get())),
+            Action::Limit(most) => Self::Limit(most),
             Action::Drain => Self::Drain,
             Action::Cordon => Self::Cordon,
             Action::Fail => Self::Fail,
@@ -56,6 +60,7 @@ impl ActionJson {
             Self::Derate(speed) => {
                 Action::Derate(Ratio::new(speed.0).map_err(|error| format!("derate: {error}"))?)
             }
+            Self::Limit(most) => Action::Limit(most),
             Self::Drain => Action::Drain,
             Self::Cordon => Action::Cordon,
             Self::Fail => Action::Fail,
@@ -112,7 +117,72 @@ pub(super) fn parts(cause: Cause) -> (&'static str, u64, u64) {
         Cause::PowerCap { mhz, max_mhz } => ("power_cap", u64::from(mhz), u64::from(max_mhz)),
         Cause::GpuLost => ("gpu_lost", 0, 0),
         Cause::DriverStalled => ("driver_stalled", 0, 0),
+        Cause::Ejected { trip, until } => {
+            let (name, number) = trip_parts(trip, EJECTED);
+            (name, number, until.as_nanos())
+        }
+        Cause::Failing { trip } => {
+            let (name, number) = trip_parts(trip, FAILING);
+            (name, number, 0)
+        }
+        Cause::HalfOpen { trip } => {
+            let (name, number) = trip_parts(trip, HALF_OPEN);
+            (name, number, 0)
+        }
+        Cause::Wedged { silent } => ("wedged", nanos(silent), 0),
+        Cause::SlowStart => ("slow_start", 0, 0),
+        Cause::SlowerThanPeers { percent } => ("slower_than_peers", u64::from(percent), 0),
     }
+}
+
+/// Names of a cause with each kind of trip: in a row, share, wedged, probe.
+type TripNames = [&'static str; 4];
+const EJECTED: TripNames = ["ejected_in_a_row", "ejected_share", "ejected_wedged", "ejected_probe"];
+const FAILING: TripNames = ["failing_in_a_row", "failing_share", "failing_wedged", "failing_probe"];
+const HALF_OPEN: TripNames = ["half_open_in_a_row", "half_open_share", "half_open_wedged", "half_open_probe"];
+
+pub(super) fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// What made a breaker open, as a name and a number.
+pub(super) const fn trip_number(trip: Trip) -> u64 {
+    match trip {
+        Trip::InARow { failures } | Trip::Probe { failures } => failures as u64,
+        Trip::Share { failed, of } => ((failed as u64) << 32) | of as u64,
+        Trip::Wedged { silent } => silent.as_secs() * 1_000_000_000 + silent.subsec_nanos() as u64,
+    }
+}
+
+const fn trip_parts(trip: Trip, [in_a_row, share, wedged, probe]: TripNames) -> (&'static str, u64) {
+    let name = match trip {
+        Trip::InARow { .. } => in_a_row,
+        Trip::Share { .. } => share,
+        Trip::Wedged { .. } => wedged,
+        Trip::Probe { .. } => probe,
+    };
+    (name, trip_number(trip))
+}
+
+/// The inverse of [`trip_parts`]; `None` if the name is another's.
+fn trip(name: &str, names: TripNames, number: u64) -> Option<Trip> {
+    let few = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+    let failures = few(number);
+    Some(match names.iter().position(|known| *known == name)? {
+        0 => Trip::InARow { failures },
+        1 => Trip::Share { failed: few(number >> 32), of: few(number & u64::from(u32::MAX)) },
+        2 => Trip::Wedged { silent: Duration::from_nanos(number) },
+        _ => Trip::Probe { failures },
+    })
+}
+
+/// The causes that hold a trip.
+fn tripped(name: &str, first: u64, second: u64) -> Option<Cause> {
+    let ejected = |trip| Cause::Ejected { trip, until: MonoTime::from_nanos(second) };
+    trip(name, EJECTED, first)
+        .map(ejected)
+        .or_else(|| trip(name, FAILING, first).map(|trip| Cause::Failing { trip }))
+        .or_else(|| trip(name, HALF_OPEN, first).map(|trip| Cause::HalfOpen { trip }))
 }
 
 /// The inverse of [`parts`].
@@ -136,7 +206,10 @@ fn cause(name: &str, (first, second): (u64, u64)) -> Result<Cause, String> {
         "power_cap" => Cause::PowerCap { mhz: small(first)?, max_mhz: small(second)? },
         "gpu_lost" => Cause::GpuLost,
         "driver_stalled" => Cause::DriverStalled,
-        _ => return Err(format!("unknown cause {name:?}")),
+        "wedged" => Cause::Wedged { silent: Duration::from_nanos(first) },
+        "slow_start" => Cause::SlowStart,
+        "slower_than_peers" => Cause::SlowerThanPeers { percent: small(first)? },
+        _ => return tripped(name, first, second).ok_or_else(|| format!("unknown cause {name:?}")),
     })
 }
 
@@ -149,6 +222,13 @@ mod tests {
         let gpu = || Some(GpuUuid::parse("GPU-1").unwrap());
         let causes = [
             Cause::Xid { code: 79 },
+            Cause::Ejected { trip: Trip::Share { failed: 7, of: 9 }, until: MonoTime::from_millis(8) },
+            Cause::Failing { trip: Trip::InARow { failures: 3 } },
+            Cause::HalfOpen { trip: Trip::Wedged { silent: Duration::from_millis(3_100) } },
+            Cause::HalfOpen { trip: Trip::Probe { failures: 2 } },
+            Cause::Wedged { silent: Duration::from_secs(3) },
+            Cause::SlowStart,
+            Cause::SlowerThanPeers { percent: 250 },
             Cause::EccUncorrected { errors: u64::MAX },
             Cause::RowRemapPending,
             Cause::RowRemapFailed,

@@ -36,7 +36,7 @@ impl From<&Condition> for ConditionJson {
             gpu: condition.gpu.as_ref().map(ToString::to_string),
             speed_ratio: match condition.action {
                 Action::Derate(speed) => Some(speed.get()),
-                Action::Note | Action::Drain | Action::Cordon | Action::Fail => None,
+                Action::Note | Action::Limit(_) | Action::Drain | Action::Cordon | Action::Fail => None,
             },
             recovering: condition.recovering,
         }

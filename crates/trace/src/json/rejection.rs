@@ -22,6 +22,17 @@ pub enum RejectionJson {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         gpu: Option<String>,
     },
+    Ejected {
+        cause: String,
+        remaining_ms: f64,
+    },
+    Wedged {
+        silent_ms: f64,
+    },
+    OnTrial {
+        in_flight: u32,
+        limit: u32,
+    },
     AlreadyTried,
     Cooling {
         remaining_ms: f64,
@@ -68,6 +79,11 @@ pub(crate) fn rejection_json(rejection: &Rejection, conditions: &[Condition]) ->
                 gpu: gpu.map(ToString::to_string),
             }
         }
+        Rejection::Ejected { trip, remaining } => {
+            RejectionJson::Ejected { cause: trip.to_string(), remaining_ms: millis(remaining) }
+        }
+        Rejection::Wedged { silent } => RejectionJson::Wedged { silent_ms: millis(silent) },
+        Rejection::OnTrial { in_flight, limit } => RejectionJson::OnTrial { in_flight, limit },
         Rejection::AlreadyTried => RejectionJson::AlreadyTried,
         Rejection::Cooling { remaining } => RejectionJson::Cooling { remaining_ms: millis(remaining) },
         Rejection::ContextTooLong { need, limit, certain } => {
