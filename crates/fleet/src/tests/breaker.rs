@@ -53,7 +53,7 @@ impl Story {
                 self.seen.in_a_row += 1;
             }
             "take" => {
-                (self.seen.in_flight, self.seen.audible) = (self.seen.in_flight + 1, self.seen.audible + 1)
+                (self.seen.in_flight, self.seen.audible) = (self.seen.in_flight + 1, self.seen.audible + 1);
             }
             "mute" => self.seen.in_flight += 1,
             "long" => self.seen.prefill_tokens += 10_000,
@@ -63,7 +63,7 @@ impl Story {
             "miss" => probed(self, false),
             _ => {
                 let seconds: f64 = word.strip_prefix('>').and_then(|s| s.parse().ok()).unwrap();
-                for _ in 0..(seconds * 20.0) as u32 {
+                for _ in 0..Duration::from_secs_f64(seconds).as_millis() / 50 {
                     self.now += 50;
                     self.look();
                 }
@@ -317,10 +317,4 @@ proptest! {
         let snapshot = farm.fleet.snapshot(at(now));
         prop_assert!(snapshot.endpoints.iter().all(|e| e.limited_to().is_none()));
     }
-}
-
-#[test]
-fn the_waits_are_those_of_the_figures() {
-    assert!(PARAMS.wedged_after < Duration::from_secs(5));
-    assert!(PARAMS.failures_in_a_row <= 5);
 }

@@ -37,7 +37,7 @@ fn health_is_what_the_probe_told() {
     check(std::slice::from_ref(&busy), (&Health::Healthy, Phase::Serving));
     check(&[ready, busy.clone()], (&Health::Healthy, Phase::Serving));
     check(&[down("refused"), busy.clone()], (&Health::Healthy, Phase::Serving));
-    check(&[loading.clone(), busy], (&unhealthy("loading"), Phase::Serving));
+    check(&[loading, busy], (&unhealthy("loading"), Phase::Serving));
 }
 
 #[test]
