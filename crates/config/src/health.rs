@@ -38,7 +38,8 @@ impl Word {
             None => Self::Off,
             Some(Action::Note) => Self::Note,
             Some(Action::Derate(_)) => Self::Derate,
-            Some(Action::Drain) => Self::Drain,
+            // A limit is a breaker's; no rule of a GPU has it.
+            Some(Action::Drain | Action::Limit(_)) => Self::Drain,
             Some(Action::Cordon) => Self::Cordon,
             Some(Action::Fail) => Self::Fail,
         }
