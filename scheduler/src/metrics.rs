@@ -98,6 +98,10 @@ fn endpoint_signal(make: &Registry) -> Result<IntGaugeVec, MetricError> {
     make.gauge_vec("aya_endpoint_signal", help, &["endpoint", "signal", "state"])
 }
 
+fn sample_age(make: &Registry) -> Result<prometheus::GaugeVec, MetricError> {
+    make.gauge_f64_vec("aya_agent_last_sample_age_seconds", "Age of a node's last report.", &["node"])
+}
+
 impl Metrics {
     /// Registers every series once.
     pub(crate) fn new(models_max: usize) -> Result<Self, MetricError> {
@@ -128,11 +132,7 @@ impl Metrics {
             )?,
             endpoint_signal: endpoint_signal(&make)?,
             queue_depth: make.gauge_vec("aya_queue_depth", "Requests that wait.", &["model", "priority"])?,
-            sample_age: make.gauge_f64_vec(
-                "aya_agent_last_sample_age_seconds",
-                "Age of a node's last report.",
-                &["node"],
-            )?,
+            sample_age: sample_age(&make)?,
             in_flight: make.gauge("aya_requests_in_flight", "Accepted and not ended.")?,
             endpoints: make.gauge("aya_endpoints", "Endpoints in the current snapshot.")?,
             rejections: make.counter_vec(
