@@ -210,11 +210,18 @@ impl RecordJson {
     #[must_use]
     pub fn beside_inputs(record: &Record) -> Self {
         let mut json = Self::from(record);
-        json.decision.candidates = Vec::new();
-        json.decision.seed = None;
-        json.decision.margin_s = None;
-        json.decision.runner_up = None;
-        json.decision.ties = None;
+        if record.decision.is_some() {
+            let decision = &mut json.decision;
+            decision.candidates = Vec::new();
+            decision.request = request_json(record.kind, None);
+            decision.placement = None;
+            decision.policy = None;
+            decision.snapshot_generation = None;
+            decision.seed = None;
+            decision.margin_s = None;
+            decision.runner_up = None;
+            decision.ties = None;
+        }
         json
     }
 }

@@ -1,8 +1,8 @@
 //! Short digests of a decision's candidates, so that a replay can name the candidate and the field that differ
 //! without every score of every decision being on disk.
 //!
-//! 12 bits for each candidate and 30 for each field: where a candidate's and a field's digest both differ, that value
-//! differs. A difference escapes the fields' digests in one of 10^9 cases.
+//! 12 bits for each candidate and 24 for each field: where a candidate's and a field's digest both differ, that value
+//! differs. A difference escapes the fields' digests in one of 10^7 cases.
 
 use aya_domain::{
     Action, Candidate, Cause, Decision, Freshness, Misses, Phase, Rejection, Terms, Verdict, splitmix64,
@@ -31,7 +31,7 @@ pub(crate) const FIELDS: [&str; 15] = [
 const ABSENT: &str = "-";
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 const ROW_DIGITS: usize = 2;
-const COLUMN_DIGITS: usize = 5;
+const COLUMN_DIGITS: usize = 4;
 
 /// Every field as a number that differs where the field does.
 pub(crate) fn field_values(candidate: &Candidate) -> [u64; FIELDS.len()] {
@@ -143,7 +143,7 @@ pub(crate) fn row_digests(decision: &Decision) -> String {
     text
 }
 
-/// Five digits for each of [`FIELDS`], over all candidates.
+/// Four digits for each of [`FIELDS`], over all candidates.
 pub(crate) fn column_digests(decision: &Decision) -> String {
     let mut digests = [1; FIELDS.len()];
     for candidate in &decision.candidates {

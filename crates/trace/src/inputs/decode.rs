@@ -61,7 +61,7 @@ impl Case<'_> {
         self.decide_by(&self.recorded.policy)
     }
 
-    /// What another policy would have decided.
+    /// What another policy would have decided. Of streams that the recorded one did not look at it knows nothing.
     #[must_use]
     pub fn decide_by(&self, policy: &Policy) -> Decision {
         let Recorded { request, now, seed, .. } = &self.recorded;

@@ -59,7 +59,7 @@ pub(crate) struct DecidedJson {
     pub(crate) outcome: OutcomeJson,
     /// Two digits for each candidate.
     pub(crate) rows: String,
-    /// Five digits for each field of all candidates.
+    /// Four digits for each field of all candidates.
     pub(crate) columns: String,
 }
 
@@ -68,19 +68,25 @@ pub(crate) struct DecidedJson {
 #[serde(deny_unknown_fields)]
 pub(crate) struct RequestJson {
     id: String,
+    #[serde(rename = "seq")]
     sequence: u64,
     model: String,
     kind: String,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     stream: bool,
     prompt_bytes: u64,
+    #[serde(rename = "prompt")]
     prompt_tokens: u64,
+    #[serde(rename = "prompt_min")]
     prompt_tokens_min: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_tokens: Option<u64>,
+    #[serde(rename = "output")]
     expected_output: Exact,
+    #[serde(rename = "residual")]
     expected_residual: Exact,
-    /// Before the decision; an arrival after it is not possible.
+    /// Since its arrival.
+    #[serde(rename = "age_ns")]
     arrived_ns_ago: u64,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     tried: Vec<String>,
@@ -181,22 +187,11 @@ impl RequestJson {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "result", rename_all = "snake_case")]
 pub(crate) enum OutcomeJson {
-    Placed {
-        endpoint: String,
-        total: Exact,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        margin_s: Option<Exact>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        runner_up: Option<String>,
-        ties: u32,
-    },
+    Placed { endpoint: String, total: Exact, ties: u32 },
     HeldAllFull,
     HeldNoneReady,
     RefusedUnknownModel,
-    RefusedTooLong {
-        need_tokens: u64,
-        largest_tokens: u64,
-    },
+    RefusedTooLong { need_tokens: u64, largest_tokens: u64 },
 }
 
 impl From<&Decision> for OutcomeJson {
@@ -206,8 +201,6 @@ impl From<&Decision> for OutcomeJson {
             Outcome::Placed(chosen) => Self::Placed {
                 endpoint: name(chosen.endpoint),
                 total: Exact(chosen.total),
-                margin_s: chosen.margin_s.map(Exact),
-                runner_up: chosen.runner_up.map(name),
                 ties: chosen.ties,
             },
             Outcome::Hold(HoldReason::AllFull) => Self::HeldAllFull,
@@ -222,41 +215,21 @@ impl From<&Decision> for OutcomeJson {
 
 impl OutcomeJson {
     /// Each part by its name, for the comparison of two.
-    pub(crate) fn parts(&self) -> [(&'static str, String); 6] {
-        let absent = || "-".to_owned();
-        let (result, mut parts) = match self {
-            Self::Placed { endpoint, total, margin_s, runner_up, ties } => (
-                "placed",
-                [
-                    endpoint.clone(),
-                    total.0.to_string(),
-                    margin_s.map_or_else(absent, |margin| margin.0.to_string()),
-                    runner_up.clone().unwrap_or_else(absent),
-                    ties.to_string(),
-                ],
-            ),
+    pub(crate) fn parts(&self) -> [(&'static str, String); 4] {
+        let (result, [a, b, c]) = match self {
+            Self::Placed { endpoint, total, ties } => {
+                ("placed", [endpoint.clone(), total.0.to_string(), ties.to_string()])
+            }
             Self::HeldAllFull => ("held_all_full", Default::default()),
             Self::HeldNoneReady => ("held_none_ready", Default::default()),
             Self::RefusedUnknownModel => ("refused_unknown_model", Default::default()),
-            Self::RefusedTooLong { need_tokens, largest_tokens } => (
-                "refused_too_long",
-                [need_tokens.to_string(), largest_tokens.to_string(), absent(), absent(), absent()],
-            ),
+            Self::RefusedTooLong { need_tokens, largest_tokens } => {
+                let sizes = [need_tokens.to_string(), largest_tokens.to_string(), String::new()];
+                let [need, largest, ties] = sizes;
+                let result = ("result", "refused_too_long".to_owned());
+                return [result, ("need_tokens", need), ("largest_tokens", largest), ("ties", ties)];
+            }
         };
-        let [a, b, c, d, e] = parts.each_mut().map(std::mem::take);
-        let names = if matches!(self, Self::RefusedTooLong { .. }) {
-            ["need_tokens", "largest_tokens"]
-        } else {
-            ["chosen", "total"]
-        };
-        let [first, second] = names;
-        [
-            ("result", result.to_owned()),
-            (first, a),
-            (second, b),
-            ("margin_s", c),
-            ("runner_up", d),
-            ("ties", e),
-        ]
+        [("result", result.to_owned()), ("chosen", a), ("total", b), ("ties", c)]
     }
 }

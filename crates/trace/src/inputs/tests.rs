@@ -1,5 +1,7 @@
 //! A farm that changes in every way it can: what is written of it must give the same decisions.
 
+mod budget;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -7,13 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aya_domain::{
-    Action, Bytes, Cause, Condition, DecisionId, Endpoint, EndpointId, EndpointIndex, EndpointInfo,
+    Action, Bytes, Cause, Condition, Decision, DecisionId, Endpoint, EndpointId, EndpointIndex, EndpointInfo,
     EndpointUrl, EngineKind, ForeignLoad, Freshness, GpuUuid, Health, ModelId, MonoTime, NodeId, OwnLoad,
     Phase, Pool, Priority, Ratio, Reading, Request, RequestId, RequestKind, ServedModel, Slo, Snapshot,
     TenantId, Tokens, splitmix64,
 };
-use aya_estimate::DecayedRate;
-use aya_placement::{Policy, decide};
+use aya_estimate::{DecayedRate, LengthDistribution};
+use aya_placement::{Insights, Knowledge, Policy, Seen, Stream, decide_noting};
 
 use super::*;
 use crate::log::DecisionLog;
@@ -45,6 +47,29 @@ impl Dice {
 
     fn unit(&mut self) -> f64 {
         f64::from(self.small(1 << 30)) / f64::from(1 << 30)
+    }
+}
+
+/// Knows something of every endpoint, from a seed.
+#[derive(Debug)]
+struct Oracle(u64);
+
+impl Insights for Oracle {
+    fn cached(&self, endpoint: EndpointIndex) -> Tokens {
+        Tokens((splitmix64(self.0 ^ u64::from(endpoint.0)) % 3_000).saturating_sub(1_500))
+    }
+
+    fn prompts_in_flight(&self, endpoint: EndpointIndex) -> Option<Tokens> {
+        endpoint.0.is_multiple_of(2).then_some(Tokens(splitmix64(self.0) % 9_000))
+    }
+
+    fn residents(&self, endpoint: EndpointIndex, pending: &mut Vec<u32>, streams: &mut Vec<Stream>) {
+        let mut dice = Dice(self.0 ^ u64::from(endpoint.0));
+        let count = dice.below(3);
+        pending.extend((0..count).map(|_| dice.small(4_000)));
+        for _ in 0..dice.below(6) {
+            streams.push(Stream { tokens: dice.small(900), since_first_ms: dice.small(60_000) });
+        }
     }
 }
 
@@ -210,20 +235,34 @@ impl World {
     }
 
     /// One decision, as the scheduler would record it.
-    pub(crate) fn decide(&mut self, log: &mut DecisionLog) {
+    pub(crate) fn decide(&mut self, log: &mut DecisionLog) -> Decision {
         let (request, policy, seed) = (self.request(), self.policy(), self.dice.next());
-        self.decide_on(log, &request, &policy, seed);
+        self.decide_on(log, &request, &policy, seed)
     }
 
-    pub(crate) fn decide_on(&self, log: &mut DecisionLog, request: &Request, policy: &Policy, seed: u64) {
+    fn decide_on(&self, log: &mut DecisionLog, request: &Request, policy: &Policy, seed: u64) -> Decision {
         let loads: Vec<OwnLoad> = self.loads.iter().map(|(load, _)| *load).collect();
         let own: Vec<OwnRead> =
             self.loads.iter().map(|(load, rate)| OwnRead { load: *load, rate: *rate }).collect();
-        let decision = decide(&self.snapshot, &loads, request, policy, self.now, seed);
+        let oracle = Oracle(seed);
+        let knows = seed % 3;
+        let mut read = KnowledgeRead::default();
+        if knows > 0 {
+            let counts = (0..40).map(|at| u32::try_from(splitmix64(seed % 9 + at) % 50).unwrap()).collect();
+            read.lengths = (knows > 1).then(|| Arc::new(LengthDistribution::from_histogram(9, counts)));
+            read.affinity = seed.is_multiple_of(5).then_some(seed);
+        }
+        let knowledge = Knowledge {
+            endpoints: (knows > 0).then_some(&oracle as &dyn Insights),
+            lengths: read.lengths.as_deref(),
+            affinity: read.affinity,
+        };
+        let seen = Seen { snapshot: &self.snapshot, loads: &loads, knowledge };
+        let decision = decide_noting(seen, request, policy, self.now, seed, &mut read.consulted);
         let inputs = Inputs {
             snapshot: &self.snapshot,
             loads: &own,
-            knowledge: None,
+            knowledge: (knows > 0).then_some(&read),
             request,
             policy,
             now: self.now,
@@ -232,6 +271,7 @@ impl World {
         let decision_id = DecisionId::parse(&format!("d{}", request.sequence)).unwrap();
         let decided = Decided { decision_id: &decision_id, attempt: 1, inputs, decision: &decision };
         log.decided(&decided).unwrap();
+        decision
     }
 }
 
@@ -303,15 +343,16 @@ proptest::proptest! {
         let mut inputs = Vec::new();
         for _ in 0..150 {
             world.step();
-            world.decide(&mut log);
+            let decision = world.decide(&mut log);
             let loads: Vec<OwnLoad> = world.loads.iter().map(|(load, _)| *load).collect();
-            inputs.push((world.snapshot.clone(), loads));
+            inputs.push((world.snapshot.clone(), loads, decision));
         }
         proptest::prop_assert_eq!(replayed(dir.path()), 150);
         let mut expect = inputs.iter();
         for segment in segments_in(dir.path()).unwrap() {
             visit(&segment, |_, case| {
-                let (snapshot, loads) = expect.next().unwrap();
+                let (snapshot, loads, decision) = expect.next().unwrap();
+                assert_eq!(&case.decide(), decision);
                 assert_eq!(case.snapshot.endpoints, snapshot.endpoints);
                 assert_eq!(case.snapshot.directory, snapshot.directory);
                 assert_eq!(case.snapshot.models, snapshot.models);
@@ -329,7 +370,7 @@ fn a_segment_is_replayed_alone_whatever_became_of_the_others() {
     let mut log = DecisionLog::open(dir.path(), 40_000, 4).unwrap();
     for _ in 0..300 {
         world.step();
-        world.decide(&mut log);
+        let _ = world.decide(&mut log);
     }
     let left = segments_in(dir.path()).unwrap();
     assert!(left.len() == 4 && !left[0].ends_with("decisions-00000001.jsonl"), "{left:?}");
@@ -344,16 +385,16 @@ fn two_schedulers_of_one_directory_leave_each_other_alone() {
     for _ in 0..200 {
         for (world, log) in worlds.iter_mut().zip(&mut logs) {
             world.step();
-            world.decide(log);
+            let _ = world.decide(log);
         }
     }
     assert!(replayed(dir.path()) > 20);
     // The one that is idle keeps its last segment, however much the other writes.
     for _ in 0..200 {
         worlds[0].step();
-        worlds[0].decide(&mut logs[0]);
+        let _ = worlds[0].decide(&mut logs[0]);
     }
-    worlds[1].decide(&mut logs[1]);
+    let _ = worlds[1].decide(&mut logs[1]);
     replayed(dir.path());
     let last = worlds[1].snapshot.directory.len();
     let mut found = false;

@@ -16,7 +16,7 @@ fn segment(decisions: usize) -> (tempfile::TempDir, PathBuf, String) {
     let mut world = World::new(11, 6);
     for _ in 0..decisions {
         world.step();
-        world.decide(&mut log);
+        let _ = world.decide(&mut log);
     }
     let path = segments_in(dir.path()).unwrap().remove(0);
     let text = fs::read_to_string(&path).unwrap();
@@ -66,8 +66,8 @@ fn one_changed_number_of_the_outcome_is_named_with_both_values() {
 fn one_changed_input_is_named_by_candidate_and_field() {
     let (_dir, _path, text) = segment(60);
     let (changed, before) = edited(&text, |line| {
-        let tokens = line["request"]["prompt_tokens"].as_u64().unwrap();
-        line["request"]["prompt_tokens"] = (tokens / 2).into();
+        let tokens = line["request"]["prompt"].as_u64().unwrap();
+        line["request"]["prompt"] = (tokens / 2).into();
     });
     let (_, found) = replay(changed).unwrap();
     let chosen = before["outcome"]["endpoint"].as_str().unwrap();
@@ -86,7 +86,7 @@ fn a_changed_digest_is_seen_too() {
         bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
         String::from_utf8(bytes).unwrap()
     };
-    for (field, at, expect) in [("rows", 3, "digest"), ("columns", 12, "total")] {
+    for (field, at, expect) in [("rows", 3, "digest"), ("columns", 8, "total")] {
         let (changed, _) = edited(&text, |line| line[field] = swap(line[field].as_str().unwrap(), at).into());
         let (_, found) = replay(changed).unwrap();
         assert_eq!(found.iter().map(|d| d.field).collect::<Vec<_>>(), [expect], "{found:?}");
