@@ -65,6 +65,28 @@ async fn every_decision_of_a_killed_scheduler_is_made_again_without_a_difference
     let after = replayed(records.path()).await;
     assert!(count(&after, "decisions") > count(&report, "decisions"));
 
+    // Why not elsewhere: in words, with the other endpoint's numbers.
+    let (id, went) = (record["decision_id"].as_str().unwrap(), record["chosen"].as_str().unwrap());
+    let admin = format!("http://{}", farm.scheduler.admin);
+    let explain =
+        async |endpoint: &str| run(&["explain", "--admin", &admin, "--why-not", endpoint, id]).await;
+    assert!(explain(went).await.out.contains("It did go to"));
+    for candidate in record["candidates"].as_array().unwrap() {
+        let other = candidate["endpoint"].as_str().unwrap();
+        let exit = explain(other).await;
+        assert_eq!(exit.code, Some(0), "{exit:?}");
+        assert!(other == went || exit.out.starts_with(&format!("Not {other}: ")), "{exit:?}");
+    }
+    assert_eq!(explain("nowhere").await.code, Some(4));
+
+    // The log is a trace too.
+    let first = fs::read_dir(records.path()).unwrap().map(|file| file.unwrap().path()).min().unwrap();
+    let trace = ["simulate", "--trace", first.to_str().unwrap(), "--fleet", "h100-8b", "-o", "json"];
+    let exit = run(&trace).await;
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    let rows: Value = serde_json::from_str(&exit.out).unwrap();
+    assert!(rows[0]["requests"].as_u64().unwrap() > 0, "{rows}");
+
     // The API still knows every score; what another policy would have done is answered from the log.
     assert!(record["candidates"][0]["terms"]["ttft_s"].is_number(), "{record}");
     let exit = run(&["replay", "--policy", "rr", "-o", "json", records.path().to_str().unwrap()]).await;

@@ -151,6 +151,9 @@ pub(crate) struct EventsArgs {
 pub(crate) struct ExplainArgs {
     /// A decision id or a request id, as in the headers x-aya-decision-id and x-request-id.
     pub(crate) id: String,
+    /// Say why it did not go to this endpoint instead.
+    #[arg(long, value_name = "ENDPOINT")]
+    pub(crate) why_not: Option<String>,
     #[command(flatten)]
     pub(crate) admin: AdminArgs,
 }

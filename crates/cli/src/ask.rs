@@ -17,7 +17,7 @@ use crate::args::{AdminArgs, DecisionsArgs, EventsArgs, ExplainArgs, Output, Sta
 use crate::exit::Failure;
 use crate::fleet::FleetJson;
 use crate::text::Style;
-use crate::{decisions, events, explain, out, status};
+use crate::{decisions, events, explain, out, status, why_not};
 
 /// A scheduler that has not taken the connection by then is not reachable.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -68,7 +68,16 @@ pub(crate) fn events(args: &EventsArgs) -> Result<(), Failure> {
 
 pub(crate) fn explain(args: &ExplainArgs) -> Result<(), Failure> {
     let path = format!("/api/v1/decisions/{}", escaped(&args.id));
-    show(&args.admin, &path, |record: &RecordJson, style| explain::render(record, style))
+    let Some(endpoint) = &args.why_not else {
+        return show(&args.admin, &path, |record: &RecordJson, style| explain::render(record, style));
+    };
+    let record: RecordJson = parse(&fetch(&args.admin, &path)?)?;
+    let answer = why_not::answer(&record, endpoint)?;
+    match args.admin.output {
+        Output::Json => out::say(&serde_json::to_string_pretty(&answer)?),
+        Output::Table => out::say(&why_not::render(&answer, Style { colour: out::colour() })),
+    }
+    Ok(())
 }
 
 /// Asks, and shows the answer as the API gave it or as a table.
@@ -77,8 +86,7 @@ fn show<T: DeserializeOwned>(
     path: &str,
     render: impl FnOnce(&T, Style) -> String,
 ) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let answer = runtime.block_on(get(&args.admin, path))?;
+    let answer = fetch(args, path)?;
     match args.output {
         Output::Json => {
             let json: serde_json::Value = parse(&answer)?;
@@ -87,6 +95,11 @@ fn show<T: DeserializeOwned>(
         Output::Table => out::say(&render(&parse(&answer)?, Style { colour: out::colour() })),
     }
     Ok(())
+}
+
+fn fetch(args: &AdminArgs, path: &str) -> Result<Bytes, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(get(&args.admin, path))
 }
 
 fn parse<T: DeserializeOwned>(answer: &[u8]) -> Result<T, Failure> {

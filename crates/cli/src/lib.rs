@@ -19,6 +19,7 @@ mod simulate;
 mod status;
 mod table;
 mod text;
+mod why_not;
 
 use std::process::ExitCode;
 

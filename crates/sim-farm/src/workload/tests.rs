@@ -29,7 +29,9 @@ fn every_format_gives_offsets_and_lengths() {
     let decisions = "{\"decision_id\":\"d\",\"time\":\"2026-11-21T04:24:34.123Z\",\
         \"outcome\":{\"status\":\"completed\",\"prompt_tokens\":12,\"completion_tokens\":34}}\n\
         {\"time\":\"2026-11-21T04:24:34.200Z\",\"outcome\":{\"prompt_tokens\":null}}\n\
-        {\"time\":\"2026-11-21T04:24:35.123Z\",\"outcome\":{\"prompt_tokens\":1,\"completion_tokens\":2}}\n";
+        {\"line\":\"decided\",\"decision_id\":\"d\",\"outcome\":{\"result\":\"placed\"}}\n\
+        {\"time\":\"2026-11-21T04:24:35.123Z\",\"outcome\":{\"prompt_tokens\":1,\"completion_tokens\":2}}\n\
+        {\"time\":\"2026-11-21T04:24:36.1";
     check(decisions, &plain, "0.000 12 34 0 | 1.000 1 2 0");
 }
 

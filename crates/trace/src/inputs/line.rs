@@ -31,6 +31,7 @@ pub(crate) struct DecidedJson {
     /// `decided`.
     pub(crate) line: String,
     pub(crate) decision_id: String,
+    #[serde(default = "first", skip_serializing_if = "is_first")]
     pub(crate) attempt: u32,
     /// Whether nothing of the lines before counts: `endpoints` and `models` are complete, all other rows are 0.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -63,6 +64,15 @@ pub(crate) struct DecidedJson {
     pub(crate) columns: String,
 }
 
+const fn first() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+const fn is_first(attempt: &u32) -> bool {
+    *attempt == 1
+}
+
 /// The request as `decide` saw it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -71,6 +81,7 @@ pub(crate) struct RequestJson {
     #[serde(rename = "seq")]
     sequence: u64,
     model: String,
+    #[serde(default = "chat", skip_serializing_if = "is_chat")]
     kind: String,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     stream: bool,
@@ -99,6 +110,14 @@ pub(crate) struct RequestJson {
     /// Times to the first and per further token, in nanoseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     slo_ns: Option<(u64, u64)>,
+}
+
+fn chat() -> String {
+    RequestKind::Chat.as_str().to_owned()
+}
+
+fn is_chat(kind: &str) -> bool {
+    kind == RequestKind::Chat.as_str()
 }
 
 impl RequestJson {

@@ -123,10 +123,7 @@ fn what_cannot_be_replayed_is_refused_with_its_line() {
         (&without_base, "line 1: it holds only changes, and the line with everything is missing before it"),
         (&broken_middle, "line 3: "),
         (&text.replacen("\"loads\":\"", "\"loads\":\"!", 1), "loads: not base64"),
-        (
-            &text.replacen("\"attempt\":", "\"new_input\":1,\"attempt\":", 1),
-            "line 2: unknown field `new_input`",
-        ),
+        (&text.replacen("\"base\":", "\"new_input\":1,\"base\":", 1), "line 2: unknown field `new_input`"),
     ] {
         let said = replay(bad).unwrap_err();
         assert!(said.contains(expect), "{said:?} has no {expect:?}");
@@ -155,4 +152,19 @@ proptest::proptest! {
         bytes.splice(at..end, with);
         let _ = replay(bytes);
     }
+}
+
+/// A file of format 1 as it was once written: it must stay readable, whatever decisions come to later. If this fails, a
+/// change of the lines needs a reader for the old ones, or a new format and a new golden beside this one.
+#[test]
+fn the_golden_of_format_1_is_still_understood() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/decisions/format-1.jsonl");
+    let mut last = None;
+    let seen = visit(&path, |_, case| {
+        let loads: Vec<u32> = case.loads.iter().map(|load| load.in_flight).collect();
+        assert_eq!(case.decide().candidates.len(), case.snapshot.endpoints.len());
+        last = Some((case.recorded.decision_id.clone(), case.snapshot.generation, loads));
+    });
+    assert_eq!(seen.unwrap(), Seen { decisions: 40, records: 1, torn_bytes: None });
+    assert_eq!(last, Some(("d40".to_owned(), 86, vec![28, 28, 2, 27])));
 }
