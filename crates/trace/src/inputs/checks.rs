@@ -1,8 +1,9 @@
 //! Short digests of a decision's candidates, so that a replay can name the candidate and the field that differ
 //! without every score of every decision being on disk.
 //!
-//! 12 bits for each candidate and 24 for each field: where a candidate's and a field's digest both differ, that value
-//! differs. A difference escapes the fields' digests in one of 10^7 cases.
+//! 6 bits for each candidate and 24 for each field: where a candidate's and a field's digest both differ, that value
+//! differs. A difference escapes the fields' digests in one
+//! of 10^7 cases; which candidate it is remains open in one of 64.
 
 use aya_domain::{
     Action, Candidate, Cause, Decision, Freshness, Misses, Phase, Rejection, Terms, Verdict, splitmix64,
@@ -30,7 +31,7 @@ pub(crate) const FIELDS: [&str; 15] = [
 /// Stands where there is no value.
 const ABSENT: &str = "-";
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-const ROW_DIGITS: usize = 2;
+const ROW_DIGITS: usize = 1;
 const COLUMN_DIGITS: usize = 4;
 
 /// Every field as a number that differs where the field does.
@@ -134,7 +135,7 @@ fn push_digits(text: &mut String, mut digest: u64, count: usize) {
     }
 }
 
-/// Two digits for each candidate, in order.
+/// One digit for each candidate, in order.
 pub(crate) fn row_digests(decision: &Decision) -> String {
     let mut text = String::with_capacity(decision.candidates.len() * ROW_DIGITS);
     for candidate in &decision.candidates {

@@ -58,7 +58,7 @@ pub(crate) struct DecidedJson {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) knowledge: Option<KnowledgeJson>,
     pub(crate) outcome: OutcomeJson,
-    /// Two digits for each candidate.
+    /// One digit for each candidate.
     pub(crate) rows: String,
     /// Four digits for each field of all candidates.
     pub(crate) columns: String,
