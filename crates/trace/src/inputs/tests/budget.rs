@@ -83,7 +83,8 @@ impl Farm {
             info.max_sequences = Some(256);
             info.profile = aya_estimate::named("a100-8b").unwrap().profile;
             let context_length = Some(Tokens(131_072));
-            info.models = vec![ServedModel { id: ModelId::parse(MODEL).unwrap(), context_length }];
+            info.models =
+                vec![ServedModel { id: ModelId::parse(MODEL).unwrap(), context_length, parent: None }];
             endpoint
         };
         world.snapshot.endpoints = (0..ENDPOINTS).map(engine).collect();
