@@ -179,6 +179,7 @@ fn load(seed: u64) -> OwnLoad {
         decoding,
         decode_kv_tokens: u64::from(decoding) * 1_400,
         prefill_rate: f64::from(small(16, 6_000)),
+        response: None,
         cooling_until: noise.is_multiple_of(50).then(|| NOW.after(Duration::from_millis(200))),
     }
 }

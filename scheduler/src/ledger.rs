@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use aya_domain::{MonoTime, OwnLoad, Tokens};
+use aya_domain::{MonoTime, OwnLoad, ResponseTimes, Tokens};
 use aya_estimate::DecayedRate;
 use aya_fleet::Outcomes;
 use aya_trace::OwnRead;
@@ -46,6 +46,10 @@ pub(crate) struct LedgerCell {
     prompts: AtomicU64,
     residents: Residents,
     tally: Tally,
+    /// Mean and peak seconds of answers as two `f32`, and the nanoseconds of the last one; zero: none yet. Two that end
+    /// at once may overwrite each other, which costs one sample.
+    response: AtomicU64,
+    response_at: AtomicU64,
     room: Arc<WaitingRoom>,
 }
 
@@ -63,6 +67,8 @@ impl LedgerCell {
             prompts: AtomicU64::new(0),
             residents: Residents::default(),
             tally: Tally::default(),
+            response: AtomicU64::new(0),
+            response_at: AtomicU64::new(0),
             room,
         }
     }
@@ -85,6 +91,7 @@ impl LedgerCell {
             decode_kv_tokens: self.decode_kv_tokens.load(Ordering::Relaxed),
             prefill_rate: rate.read(now),
             cooling_until: (cooling > now).then_some(cooling),
+            response: self.responses(),
         };
         OwnRead { load, rate }
     }
@@ -126,7 +133,7 @@ impl LedgerCell {
         let _ = self.rate.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
         let entry = self.residents.enter(now, uncached);
         let (cell, stage) = (Arc::clone(self), Stage::Prefill { uncached });
-        Ok(Lease { cell, stage, prompt_tokens, entry, expected: None, audible: false })
+        Ok(Lease { cell, since: now, stage, prompt_tokens, entry, expected: None, audible: false })
     }
 
     /// What came of its requests so far.
@@ -143,6 +150,23 @@ impl LedgerCell {
     /// An answer broke off after its first byte.
     pub(crate) fn broke_off(&self) {
         self.tally.broke_off();
+    }
+
+    fn responses(&self) -> Option<ResponseTimes> {
+        let at = MonoTime::from_nanos(self.response_at.load(Ordering::Relaxed));
+        let packed = self.response.load(Ordering::Relaxed);
+        let seconds = |bits: u64| f64::from(f32::from_bits(u32::try_from(bits).unwrap_or(0)));
+        let (mean_s, peak_s) = (seconds(packed >> 32), seconds(packed & u64::from(u32::MAX)));
+        (at > MonoTime::ZERO).then_some(ResponseTimes { mean_s, peak_s, at })
+    }
+
+    /// An answer ended well that took so long.
+    fn took(&self, now: MonoTime, took: Duration) {
+        let times = ResponseTimes::after(self.responses(), now, took.as_secs_f64());
+        #[expect(clippy::cast_possible_truncation, reason = "seconds need no more than f32 holds")]
+        let bits = |seconds: f64| u64::from((seconds as f32).to_bits());
+        self.response.store(bits(times.mean_s) << 32 | bits(times.peak_s), Ordering::Relaxed);
+        self.response_at.store(times.at.as_nanos(), Ordering::Relaxed);
     }
 
     /// The endpoint failed a request before its first byte: leave it alone for a while.
@@ -182,6 +206,7 @@ enum Stage {
 #[derive(Debug)]
 pub(crate) struct Lease {
     cell: Arc<LedgerCell>,
+    since: MonoTime,
     stage: Stage,
     prompt_tokens: u64,
     /// `None`: too many are there to be known one by one.
@@ -237,6 +262,11 @@ impl Lease {
             *kv_tokens = kv_tokens.saturating_add(count);
             self.cell.decode_kv_tokens.fetch_add(count, Ordering::Relaxed);
         }
+    }
+
+    /// The answer has come in full.
+    pub(crate) fn completed(&self, now: MonoTime) {
+        self.cell.took(now, now.since(self.since));
     }
 
     pub(crate) fn cell(&self) -> &LedgerCell {
@@ -314,6 +344,17 @@ mod tests {
             assert_eq!(cell.prompts(), Tokens(0));
         }
         assert!(cell.read(NOW).prefill_rate > 0.0, "what was just sent is remembered");
+    }
+
+    #[test]
+    fn answers_that_ended_well_are_remembered_by_how_long_they_took() {
+        let cell = cell();
+        let lease = cell.claim(0, 1, 1, NOW).unwrap();
+        assert_eq!(cell.read(NOW).response, None);
+        let later = NOW.after(Duration::from_secs(3));
+        lease.completed(later);
+        let times = cell.read(later).response.unwrap();
+        assert!((times.mean_s - 3.0).abs() < 1e-6 && (times.peak_s - 3.0).abs() < 1e-6, "{times:?}");
     }
 
     #[test]

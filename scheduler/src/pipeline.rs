@@ -153,7 +153,7 @@ pub(crate) async fn run(
         }
     };
     account.classified(&prepared);
-    let policy = policy.as_ref().unwrap_or(&shared.default_policy);
+    let policy = policy.as_ref().unwrap_or_else(|| shared.policy_of(&prepared.request.model));
     let wait = deadline.map_or(shared.config.queue.wait_max, |d| d.min(shared.config.queue.wait_max));
     let arrived_at = prepared.request.arrived_at;
     let total_until = sent::total_until(shared, &prepared);

@@ -10,11 +10,11 @@ use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
 use aya_admission::QueueRules;
-use aya_config::{QueueConfig, SchedulerConfig};
-use aya_domain::PolicyName;
+use aya_config::{ModelPolicyConfig, QueueConfig, SchedulerConfig};
+use aya_domain::{ModelId, PolicyName};
 use aya_fleet::{BreakerParams, Fleet, Params};
 use aya_observe::Clock;
-use aya_placement::Policy;
+use aya_placement::{HoldRules, Policy};
 use aya_trace::DecisionLog;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -105,18 +105,19 @@ impl Scheduler {
         let (journal, sender) =
             Journal::new(config.decisions.ring, config.decisions.queue, decision_log(&config)?);
         let metrics = Arc::new(Metrics::new(config.limits.models_max)?);
-        let (policies, default_policy) = policies(&config)?;
+        let policies = policies(&config)?;
         let shared = Shared {
             view: ArcSwap::from_pointee(FarmView::empty()),
             room: Arc::new(WaitingRoom::new(queue_rules(&config), clock.clone())),
             tenants: Tenants::new(&config.tenants, &config.tenant).map_err(SchedulerError::Tenants)?,
-            promises: Promises::new(&config, &default_policy),
+            promises: Promises::new(&config, &policies.default),
             unknown_model: Arc::new(ModelState::new(metrics.model(None))),
             metrics,
             journal: sender,
             events: EventLog::default(),
-            policies,
-            default_policy,
+            policies: policies.all,
+            default_policy: policies.default,
+            model_policies: policies.of_models,
             aliases: config.aliases.iter().map(|a| (a.name.clone(), a.model.clone())).collect(),
             prefix_key: aya_proxy::PrefixKey::new(uuid::Uuid::now_v7().as_u64_pair().1),
             upstream_authorization: config.upstream.api_key.as_ref().and_then(|key| {
@@ -242,17 +243,32 @@ fn decision_log(config: &SchedulerConfig) -> Result<Option<DecisionLog>, Schedul
     opened.map(Some).map_err(|source| SchedulerError::Records { dir: dir.display().to_string(), source })
 }
 
-fn policies(config: &SchedulerConfig) -> Result<(BTreeMap<PolicyName, Policy>, Policy), SchedulerError> {
-    let configured = |name: &str| {
-        let mut policy = Policy::named(name)?;
-        policy.slo_ttft_s = config.placement.slo_ttft.as_secs_f64();
-        policy.slo_tpot_s = config.placement.slo_tpot.as_secs_f64();
-        policy.hold.max_backlog_s = config.placement.hold_backlog.as_secs_f64();
-        Ok::<_, aya_placement::UnknownPolicy>(policy)
+/// Every policy, the one of requests that ask for none, and those of models that have one of their own.
+struct Policies {
+    all: BTreeMap<PolicyName, Policy>,
+    default: Policy,
+    of_models: BTreeMap<ModelId, Policy>,
+}
+
+fn policies(config: &SchedulerConfig) -> Result<Policies, SchedulerError> {
+    let placed = |policy: Policy| Policy {
+        slo_ttft_s: config.placement.slo_ttft.as_secs_f64(),
+        slo_tpot_s: config.placement.slo_tpot.as_secs_f64(),
+        hold: HoldRules { max_backlog_s: config.placement.hold_backlog.as_secs_f64() },
+        ..policy
     };
-    let all: Result<BTreeMap<_, _>, _> =
-        Policy::names().map(|name| configured(name).map(|policy| (policy.name.clone(), policy))).collect();
-    Ok((all?, configured(config.placement.policy.as_str())?))
+    let named: Result<Vec<Policy>, _> = Policy::names().map(Policy::named).collect();
+    let composed = config.policies.iter().cloned();
+    let all: BTreeMap<PolicyName, Policy> =
+        named?.into_iter().chain(composed).map(|policy| (policy.name.clone(), placed(policy))).collect();
+    let find = |name: &PolicyName| {
+        all.get(name).cloned().ok_or_else(|| aya_placement::UnknownPolicy(name.to_string()))
+    };
+    let default = find(&config.placement.policy)?;
+    let of_model = |own: &ModelPolicyConfig| Ok((own.model.clone(), find(&own.policy)?));
+    let of_models: Result<_, aya_placement::UnknownPolicy> =
+        config.model_policies.iter().map(of_model).collect();
+    Ok(Policies { of_models: of_models?, all, default })
 }
 
 async fn run_writer(writer: FleetWriter, shutdown: CancellationToken) -> Result<(), SchedulerError> {

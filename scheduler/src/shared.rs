@@ -34,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) events: EventLog,
     pub(crate) policies: BTreeMap<PolicyName, Policy>,
     pub(crate) default_policy: Policy,
+    /// Of models that have one of their own.
+    pub(crate) model_policies: BTreeMap<ModelId, Policy>,
     /// Client-facing model name -> the model that is asked for instead.
     pub(crate) aliases: BTreeMap<ModelId, ModelId>,
     /// Under which prompts are hashed; of this process alone.
@@ -58,6 +60,11 @@ impl Shared {
         names.sort();
         names.dedup();
         names
+    }
+
+    /// The policy of requests for a model that ask for none.
+    pub(crate) fn policy_of(&self, model: &ModelId) -> &Policy {
+        self.model_policies.get(model).unwrap_or(&self.default_policy)
     }
 
     pub(crate) fn is_cutting(&self) -> bool {

@@ -57,7 +57,8 @@ fn headline(record: &RecordJson) -> String {
     let decision = &record.decision;
     let text = match (&decision.placement, &decision.chosen) {
         (Some(PlacementJson::Placed), Some(chosen)) => {
-            format!("Went to {chosen}: {}.{}", reason(record), cached(record, chosen))
+            let told = (cached(record, chosen), missing(record));
+            format!("Went to {chosen}: {}.{}{}", reason(record), told.0, told.1)
         }
         (Some(placement), _) => format!("{}.", capital(&placement_sentence(placement))),
         (None, _) => match &record.outcome.error {
@@ -66,6 +67,20 @@ fn headline(record: &RecordJson) -> String {
         },
     };
     plain(&text)
+}
+
+/// What the policy goes by and was not told, as a sentence.
+fn missing(record: &RecordJson) -> String {
+    let scored = scored(record);
+    let lacking: Vec<_> = scored.iter().filter(|candidate| !candidate.missing.is_empty()).collect();
+    let mut facts: Vec<&str> = lacking.iter().flat_map(|c| c.missing.iter().map(String::as_str)).collect();
+    facts.sort_unstable();
+    facts.dedup();
+    if facts.is_empty() {
+        return String::new();
+    }
+    let facts = facts.join(", ").replace('_', " ");
+    format!(" The policy did not know {facts} of {} of {}.", lacking.len(), counted(scored.len(), "endpoint"))
 }
 
 /// What of the prompt the chosen endpoint need not compute, as a sentence.

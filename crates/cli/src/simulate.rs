@@ -18,6 +18,10 @@ use crate::exit::Failure;
 use crate::out;
 use crate::table::{Side, Table};
 
+mod report;
+
+use report::Shown;
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct SimulateArgs {
     /// Azure CSV, Mooncake JSON lines or our own decision records; may be gzip.
@@ -83,6 +87,12 @@ pub(crate) struct SimulateArgs {
     /// Decides ties and everything drawn.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
+    /// Also write the comparison as one page with charts, which needs no network.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// For the report: goodput at these speeds too.
+    #[arg(long, value_name = "FACTORS", value_delimiter = ',', requires = "report")]
+    sweep: Vec<f64>,
     /// How to show it.
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
@@ -147,6 +157,7 @@ pub(crate) fn run(args: &SimulateArgs) -> Result<(), Failure> {
     let objectives = Objectives { ttft_s: args.slo_ttft, tpot_s: args.slo_tpot };
     let clock = Clock::start();
     let mut rows = Vec::with_capacity(policies.len());
+    let mut shown = Vec::new();
     for policy in policies {
         let name = policy.name.to_string();
         let config = args.config(fleet.clone(), policy);
@@ -154,7 +165,18 @@ pub(crate) fn run(args: &SimulateArgs) -> Result<(), Failure> {
         let results = simulate(&config, &workload)?;
         let took = clock.now().since(begun).as_secs_f64();
         let decisions = aya_domain::Tokens(results.decisions).as_f64();
-        rows.push(row(name, &results.summary(&objectives), decisions / took.max(1e-9)));
+        rows.push(row(name.clone(), &results.summary(&objectives), decisions / took.max(1e-9)));
+        if args.report.is_some() {
+            let sweep = args.sweep(&config, &objectives)?;
+            shown.push(Shown { policy: name, results, sweep });
+        }
+    }
+    if let Some(path) = &args.report {
+        let engines: Vec<String> =
+            fleet.iter().enumerate().map(|(at, engine)| format!("{at} {}", engine.name)).collect();
+        let page = report::page(&args.facts(), &table(&rows).lines(), &engines, &shown);
+        std::fs::write(path, page)
+            .map_err(|error| usage("--report", &format!("{}: {error}", path.display())))?;
     }
     match args.output {
         Output::Table => table(&rows).lines().iter().for_each(|line| out::say(line)),
@@ -173,6 +195,40 @@ impl SimulateArgs {
             Selection { speed, limit: self.limit, from_s: self.from, jitter: self.jitter, seed: self.seed };
         let wrong = |error| usage("--trace", &format!("{}: {error}", self.trace.display()));
         Workload::read(&self.trace, &selection).map_err(wrong)
+    }
+
+    /// What was simulated, as a sentence.
+    fn facts(&self) -> String {
+        let trace =
+            self.trace.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let limit = self.limit.map_or_else(|| "all".to_owned(), |limit| format!("the first {limit}"));
+        format!(
+            "{limit} requests of {trace} from second {}, {} times as fast, on {}; objectives {} s to the first token \
+             and {} s per further token; {} scheduler(s), reports every {} s, seed {}.",
+            self.from,
+            self.speed,
+            self.fleet,
+            self.slo_ttft,
+            self.slo_tpot,
+            self.schedulers,
+            self.report_period,
+            self.seed
+        )
+    }
+
+    /// Requests per second and goodput in percent at every speed of the sweep.
+    fn sweep(&self, config: &SimConfig, objectives: &Objectives) -> Result<Vec<(f64, f64)>, Failure> {
+        let mut speeds = self.sweep.clone();
+        speeds.sort_by(f64::total_cmp);
+        let mut points = Vec::with_capacity(speeds.len());
+        for speed in speeds {
+            let workload = self.workload(speed)?;
+            let lasts = workload.arrivals.last().map_or(0.0, |last| last.at_s).max(1e-9);
+            let goodput = simulate(config, &workload)?.summary(objectives).goodput_ratio;
+            let requests = aya_domain::Tokens(workload.arrivals.len() as u64).as_f64();
+            points.push((requests / lasts, goodput * 100.0));
+        }
+        Ok(points)
     }
 
     fn config(&self, fleet: Vec<EngineSpec>, policy: Policy) -> SimConfig {

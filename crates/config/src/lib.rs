@@ -9,6 +9,7 @@ mod agent;
 mod breaker;
 mod health;
 mod named;
+mod policies;
 mod reader;
 mod scheduler;
 mod secret;
@@ -25,6 +26,7 @@ pub use agent::{
     AgentConfig, EngineConfig, EnginePolling, GpuChoice, GpuConfig, GpuRef, ReportConfig, SimulatedGpus,
 };
 pub use breaker::{BreakerConfig, ModelProbe, ProbeConfig};
+pub use policies::ModelPolicyConfig;
 pub use scheduler::{
     AliasConfig, DecisionsConfig, Limits, PlacementConfig, QueueConfig, RetryConfig, SchedulerConfig,
     TelemetryConfig, Timeouts, UpstreamConfig,

@@ -333,6 +333,30 @@ impl<'a> Reader<'a> {
         all
     }
 
+    /// Sections that are named by whoever writes them (`[key.NAME]`), in the order of their names.
+    pub(crate) fn named_sections<T>(
+        &mut self,
+        key: &'static str,
+        mut read: impl FnMut(&mut Reader<'_>, &str, &Origin) -> Option<T>,
+    ) -> Vec<T> {
+        let Some(entry) = self.take(key) else { return Vec::new() };
+        let Value::Table(table) = entry.value else {
+            self.note(entry.origin, key, format!("holds sections, written as [{key}.NAME]"));
+            return Vec::new();
+        };
+        let mut all = Vec::new();
+        for (name, Entry { value, origin }) in table {
+            let path = format!("{key}.{name}");
+            if let Value::Table(table) = value {
+                let inner = format!("{}{path}.", self.prefix);
+                all.extend(self.inner(inner, table, |r| read(r, &name, &origin)));
+            } else {
+                self.note(origin, &path, format!("is a section, written as [{}{path}]", self.prefix));
+            }
+        }
+        all
+    }
+
     fn inner<T>(&mut self, prefix: String, table: Table, read: impl FnOnce(&mut Reader<'_>) -> T) -> T {
         let mut inner = Reader {
             table,

@@ -7,9 +7,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use aya_domain::{ModelId, PolicyName};
+use aya_placement::Policy;
 
 use crate::breaker::{BreakerConfig, ProbeConfig};
 use crate::named::constant;
+use crate::policies::{self, ModelPolicyConfig};
 use crate::reader::Reader;
 use crate::service::{self, SloConfig, TenantConfig, TenantsConfig};
 use crate::source::{Origin, Setting};
@@ -43,6 +45,9 @@ pub struct SchedulerConfig {
     pub probe: ProbeConfig,
     /// Names that clients may ask for besides the served ones; each name once.
     pub aliases: Vec<AliasConfig>,
+    /// Policies that the operator has composed, besides the named ones; in the order of their names.
+    pub policies: Vec<Policy>,
+    pub model_policies: Vec<ModelPolicyConfig>,
     pub upstream: UpstreamConfig,
     pub log: LogConfig,
     effective: Vec<Setting>,
@@ -202,6 +207,8 @@ impl Config for SchedulerConfig {
             breaker: r.section("breaker", BreakerConfig::read),
             probe: r.section("probe", ProbeConfig::read),
             aliases: r.sections("alias", AliasConfig::from_word, AliasConfig::read),
+            policies: r.named_sections("policies", |r, name, _| policies::read(r, name)),
+            model_policies: r.sections("model_policy", ModelPolicyConfig::from_word, ModelPolicyConfig::read),
             upstream: r.section("upstream", |r| UpstreamConfig {
                 api_key: r.secret("api_key", "api_key_file"),
                 forward_authorization: r.switch("forward_authorization", false),
@@ -254,6 +261,7 @@ impl SchedulerConfig {
             }
         }
         service::check(r, &self.tenant, &self.tenants);
+        policies::check(r, &self.policies, &self.model_policies);
         let names: BTreeSet<&ModelId> = self.aliases.iter().map(|alias| &alias.name).collect();
         let mut seen = BTreeSet::new();
         for (at, alias) in self.aliases.iter().enumerate() {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{
-    Action, Bytes, Cause, Condition, EndpointId, EndpointIndex, Freshness, Phase, PolicyName, Tokens, Trip,
+    Action, Bytes, Cause, Condition, EndpointId, EndpointIndex, Facts, Freshness, Phase, PolicyName, Tokens,
+    Trip,
 };
 
 /// Why an endpoint cannot take a request, with the numbers behind it.
@@ -147,6 +148,8 @@ pub struct Candidate {
     pub age: Option<Duration>,
     /// In flight by the scheduler's ledger when the decision was made; a lease claims against it.
     pub own_in_flight: u32,
+    /// What the policy wanted to know of it and nobody told; it was then judged as the mean of the others.
+    pub missing: Facts,
     /// Leading prompt tokens that its cache probably holds; `None`: nobody keeps account of its cache.
     pub cached: Option<Tokens>,
 }

@@ -7,6 +7,7 @@
 mod condition;
 mod decision;
 mod engine;
+mod fact;
 mod fleet;
 mod gpu;
 mod gpu_event;
@@ -32,6 +33,7 @@ pub use engine::{
     AbortPolicy, Capabilities, EngineKind, HeadersWhen, KvAllocation, PrefixCache, ServedModel,
     UnknownEngineKind,
 };
+pub use fact::{Fact, Facts};
 pub use fleet::{
     Endpoint, EndpointIndex, EndpointInfo, ForeignLoad, Freshness, Gpu, Health, Node, Phase, Pool, Snapshot,
 };
@@ -42,7 +44,7 @@ pub use id::{
     BootId, DecisionId, EndpointId, EndpointUrl, GpuUuid, IdError, ModelId, NodeId, PolicyName, RequestId,
     SchedulerId, TenantId,
 };
-pub use load::OwnLoad;
+pub use load::{OwnLoad, ResponseTimes};
 pub use prefix::PromptPrefix;
 pub use profile::{EngineProfile, StepCost};
 pub use report::{AgentHealth, EngineHealth, EngineReport, GpuReport, Report, ReportKind};

@@ -7,9 +7,9 @@
 use std::sync::Arc;
 
 use aya_domain::{
-    Candidate, Chosen, Condition, Decision, Endpoint, EndpointIndex, ForeignLoad, HoldReason, KvAllocation,
-    Misses, MonoTime, Outcome, OwnLoad, Phase, Pool, RefusalReason, Rejection, Request, Snapshot, Tokens,
-    Verdict, splitmix64,
+    Candidate, Chosen, Condition, Decision, Endpoint, EndpointIndex, Facts, ForeignLoad, HoldReason,
+    KvAllocation, Misses, MonoTime, Outcome, OwnLoad, Phase, Pool, RefusalReason, Rejection, Request,
+    Snapshot, Tokens, Verdict, splitmix64,
 };
 
 use crate::cost::{Load, Newcomer, Site, doubt_s};
@@ -18,7 +18,7 @@ use crate::foresee::foresee;
 use crate::invariants;
 use crate::knowledge::{Consulted, Knowledge};
 use crate::pick;
-use crate::policy::{Policy, Scorer};
+use crate::policy::Policy;
 use crate::rank;
 
 /// Decides where a request goes. `loads` is parallel to `snapshot.endpoints`; an endpoint without an entry
@@ -197,6 +197,7 @@ impl Farm<'_> {
                 freshness: endpoint.freshness,
                 age,
                 own_in_flight,
+                missing: Facts::default(),
                 cached,
             });
         }
@@ -221,14 +222,14 @@ impl Farm<'_> {
             prompts
         };
         let drawn = || unit(splitmix64(self.seed ^ splitmix64(u64::from(index.0))));
-        let total = rank::alone(self.policy.scorer, on, prompts, &terms, drawn);
+        let total = rank::alone(self.policy, on, prompts, &terms, drawn);
         Verdict::Scored { total, terms }
     }
 
     /// Whether the policy prices misses and there is something to foresee them from.
     pub(crate) fn foresees(&self) -> bool {
         let known = self.knowledge.endpoints.is_some() && self.knowledge.lengths.is_some();
-        known && self.policy.scorer == Scorer::Cost
+        known && self.policy.is_cost_alone()
     }
 
     pub(crate) fn own(&self, index: EndpointIndex) -> OwnLoad {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use aya_domain::{MonoTime, OwnLoad, Tokens};
+use aya_domain::{MonoTime, OwnLoad, ResponseTimes, Tokens};
 use aya_estimate::DecayedRate;
 
 /// The first pause after a failure, doubled with each further one in a row, and the longest; as live.
@@ -16,6 +16,7 @@ pub(crate) struct Cell {
     load: OwnLoad,
     rate: DecayedRate,
     cooling_until: MonoTime,
+    responses: Option<ResponseTimes>,
     failures_in_a_row: u32,
     /// Prompt tokens of everything in flight.
     pub(crate) prompts: u64,
@@ -35,7 +36,13 @@ pub(crate) enum Lease {
 impl Cell {
     pub(crate) fn read(&self, now: MonoTime) -> OwnLoad {
         let cooling_until = (self.cooling_until > now).then_some(self.cooling_until);
-        OwnLoad { prefill_rate: self.rate.read(now), cooling_until, ..self.load }
+        let response = self.responses;
+        OwnLoad { prefill_rate: self.rate.read(now), cooling_until, response, ..self.load }
+    }
+
+    /// An answer ended that took so many seconds.
+    pub(crate) fn answered(&mut self, now: MonoTime, seconds: f64) {
+        self.responses = Some(ResponseTimes::after(self.responses, now, seconds));
     }
 
     /// It failed a request: nothing is sent there for a while.

@@ -75,10 +75,11 @@ impl<'a> Farm<'a> {
         if !holds {
             policy.hold.max_backlog_s = f64::INFINITY;
         }
-        let mut sites = Vec::with_capacity(config.fleet.len());
+        let mut sites: Vec<Site> = Vec::with_capacity(config.fleet.len());
         for (at, spec) in config.fleet.iter().enumerate() {
             let told = conditions::mistaken(spec.profile, config.model_error, config.seed, at);
             let agent = Agent::new(at, spec, told, &model, config.telemetry.period, holds)?;
+            policy.speeds.insert(agent.endpoint.clone(), spec.weight);
             sites.push(Site::new(spec.profile, agent));
         }
         let pools: Vec<Tokens> = config.fleet.iter().map(|spec| spec.profile.kv_capacity).collect();
@@ -312,6 +313,9 @@ impl<'a> Farm<'a> {
             && let Some(cell) = scheduler.cells.get_mut(at)
         {
             cell.release(lease, request, prompt);
+            if outcome == Outcome::Completed {
+                cell.answered(self.now, progress.sent.map_or(0.0, |at| self.now.since(at).as_secs_f64()));
+            }
         }
         if outcome == Outcome::Completed {
             scheduler.output.observe(progress.generated);

@@ -128,6 +128,10 @@ pub struct CandidateJson {
     pub freshness: String,
     /// By the scheduler's own ledger.
     pub in_flight: u32,
+    /// What the policy wanted to know of it and nobody told: `waiting`, `running`, `kv_used`, `cached_prefix`,
+    /// `response_time`. It was then judged as the mean of the others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
     /// What was wrong with it, the worst first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<ConditionJson>,
@@ -318,6 +322,7 @@ fn candidate_json(decision: &Decision, candidate: &Candidate) -> CandidateJson {
         age_ms: candidate.age.map(millis),
         freshness: candidate.freshness.as_str().to_owned(),
         in_flight: candidate.own_in_flight,
+        missing: candidate.missing.iter().map(|fact| fact.as_str().to_owned()).collect(),
         conditions: conditions.iter().map(ConditionJson::from).collect(),
         speed_ratio: Some(speed_under(conditions).get()).filter(|speed| *speed < 1.0),
         cached_tokens: candidate.cached.map(|tokens| tokens.get()),

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use aya_domain::{Chosen, Decision, EndpointIndex, Terms, Tokens, Verdict};
-use aya_placement::{Policy, Scorer, UnknownPolicy};
+use aya_placement::{Policy, UnknownPolicy};
 use serde::Serialize;
 
 use crate::inputs::Case;
@@ -104,9 +104,9 @@ impl WhatIf {
         };
         self.report.both_placed += 1;
         self.report.agreed += u64::from(was_at == is_at);
-        let priced = match (was.scorer, Policy::named("aya")) {
-            (Scorer::Cost, _) | (_, Err(_)) => recorded,
-            (_, Ok(aya)) => case.decide_by(&in_force(&aya)),
+        let priced = match (was.is_cost_alone(), Policy::named("aya")) {
+            (true, _) | (_, Err(_)) => recorded,
+            (false, Ok(aya)) => case.decide_by(&in_force(&aya)),
         };
         if let (Some((was, was_terms)), Some((is, is_terms))) =
             (price(&priced, was_at), price(&priced, is_at))

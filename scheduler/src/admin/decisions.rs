@@ -90,10 +90,11 @@ fn dry_run(admin: &Admin, headers: &HeaderMap, body: Bytes) -> Result<DecisionJs
     let scanned = scan(&body, ScanLimits::DEFAULT)?;
     let kind = if scanned.messages.is_some() { RequestKind::Chat } else { RequestKind::Completion };
     let hints = Hints::read(headers, shared)?;
-    let policy = hints.policy.clone().unwrap_or_else(|| shared.default_policy.clone());
+    let policy = hints.policy.clone();
     let id: RequestId = pipeline::fresh_id(RequestId::parse);
     let now = shared.clock.now();
     let prepared = pipeline::prepare(shared, &id, now, Ask { kind, body, hints })?;
+    let policy = policy.unwrap_or_else(|| shared.policy_of(&prepared.request.model).clone());
     let view = Arc::clone(&shared.view.load());
     let decision = place::decide_on(&view, &prepared.request, &policy, now, shared.config.placement.seed);
     let decision_id: DecisionId = pipeline::fresh_id(DecisionId::parse);

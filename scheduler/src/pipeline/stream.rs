@@ -95,6 +95,7 @@ impl StreamBody {
             && let Some(lease) = self.lease.take()
         {
             lease.cell().answered();
+            lease.completed(self.shared.clock.now());
             self.upstream.set_idle_timeout(GOODBYE_MAX);
         }
     }
@@ -164,6 +165,7 @@ impl StreamBody {
             && status == OutcomeStatus::Completed
         {
             lease.cell().answered();
+            lease.completed(self.shared.clock.now());
         }
     }
 }

@@ -148,6 +148,7 @@ pub(super) fn respond(
     headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
     account.head(headers);
     account.close(End { status: OutcomeStatus::Completed, http_status: Some(200), error: None });
+    lease.completed(up.shared.clock.now());
     drop(lease);
     response
 }

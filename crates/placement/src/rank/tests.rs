@@ -2,6 +2,8 @@
 
 use aya_domain::{Decision, ModelId, Reading, Request, RequestId};
 
+use aya_domain::{Fact, Verdict};
+
 use super::*;
 use crate::knowledge::Knowledge;
 use crate::testkit::{Fleet, Known, KnownEndpoint, NOW, fleet, outcome, request};
@@ -101,7 +103,7 @@ fn a_cached_prefix_attracts_within_bounds() {
 }
 
 #[test]
-fn scraped_queues_and_caches_are_weighed_and_missing_ones_score_nothing() {
+fn scraped_queues_and_caches_are_weighed_and_missing_ones_count_as_the_mean_and_are_told() {
     let mut fleet = fleet("a: a100 | b: a100 | c: a100");
     let mut tell = |at: usize, waiting: u32, used: f64| {
         fleet.snapshot.endpoints[at].waiting = Some(Reading::new(waiting, NOW));
@@ -111,6 +113,74 @@ fn scraped_queues_and_caches_are_weighed_and_missing_ones_score_nothing() {
     tell(1, 0, 0.5);
     assert_eq!(outcome(&decide_with(&fleet, "gie", &[], 0)), "b");
     assert_eq!(outcome(&decide_with(&fleet, "gie", &[1000, 0, 0], 0)), "a");
+    let decision = decide_with(&fleet, "gie", &[], 0);
+    let missing = |at: usize| decision.candidates[at].missing.iter().map(Fact::as_str).collect::<Vec<_>>();
+    assert_eq!((missing(0), missing(2)), (vec![], vec!["waiting", "kv_used"]));
+    let total = |at: usize| match decision.candidates[at].verdict {
+        Verdict::Scored { total, .. } => total,
+        Verdict::Rejected(_) => panic!(),
+    };
+    assert!((total(2) - (total(0) + total(1)) / 2.0).abs() < 1e-9, "neither idle nor full");
+    assert!(fleet.decide(&request(1000, None), "aya", 1).candidates.iter().all(|c| c.missing.is_empty()));
+}
+
+#[test]
+fn response_times_rank_and_an_unknown_one_is_told() {
+    let mut fleet = fleet("a: a100 nd=1 | b: a100 nd=2 | c: a100 nd=9");
+    fleet.loads[0].response = Some(aya_domain::ResponseTimes { mean_s: 9.0, peak_s: 2.0, at: NOW });
+    fleet.loads[1].response = Some(aya_domain::ResponseTimes { mean_s: 2.0, peak_s: 9.0, at: NOW });
+    let decision = fleet.decide(&request(1000, None), "least-response-time", 1);
+    assert_eq!(outcome(&decision), "c", "an endpoint without an answer yet is tried");
+    assert_eq!(decision.candidates[2].missing.iter().collect::<Vec<_>>(), [Fact::ResponseTime]);
+    fleet.loads[2].response = Some(aya_domain::ResponseTimes { mean_s: 9.0, peak_s: 9.0, at: NOW });
+    assert_eq!(outcome(&fleet.decide(&request(1000, None), "least-response-time", 1)), "b");
+}
+
+#[test]
+fn a_prefix_goes_to_its_best_holder_unless_the_load_is_out_of_balance() {
+    let check = |text: &str, expect: &str| {
+        assert_eq!(outcome(&decide_with(&fleet(text), "cache-aware", &[400, 900, 0], 0)), expect, "{text}");
+    };
+    check("a: a100 n=1 nd=1 | b: a100 n=30 nd=30 | c: a100", "b");
+    check("a: a100 n=1 nd=1 | b: a100 n=130 nd=130 | c: a100", "c");
+}
+
+#[test]
+fn a_composed_policy_weighs_filters_and_draws() {
+    let farm = fleet("a: a100 nd=1 | b: a100 nd=2 | c: a100 nd=9");
+    let shares = |scorers: &str, filters: &str, picker: &str| {
+        let policy = Policy {
+            scorers: scorers.split(',').map(|word| word.parse().unwrap()).collect(),
+            filters: filters.split(',').filter(|w| !w.is_empty()).map(|word| word.parse().unwrap()).collect(),
+            picker: picker.parse().unwrap(),
+            ..Policy::named("aya").unwrap()
+        };
+        let mut shares = [0_u32; 3];
+        for seed in 0..600 {
+            let decision =
+                crate::decide(&farm.snapshot, &farm.loads, &request(100, None), &policy, NOW, seed);
+            shares[decision.chosen().unwrap().endpoint.get()] += 1;
+        }
+        shares
+    };
+    assert_eq!(shares("requests", "", "least"), [600, 0, 0]);
+    assert_eq!(shares("requests=1,draw=0.5", "", "least"), [600, 0, 0]);
+    let sampled = shares("requests", "sample=2", "least");
+    assert!(sampled[0].abs_diff(400) < 50 && sampled[2] == 0, "{sampled:?}");
+    let soft = shares("requests", "", "softmax=0.5");
+    assert!(soft[0] > soft[1] && soft[1] > soft[2] && soft[2] > 20, "{soft:?}");
+}
+
+#[test]
+fn speeds_that_an_operator_sets_outweigh_the_profile() {
+    let fleet = fleet("a: h100 nd=3 | b: l4 nd=3");
+    let mut policy = Policy::named("wlc").unwrap();
+    let decide = |policy: &Policy| {
+        outcome(&crate::decide(&fleet.snapshot, &fleet.loads, &request(100, None), policy, NOW, 1))
+    };
+    assert_eq!(decide(&policy), "a");
+    policy.speeds.insert(aya_domain::EndpointId::parse("b").unwrap(), 20.0);
+    assert_eq!(decide(&policy), "b");
 }
 
 #[test]

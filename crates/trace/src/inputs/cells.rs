@@ -4,7 +4,7 @@
 //! a difference as a zigzag varint, or eight bytes where a difference of bits says nothing. Columns are only ever added
 //! at the end; one that an older file does not have stays 0, which must mean "absent".
 
-use aya_domain::{Bytes, Endpoint, ForeignLoad, Freshness, MonoTime, OwnLoad, Ratio, Reading};
+use aya_domain::{Bytes, Endpoint, ForeignLoad, Freshness, MonoTime, OwnLoad, Ratio, Reading, ResponseTimes};
 use aya_estimate::DecayedRate;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -23,7 +23,7 @@ enum Column {
 /// The changing part of an endpoint; [`endpoint_cells`] gives the order.
 pub(super) type EndpointCells = [u64; 14];
 /// The account of an endpoint; [`load_cells`] gives the order.
-pub(super) type LoadCells = [u64; 8];
+pub(super) type LoadCells = [u64; 11];
 
 /// Rows that can be written.
 pub(super) trait Cells: Copy + AsRef<[u64]> + AsMut<[u64]> + Default {
@@ -261,6 +261,7 @@ pub(super) fn load_cells(own: &OwnRead) -> LoadCells {
         decode_kv_tokens,
         prefill_rate: _,
         cooling_until,
+        response,
     } = load;
     let (per_second, at) = rate.parts();
     [
@@ -272,12 +273,27 @@ pub(super) fn load_cells(own: &OwnRead) -> LoadCells {
         per_second.to_bits(),
         at.as_nanos(),
         some(cooling_until.map(MonoTime::as_nanos)),
+        response.map_or(0, |times| times.mean_s.to_bits()),
+        response.map_or(0, |times| times.peak_s.to_bits()),
+        some(response.map(|times| times.at.as_nanos())),
     ]
 }
 
 /// The account as it read at `now`.
 pub(super) fn load_of(cells: &LoadCells, now: MonoTime) -> Result<OwnLoad, CellsError> {
-    let [decode_kv_tokens, in_flight, decoding, prefilling, prefill_tokens, rate, rate_at, cooling] = *cells;
+    let [
+        decode_kv_tokens,
+        in_flight,
+        decoding,
+        prefilling,
+        prefill_tokens,
+        rate,
+        rate_at,
+        cooling,
+        mean,
+        peak,
+        answered,
+    ] = *cells;
     let rate = DecayedRate::from_parts(f64::from_bits(rate), MonoTime::from_nanos(rate_at));
     Ok(OwnLoad {
         in_flight: small(in_flight, "in_flight")?,
@@ -287,6 +303,11 @@ pub(super) fn load_of(cells: &LoadCells, now: MonoTime) -> Result<OwnLoad, Cells
         decode_kv_tokens,
         prefill_rate: rate.read(now),
         cooling_until: option(cooling).map(MonoTime::from_nanos),
+        response: option(answered).map(|at| ResponseTimes {
+            mean_s: f64::from_bits(mean),
+            peak_s: f64::from_bits(peak),
+            at: MonoTime::from_nanos(at),
+        }),
     })
 }
 
@@ -312,26 +333,26 @@ mod tests {
 
     #[test]
     fn what_changed_is_read_back_and_nothing_else_is_written() {
-        let zero = [0; 8];
+        let zero = [0; 11];
         assert_eq!(check(&[zero; 9], &[zero; 9]), 0);
         let mut after = [zero; 9];
-        after[4] = [12, 1, 1, 0, 0, 0, 0, 0];
+        after[4] = [12, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0];
         assert!(check(&[zero; 9], &after) <= 8);
-        after[8] = [u64::MAX, 1, 0, 9, u64::MAX - 1, f64::NAN.to_bits(), 1 << 63, 1];
+        after[8] = [u64::MAX, 1, 0, 9, u64::MAX - 1, f64::NAN.to_bits(), 1 << 63, 1, 0, u64::MAX, 3];
         check(&[zero; 9], &after);
         check(&after, &[zero; 9]);
     }
 
     #[test]
     fn what_is_damaged_is_refused_and_never_panics() {
-        let after: [LoadCells; 3] = [[1, 2, 3, 4, 5, 6, 7, 8]; 3];
-        let text = changes(&[[0; 8]; 3], &after);
+        let after: [LoadCells; 3] = [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]; 3];
+        let text = changes(&[[0; 11]; 3], &after);
         for cut in 0..text.len() {
-            let _ = apply(&mut [[0; 8]; 3], text.get(..cut).unwrap());
+            let _ = apply(&mut [[0; 11]; 3], text.get(..cut).unwrap());
         }
-        assert_eq!(apply(&mut [[0; 8]; 2], &text), Err(CellsError::Row(2)));
-        assert_eq!(apply(&mut [[0; 8]; 3], "!"), Err(CellsError::Text));
-        let newer = STANDARD_NO_PAD.encode([0, 0x80, 0x02, 1]);
-        assert_eq!(apply(&mut [[0_u64; 8]; 3], &newer), Err(CellsError::Column));
+        assert_eq!(apply(&mut [[0; 11]; 2], &text), Err(CellsError::Row(2)));
+        assert_eq!(apply(&mut [[0; 11]; 3], "!"), Err(CellsError::Text));
+        let newer = STANDARD_NO_PAD.encode([0, 0x80, 0x10, 1]);
+        assert_eq!(apply(&mut [[0_u64; 11]; 3], &newer), Err(CellsError::Column));
     }
 }

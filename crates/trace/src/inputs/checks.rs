@@ -10,7 +10,7 @@ use aya_domain::{
 };
 
 /// The fields of a candidate, in the order of the digests. New ones only at the end.
-pub(crate) const FIELDS: [&str; 15] = [
+pub(crate) const FIELDS: [&str; 16] = [
     "verdict",
     "rejection",
     "total",
@@ -26,6 +26,7 @@ pub(crate) const FIELDS: [&str; 15] = [
     "age_ns",
     "in_flight",
     "cached_tokens",
+    "missing",
 ];
 
 /// Stands where there is no value.
@@ -37,7 +38,7 @@ const COLUMN_DIGITS: usize = 4;
 /// Every field as a number that differs where the field does.
 pub(crate) fn field_values(candidate: &Candidate) -> [u64; FIELDS.len()] {
     // The endpoint is the candidate's position.
-    let Candidate { endpoint: _, verdict, freshness, age, own_in_flight, cached } = candidate;
+    let Candidate { endpoint: _, verdict, freshness, age, own_in_flight, missing, cached } = candidate;
     let (verdict, rejection, total, terms) = match verdict {
         Verdict::Rejected(rejection) => (1, rejection_value(rejection), 0.0, Terms::default()),
         Verdict::Scored { total, terms } => (2, 0, *total, *terms),
@@ -65,6 +66,7 @@ pub(crate) fn field_values(candidate: &Candidate) -> [u64; FIELDS.len()] {
         age,
         u64::from(*own_in_flight),
         cached.map_or(0, |tokens| tokens.get().wrapping_add(1)),
+        u64::from(missing.bits()),
     ]
 }
 

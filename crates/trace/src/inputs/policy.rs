@@ -1,7 +1,9 @@
 //! A policy with every parameter, as JSON; a segment holds each one once.
 
+use std::str::FromStr;
+
 use aya_domain::PolicyName;
-use aya_placement::{CostWeights, HoldRules, Policy, Scorer};
+use aya_placement::{BadWord, CostWeights, EndpointSpeed, HoldRules, Policy};
 use serde::{Deserialize, Serialize};
 
 use super::exact::Exact;
@@ -18,7 +20,12 @@ pub(crate) enum PolicyRef {
 pub(crate) struct PolicyJson {
     pub(super) number: u32,
     name: String,
-    scorer: String,
+    /// As an operator writes them.
+    filters: Vec<String>,
+    scorers: Vec<String>,
+    picker: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    speeds: Vec<String>,
     max_backlog_s: Exact,
     slo_ttft_s: Exact,
     slo_tpot_s: Exact,
@@ -36,13 +43,16 @@ struct WeightsJson {
 
 impl PolicyJson {
     pub(super) fn new(number: u32, policy: &Policy) -> Self {
-        let Policy { name, scorer, hold, slo_ttft_s, slo_tpot_s, weights } = policy;
+        let Policy { name, filters, scorers, picker, speeds, hold, slo_ttft_s, slo_tpot_s, weights } = policy;
         let HoldRules { max_backlog_s } = *hold;
         let CostWeights { ttft, harm, slo, slo_share, miss } = *weights;
         Self {
             number,
             name: name.to_string(),
-            scorer: scorer_name(*scorer).to_owned(),
+            filters: filters.iter().map(ToString::to_string).collect(),
+            scorers: scorers.iter().map(ToString::to_string).collect(),
+            picker: picker.to_string(),
+            speeds: speeds.iter().map(|(endpoint, speed)| format!("{endpoint}={speed}")).collect(),
             max_backlog_s: Exact(max_backlog_s),
             slo_ttft_s: Exact(*slo_ttft_s),
             slo_tpot_s: Exact(*slo_tpot_s),
@@ -57,10 +67,13 @@ impl PolicyJson {
     }
 
     pub(super) fn policy(&self) -> Result<Policy, String> {
-        let scorer = SCORERS.into_iter().find(|scorer| scorer_name(*scorer) == self.scorer);
+        let speeds: Vec<EndpointSpeed> = words(&self.speeds)?;
         Ok(Policy {
             name: PolicyName::parse(&self.name).map_err(|e| format!("policy {:?}: {e}", self.name))?,
-            scorer: scorer.ok_or_else(|| format!("unknown scorer {:?}", self.scorer))?,
+            filters: words(&self.filters)?,
+            scorers: words(&self.scorers)?,
+            picker: word(&self.picker)?,
+            speeds: speeds.into_iter().map(|set| (set.endpoint, set.speed)).collect(),
             hold: HoldRules { max_backlog_s: self.max_backlog_s.0 },
             slo_ttft_s: self.slo_ttft_s.0,
             slo_tpot_s: self.slo_tpot_s.0,
@@ -75,44 +88,12 @@ impl PolicyJson {
     }
 }
 
-const SCORERS: [Scorer; 16] = [
-    Scorer::Cost,
-    Scorer::RoundRobin,
-    Scorer::LeastRequests,
-    Scorer::Random,
-    Scorer::WeightedRoundRobin,
-    Scorer::WeightedRequests,
-    Scorer::PowerOfTwo,
-    Scorer::OutstandingTokens,
-    Scorer::WeightedOutstandingTokens,
-    Scorer::KeyHash,
-    Scorer::ConsistentHash,
-    Scorer::QueueKvPrefix,
-    Scorer::Sticky,
-    Scorer::KvCost,
-    Scorer::ExpectedWait,
-    Scorer::PredictedTtft,
-];
+fn word<T: FromStr<Err = BadWord>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error| format!("{text:?}: {error}"))
+}
 
-const fn scorer_name(scorer: Scorer) -> &'static str {
-    match scorer {
-        Scorer::Cost => "cost",
-        Scorer::RoundRobin => "round_robin",
-        Scorer::LeastRequests => "least_requests",
-        Scorer::Random => "random",
-        Scorer::WeightedRoundRobin => "weighted_round_robin",
-        Scorer::WeightedRequests => "weighted_requests",
-        Scorer::PowerOfTwo => "power_of_two",
-        Scorer::OutstandingTokens => "outstanding_tokens",
-        Scorer::WeightedOutstandingTokens => "weighted_outstanding_tokens",
-        Scorer::KeyHash => "key_hash",
-        Scorer::ConsistentHash => "consistent_hash",
-        Scorer::QueueKvPrefix => "queue_kv_prefix",
-        Scorer::Sticky => "sticky",
-        Scorer::KvCost => "kv_cost",
-        Scorer::ExpectedWait => "expected_wait",
-        Scorer::PredictedTtft => "predicted_ttft",
-    }
+fn words<T: FromStr<Err = BadWord>>(texts: &[String]) -> Result<Vec<T>, String> {
+    texts.iter().map(|text| word(text)).collect()
 }
 
 #[cfg(test)]

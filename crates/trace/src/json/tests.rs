@@ -68,6 +68,7 @@ fn decision() -> Decision {
         verdict,
         freshness: Freshness::Fresh,
         age: age.map(Duration::from_millis),
+        missing: aya_domain::Facts::default(),
         own_in_flight: at,
         cached: (at == 2).then_some(Tokens(64)),
     };
