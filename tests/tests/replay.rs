@@ -36,7 +36,7 @@ async fn every_decision_of_a_killed_scheduler_is_made_again_without_a_difference
         .await;
     // Many at once and one by one, retried, refused, held by full endpoints, by other policies too.
     let mut answers = Vec::new();
-    for round in 0..6_u32 {
+    for round in 0..14_u32 {
         let burst = (0..8).map(|n| {
             let api = farm.api();
             async move { api.chat(&with(streamed(20 + n), &json!({"stream": n % 2 == 0}))).await }
@@ -47,10 +47,10 @@ async fn every_decision_of_a_killed_scheduler_is_made_again_without_a_difference
     }
     let last = farm.api().chat(&chat(1)).await.ok();
     let _ = farm.record_of(&last).await;
-    assert!(answers.iter().filter(|answer| answer.status == 200).count() > 30);
+    assert!(answers.iter().filter(|answer| answer.status == 200).count() > 70);
     farm.scheduler.process.kill();
     let report = replayed(records.path()).await;
-    assert!(count(&report, "decisions") >= 54 && count(&report, "records") >= 54, "{report}");
+    assert!(count(&report, "decisions") >= 126 && count(&report, "records") >= 126, "{report}");
     assert!(report["files"].as_array().unwrap().len() > 1, "it was to take more than one segment: {report}");
     assert_eq!((count(&report, "differing"), &report["differences"]), (0, &json!([])));
 
