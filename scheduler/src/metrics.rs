@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use aya_domain::{ModelId, Rejection, Verdict};
+use aya_admission::Shed;
+use aya_domain::{ModelId, Priority, Rejection, Request, Verdict};
 use aya_observe::metrics::{Labels, MetricError, Registry, TIME_BUCKETS_S};
 use aya_trace::{OutcomeStatus, Record};
 use parking_lot::{Mutex, MutexGuard};
@@ -20,6 +21,22 @@ pub(crate) use health::HealthMetrics;
 
 /// Upper bounds of a decision's time, in seconds.
 const DECISION_BUCKETS_S: &[f64] = &[1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 1e-2];
+
+fn rejections(make: &Registry) -> Result<IntCounterVec, MetricError> {
+    make.counter_vec(
+        "aya_placement_rejections_total",
+        "Endpoints of the asked model that were rejected in the last decision of a request.",
+        &["reason"],
+    )
+}
+
+fn sheds(make: &Registry) -> Result<IntCounterVec, MetricError> {
+    make.counter_vec(
+        "aya_requests_shed_total",
+        "Requests refused for a predicted wait, by what it would have exceeded.",
+        &["priority", "reason"],
+    )
+}
 
 /// Counts of one model's requests.
 #[derive(Debug)]
@@ -73,6 +90,7 @@ pub(crate) struct Metrics {
     in_flight: IntGauge,
     pub(crate) endpoints: IntGauge,
     rejections: IntCounterVec,
+    sheds: IntCounterVec,
     pub(crate) health: HealthMetrics,
     pub(crate) breaker: BreakerMetrics,
     open_requests: AtomicI64,
@@ -135,13 +153,10 @@ impl Metrics {
             sample_age: sample_age(&make)?,
             in_flight: make.gauge("aya_requests_in_flight", "Accepted and not ended.")?,
             endpoints: make.gauge("aya_endpoints", "Endpoints in the current snapshot.")?,
-            rejections: make.counter_vec(
-                "aya_placement_rejections_total",
-                "Endpoints of the asked model that were rejected in the last decision of a request.",
-                &["reason"],
-            )?,
+            rejections: rejections(&make)?,
             health: HealthMetrics::new(&make)?,
             breaker: BreakerMetrics::new(&make)?,
+            sheds: sheds(&make)?,
             open_requests: AtomicI64::new(0),
             scrape: Mutex::new(()),
             accepted: make
@@ -212,6 +227,12 @@ impl Metrics {
                 }
             }
         }
+    }
+
+    /// A request was refused for what was predicted.
+    pub(crate) fn shed(&self, shed: &Shed, request: Option<&Request>) {
+        let class = request.map_or_else(Priority::default, |request| request.priority);
+        self.sheds.with_label_values(&[class.as_str(), shed.reason.as_str()]).inc();
     }
 
     pub(crate) fn opened(&self) {

@@ -234,6 +234,9 @@ fn not_placed(
 ) -> Response<ClientBody> {
     let error = refusal::error(shared, &prepared.request, &unplaced.reason);
     account.undecided(unplaced.decided);
+    if let NotPlaced::Shed(shed) = unplaced.reason {
+        account.shed(shed);
+    }
     let mut response = respond::error(&error, conn);
     account.head(response.headers_mut());
     match unplaced.reason {

@@ -9,11 +9,16 @@ use aya_domain::{
 use serde::{Deserialize, Serialize};
 
 mod condition;
+mod number;
 mod rejection;
+mod shed;
 
 pub use condition::ConditionJson;
 pub use rejection::RejectionJson;
 pub(crate) use rejection::rejection_json;
+pub use shed::ShedJson;
+
+use number::{finite, millis};
 
 use crate::record::{Attempt, AttemptResult, OutcomeStatus, Record, RequestOutcome};
 
@@ -27,6 +32,11 @@ pub struct RecordJson {
     pub decision: DecisionJson,
     pub attempts: Vec<AttemptJson>,
     pub queue_ms: f64,
+    /// How many stood before it when it first waited; absent: it did not wait.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_position: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shed: Option<ShedJson>,
     pub outcome: OutcomeJson,
 }
 
@@ -89,6 +99,10 @@ pub enum PlacementJson {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RequestJson {
     pub kind: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -204,6 +218,8 @@ impl From<&Record> for RecordJson {
             decision: decision_json(ids, record.time, record.kind, request, record.decision.as_deref()),
             attempts: record.attempts.iter().map(attempt_json).collect(),
             queue_ms: millis(record.queue),
+            queue_position: record.admission.position.and_then(|position| u64::try_from(position).ok()),
+            shed: record.admission.shed.as_ref().map(shed::shed_json),
             outcome: outcome_json(&record.outcome),
         }
     }
@@ -283,6 +299,8 @@ pub(crate) fn endpoint_name(decision: &Decision, index: EndpointIndex) -> String
 fn request_json(kind: RequestKind, request: Option<&Request>) -> RequestJson {
     RequestJson {
         kind: kind.as_str().to_owned(),
+        priority: request.map(|r| r.priority.to_string()),
+        tenant: request.map(|r| r.tenant.to_string()),
         stream: request.map(|r| r.stream),
         prompt_bytes: request.map(|r| r.prompt_bytes),
         prompt_tokens_estimate: request.map(|r| r.prompt_tokens.get()),
@@ -376,17 +394,6 @@ fn outcome_json(outcome: &RequestOutcome) -> OutcomeJson {
         finish_reason: outcome.finish_reason.clone(),
         error: outcome.error.clone(),
     }
-}
-
-/// JSON has no infinity and no NaN.
-fn finite(number: f64) -> Option<f64> {
-    number.is_finite().then_some(number)
-}
-
-/// Milliseconds to the microsecond: finer digits are noise.
-#[expect(clippy::cast_precision_loss, reason = "microseconds stay below 2^53 for 285 years")]
-fn millis(duration: Duration) -> f64 {
-    duration.as_micros() as f64 / 1e3
 }
 
 #[cfg(test)]

@@ -21,11 +21,11 @@ pub use inputs::{
 };
 pub use json::{
     AttemptJson, CandidateJson, ConditionJson, DecisionJson, OutcomeJson, PlacementJson, RecordJson,
-    RejectionJson, RequestJson, TermsJson, VERSION, VerdictKind,
+    RejectionJson, RequestJson, ShedJson, TermsJson, VERSION, VerdictKind,
 };
 pub use lines::{Contents, read};
 pub use log::DecisionLog;
-pub use record::{Attempt, AttemptResult, OutcomeStatus, Record, RequestOutcome};
+pub use record::{Admission, Attempt, AttemptResult, OutcomeStatus, Record, RequestOutcome};
 pub use replay::{Difference, Place, ReplayError, Seen, differences, visit};
 pub use segments::{Directory, Segment, SegmentError, SegmentWriter, Storage, segments_in};
 pub use sentence::{placement_sentence, rejection_sentence};

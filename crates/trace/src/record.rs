@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use aya_admission::Shed;
 use aya_domain::{Decision, DecisionId, EndpointId, Request, RequestId, RequestKind, Tokens, WallTime};
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +23,17 @@ pub struct Record {
     pub attempts: Vec<Attempt>,
     /// Time in the scheduler's queue.
     pub queue: Duration,
+    pub admission: Admission,
     pub outcome: RequestOutcome,
+}
+
+/// How the request was let in, or why not.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Admission {
+    /// How many stood before it when it first waited; `None`: it never did.
+    pub position: Option<usize>,
+    /// What it was refused for.
+    pub shed: Option<Shed>,
 }
 
 /// One endpoint the request was sent to.

@@ -7,9 +7,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use aya_admission::Shed;
 use aya_domain::{Decision, DecisionId, EndpointId, MonoTime, Request, RequestId, RequestKind, Tokens};
 use aya_proxy::{ApiError, StreamFacts};
-use aya_trace::{Attempt, AttemptResult, OutcomeStatus, Record, RequestOutcome};
+use aya_trace::{Admission, Attempt, AttemptResult, OutcomeStatus, Record, RequestOutcome};
 use http::HeaderMap;
 
 use super::Prepared;
@@ -37,8 +38,7 @@ struct Open {
     model: Arc<ModelState>,
     messages: u32,
     queued_at: Option<MonoTime>,
-    /// How many stood before it when it first waited.
-    position: Option<usize>,
+    admission: Admission,
     queue: Duration,
     /// Decisions that something came of: an attempt, or the end.
     decisions: u32,
@@ -77,7 +77,7 @@ impl Account {
             model: Arc::clone(&shared.unknown_model),
             messages: 0,
             queued_at: None,
-            position: None,
+            admission: Admission::default(),
             queue: Duration::ZERO,
             decisions: 0,
             decision: None,
@@ -116,7 +116,15 @@ impl Account {
     pub(crate) fn queued(&mut self, now: MonoTime, position: usize) {
         if let Some(open) = &mut self.open {
             open.queued_at = Some(now);
-            open.position = open.position.or(Some(position));
+            open.admission.position = open.admission.position.or(Some(position));
+        }
+    }
+
+    /// It was refused for what was predicted.
+    pub(crate) fn shed(&mut self, shed: Shed) {
+        self.shared.metrics.shed(&shed, self.open.as_ref().and_then(|open| open.request.as_ref()));
+        if let Some(open) = &mut self.open {
+            open.admission.shed = Some(shed);
         }
     }
 
@@ -334,6 +342,7 @@ impl Open {
             decision: self.decision,
             attempts: self.attempts,
             queue: self.queue,
+            admission: self.admission,
             outcome: RequestOutcome {
                 status: end.status,
                 http_status: end.http_status,

@@ -8,6 +8,7 @@ use aya_domain::{
 use serde_json::json;
 
 use super::*;
+use crate::record::Admission;
 
 /// A request that was placed at the second try.
 pub(crate) fn record() -> Record {
@@ -42,6 +43,7 @@ pub(crate) fn record() -> Record {
             attempt("c", 9, AttemptResult::Answered),
         ],
         queue: Duration::from_micros(1_500),
+        admission: Admission::default(),
         outcome: RequestOutcome {
             status: OutcomeStatus::Completed,
             http_status: Some(200),
@@ -114,7 +116,7 @@ fn a_record_has_the_names_of_the_contract() {
             "decision_id": "d1", "request_id": "r1", "time": "2026-11-21T04:24:34.125Z",
             "time_unix_s": 1_795_235_074.125, "version": 1, "model": "llama", "policy": "aya",
             "snapshot_generation": 42, "seed": u64::MAX,
-            "request": {"kind": "chat", "stream": true, "prompt_bytes": 400, "prompt_tokens_estimate": 100,
+            "request": {"kind": "chat", "priority": "standard", "tenant": "default", "stream": true, "prompt_bytes": 400, "prompt_tokens_estimate": 100,
                 "expected_output_tokens": 200.5},
             "placement": {"result": "placed"},
             "chosen": "c", "margin_s": 0.5, "runner_up": "b",
