@@ -6,6 +6,7 @@
 //! opinion about where a request should go.
 
 mod fit;
+mod learn;
 mod lengths;
 mod output;
 mod prefix;
@@ -19,6 +20,7 @@ pub use fit::{
     BLOCK_TOKENS, LLAMA_3_1_8B, LLAMA_3_1_70B, MIXTRAL_8X7B, ModelShape, PLANNING_OVERHEAD, PoolPlan,
     QWEN3_32B, WeightFormat, mla_kv_bytes_per_token, total_need, weights_per_gpu,
 };
+pub use learn::{ClassLearner, Learned, StepKind};
 pub use lengths::LengthDistribution;
 pub use output::OutputPrior;
 pub use prefix::{Match, PREFIX_BLOCKS_MAX, PrefixIndex};
