@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::{
     Action, AgentHealth, BootId, Bytes, Condition, EndpointId, EndpointUrl, EngineKind, EngineProfile,
-    GpuInfo, GpuProcesses, GpuSample, GpuUuid, ModelId, MonoTime, NodeId, PrefixCache, Ratio, Reading,
-    ServedModel, SignalReport, Tokens,
+    GpuInfo, GpuProcesses, GpuSample, GpuUuid, LearnedCost, ModelId, MonoTime, NodeId, PrefixCache, Ratio,
+    Reading, ServedModel, SignalReport, Tokens,
 };
 
 /// Where an entity is in its life.
@@ -99,6 +99,8 @@ pub struct EndpointInfo {
     pub profile: EngineProfile,
     /// Where `profile` comes from, for the explanation: `engine`, `config`, `prior:h100-8b`.
     pub profile_source: String,
+    /// How `profile` was corrected; `None`: no step of its class was seen.
+    pub learned: Option<LearnedCost>,
     /// Sequences per batch, or slots, as the engine tells it.
     pub max_sequences: Option<u32>,
     /// The KV pool as the engine tells it.

@@ -46,7 +46,7 @@ pub use id::{
 };
 pub use load::{OwnLoad, ResponseTimes};
 pub use prefix::PromptPrefix;
-pub use profile::{EngineProfile, StepCost};
+pub use profile::{EngineProfile, Learned, LearnedCost, StepCost};
 pub use report::{AgentHealth, EngineHealth, EngineReport, GpuReport, Report, ReportKind};
 pub use request::{Request, RequestKind};
 pub use seed::splitmix64;

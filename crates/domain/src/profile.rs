@@ -56,3 +56,42 @@ impl EngineProfile {
         Self { cost, ..*self }
     }
 }
+
+/// What a correction of the cost rests on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Learned {
+    /// What predicted seconds are multiplied with; 1 unless `is_used`.
+    pub factor: f64,
+    /// Steps that taught, of the whole class of hardware.
+    pub samples: u32,
+    /// Mean relative error of the prior and of what was learned, each before it saw the sample.
+    pub prior_error: f64,
+    pub learned_error: f64,
+    /// Whether it predicts better than the prior, on enough samples; else the prior is used.
+    pub is_used: bool,
+}
+
+/// Corrections of an endpoint's cost, learned from its own and its class's steps.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LearnedCost {
+    /// Of iterations that only decode: weights, KV cache, host.
+    pub decode: Learned,
+    /// Of prompts: computing tokens, attention.
+    pub prefill: Learned,
+}
+
+impl EngineProfile {
+    /// The same engine with its cost corrected.
+    #[must_use]
+    pub fn corrected(&self, learned: &LearnedCost) -> Self {
+        let (decode, prefill) = (learned.decode.factor, learned.prefill.factor);
+        let cost = StepCost {
+            base_s: self.cost.base_s * decode,
+            per_token_s: self.cost.per_token_s * prefill,
+            overhead_s: self.cost.overhead_s * decode,
+            per_kv_token_s: self.cost.per_kv_token_s * decode,
+            attention_s: self.cost.attention_s * prefill,
+        };
+        Self { cost, ..*self }
+    }
+}

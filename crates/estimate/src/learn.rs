@@ -9,6 +9,8 @@
 
 use std::collections::BTreeMap;
 
+use aya_domain::Learned;
+
 /// Samples after which a class's estimate counts half.
 const CLASS_HALF: f64 = 20.0;
 /// Samples after which an endpoint's own deviation counts half.
@@ -39,19 +41,6 @@ pub enum StepKind {
     Prefill,
 }
 
-/// What a factor rests on.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Learned {
-    /// What predicted seconds are multiplied with; 1 unless `is_used`.
-    pub factor: f64,
-    pub samples: u32,
-    /// Mean relative error of the prior and of what was learned, each before it saw the sample.
-    pub prior_error: f64,
-    pub learned_error: f64,
-    /// Whether the guard lets it be used.
-    pub is_used: bool,
-}
-
 /// A running mean of logarithms that forgets slowly.
 #[derive(Debug, Clone, Copy, Default)]
 struct LogMean {
@@ -74,13 +63,24 @@ impl LogMean {
 }
 
 /// One kind of step of one class.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 struct Factor<K> {
     class: LogMean,
     own: BTreeMap<K, LogMean>,
     /// Mean absolute logarithm of observed over predicted.
     prior_error: LogMean,
     learned_error: LogMean,
+}
+
+impl<K> Default for Factor<K> {
+    fn default() -> Self {
+        Self {
+            class: LogMean::default(),
+            own: BTreeMap::new(),
+            prior_error: LogMean::default(),
+            learned_error: LogMean::default(),
+        }
+    }
 }
 
 impl<K: Ord + Clone> Factor<K> {
@@ -116,10 +116,16 @@ impl<K: Ord + Clone> Factor<K> {
 }
 
 /// What the steps of one class of hardware (GPU, model, engine, tensor-parallel group) have taught. `K` names endpoints.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct ClassLearner<K> {
     decode: Factor<K>,
     prefill: Factor<K>,
+}
+
+impl<K> Default for ClassLearner<K> {
+    fn default() -> Self {
+        Self { decode: Factor::default(), prefill: Factor::default() }
+    }
 }
 
 impl<K: Ord + Clone> ClassLearner<K> {

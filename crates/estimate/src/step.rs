@@ -4,7 +4,7 @@
 //! are computed (b); whichever takes longer hides the other. A plain sum over-estimates by up to 40 % near
 //! `n = a/b`, the square root fits published kernel timings (tests). Never returns less than `a + o`.
 
-use aya_domain::StepCost;
+use aya_domain::{EngineProfile, StepCost};
 
 /// Seconds of one iteration with `n` tokens computed (prefill chunk tokens and one per decoding sequence),
 /// `kv` tokens of KV cache read by the decoding sequences, and `attn` query-key pairs
@@ -30,6 +30,15 @@ pub fn prefill_attention(chunk: f64, context: f64) -> f64 {
 #[must_use]
 pub fn decode_steps_s(cost: &StepCost, n: f64, kv: f64, steps: f64) -> f64 {
     steps * step_time_s(cost, n, kv, 0.0) + cost.per_kv_token_s * n / 2.0 * steps * (steps - 1.0)
+}
+
+/// Seconds from an idle engine's first look at a prompt of so many uncached tokens to its first token.
+#[must_use]
+pub fn prompt_alone_s(profile: &EngineProfile, uncached: f64) -> f64 {
+    let chunk = f64::from(profile.max_batched_tokens).max(1.0);
+    let iterations = (uncached / chunk).max(1.0);
+    iterations * step_time_s(&profile.cost, uncached.min(chunk), 0.0, 0.0)
+        + profile.cost.attention_s * prefill_attention(uncached, 0.0)
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ impl Fleet {
             Event::OwnLoad { at, loads } => effects.changed |= self.note_own(at.min(now), &loads),
             Event::Outcomes { at, all } => self.take_outcomes(at.min(now), all, &mut effects),
             Event::Probed { endpoint, ok } => self.take_probe(&endpoint, ok, now, &mut effects),
+            Event::Steps { steps } => self.take_steps(&steps),
             Event::Tick => self.tick(now, &mut effects),
         }
         effects
@@ -103,6 +104,7 @@ impl Fleet {
             self.forget(&id, effects);
         }
         self.tick_health(now, effects);
+        effects.changed |= self.apply_learned(now);
         self.remove_gone(effects);
     }
 
@@ -114,7 +116,9 @@ impl Fleet {
         }
         if let Some(node) = self.nodes.remove(id) {
             for member in &node.members {
-                self.endpoints.remove(member);
+                if let Some(endpoint) = self.endpoints.remove(member) {
+                    self.forget_learned(&endpoint);
+                }
             }
         }
         self.membership_changed();
@@ -133,10 +137,11 @@ impl Fleet {
         let ids: Vec<_> =
             self.endpoints.iter().filter(|(_, endpoint)| done(endpoint)).map(|(id, _)| id.clone()).collect();
         for id in ids {
-            if let Some(endpoint) = self.endpoints.remove(&id)
-                && let Some(node) = self.nodes.get_mut(&endpoint.info.node)
-            {
-                node.members.remove(&id);
+            if let Some(endpoint) = self.endpoints.remove(&id) {
+                self.forget_learned(&endpoint);
+                if let Some(node) = self.nodes.get_mut(&endpoint.info.node) {
+                    node.members.remove(&id);
+                }
             }
             self.membership_changed();
             effects.changed = true;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use aya_domain::{
     Aged, Bytes, Condition, Endpoint, EndpointInfo, EngineHealth, EngineProfile, EngineReport, ForeignLoad,
-    Freshness, GpuUuid, Health, MonoTime, NodeId, Phase, PrefixCache, Reading, SignalReport, Tokens,
+    Freshness, GpuUuid, Health, MonoTime, NodeId, Phase, PrefixCache, Ratio, Reading, SignalReport, Tokens,
     speed_under,
 };
 use aya_estimate::prior;
@@ -24,7 +24,9 @@ pub(crate) struct EndpointState {
     pub(crate) info: Arc<EndpointInfo>,
     /// The cost that the engine told; else the profile is a prior for `prior_key`.
     told: Option<EngineProfile>,
-    prior_key: (Option<String>, usize),
+    pub(crate) prior_key: (Option<String>, usize),
+    /// The profile and its source before anything learned corrects it.
+    pub(crate) base: (EngineProfile, String),
     pub(crate) health: Health,
     loading: bool,
     /// Its agent no longer names it; it stays until our requests on it are done.
@@ -66,6 +68,7 @@ impl EndpointState {
         let told = report.profile;
         let (profile, profile_source) = profile_of(told, name, count);
         let prior_key = (name.map(str::to_owned), count);
+        let base = (profile, profile_source.clone());
         let info = EndpointInfo {
             id: report.id.clone(),
             node: node.clone(),
@@ -74,6 +77,7 @@ impl EndpointState {
             models: report.models.as_ref().map(|models| models.value.clone()).unwrap_or_default(),
             profile,
             profile_source,
+            learned: None,
             max_sequences: report.max_sequences.map(|aged| aged.value),
             kv_capacity: report.kv_capacity.map(|aged| aged.value),
             kv_bytes_per_token: report.kv_bytes_per_token,
@@ -84,6 +88,7 @@ impl EndpointState {
             info: Arc::new(info),
             told,
             prior_key,
+            base,
             health: Health::Unknown,
             loading: false,
             gone: false,
@@ -187,10 +192,13 @@ impl EndpointState {
         if version.is_some() {
             info.version = version;
         }
-        if let Some((key, (profile, source))) = profile {
+        if let Some((key, base)) = profile {
+            // What was learned belonged to the old one; the next tick looks what the new class knows.
             self.prior_key = key;
-            info.profile = profile;
-            info.profile_source = source;
+            self.base = base;
+            info.profile = self.base.0;
+            info.profile_source.clone_from(&self.base.1);
+            info.learned = None;
         }
         models_changed
     }
@@ -205,7 +213,7 @@ impl EndpointState {
         let (name, count) = gpus.beneath(uuids);
         let key_is_same = self.prior_key.0.as_deref() == name && self.prior_key.1 == count;
         let same = match &self.told {
-            Some(told) => self.info.profile_source == SOURCE_ENGINE && *told == self.info.profile,
+            Some(told) => self.base.1 == SOURCE_ENGINE && *told == self.base.0,
             None => key_is_same,
         };
         (!same).then(|| ((name.map(str::to_owned), count), profile_of(self.told, name, count)))
@@ -241,6 +249,16 @@ impl EndpointState {
             self.stands_on.clone_from(&self.info.gpus);
         }
         self.vram_free = gpus.least_free(&self.info.gpus);
+    }
+
+    /// The share of its speed that its GPUs run at.
+    pub(crate) fn speed(&self) -> Ratio {
+        speed_under(&self.conditions)
+    }
+
+    /// Whether everything that runs there is ours, as far as is known.
+    pub(crate) const fn has_no_foreign_load(&self) -> bool {
+        self.foreign.waiting == 0 && self.foreign.running == 0
     }
 
     /// The view of it in a snapshot.

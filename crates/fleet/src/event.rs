@@ -4,6 +4,7 @@ use std::fmt;
 
 use aya_domain::{EndpointId, GpuEvents, GpuUuid, MonoTime, NodeId, Report};
 
+use crate::ObservedSteps;
 use crate::breaker::Outcomes;
 
 /// One thing that happened.
@@ -28,6 +29,8 @@ pub enum Event {
     Outcomes { at: MonoTime, all: Vec<(EndpointId, Outcomes)> },
     /// A synthetic generation on an endpoint ended.
     Probed { endpoint: EndpointId, ok: bool },
+    /// What the engines' iterations took since the last such event, endpoint by endpoint.
+    Steps { steps: Vec<(EndpointId, ObservedSteps)> },
     /// Time passed; due at least once per second.
     Tick,
 }

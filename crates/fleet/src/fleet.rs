@@ -7,6 +7,7 @@ use aya_domain::{EndpointId, NodeId};
 
 use crate::endpoint::EndpointState;
 use crate::health::Rules;
+use crate::learning::Learning;
 use crate::models::Models;
 use crate::node::NodeState;
 use crate::{Notice, Params, Target};
@@ -28,6 +29,8 @@ pub struct Fleet {
     pub(crate) models_dirty: bool,
     /// Conditions of GPUs changed, and the endpoints above do not know yet.
     pub(crate) health_dirty: bool,
+    /// What steps taught about the cost of each class of hardware.
+    pub(crate) learning: Learning,
     /// Found while a snapshot was built; told with the next event.
     pub(crate) pending: Vec<Notice>,
 }
@@ -47,6 +50,7 @@ impl Fleet {
             directory: None,
             models_dirty: false,
             health_dirty: false,
+            learning: Learning::default(),
             pending: Vec::new(),
         }
     }

@@ -18,6 +18,7 @@ mod gpu_events;
 pub mod health;
 mod ingest;
 pub mod invariants;
+mod learning;
 mod models;
 mod node;
 mod notice;
@@ -25,6 +26,7 @@ mod own;
 mod params;
 mod peers;
 mod snapshot;
+mod steps;
 #[cfg(test)]
 mod tests;
 
@@ -35,3 +37,4 @@ pub use fleet::Fleet;
 pub use notice::{Effects, Ignored, Notice, Refused};
 pub use params::Params;
 pub use peers::{ENTRIES_MAX, Heard, LedgerDigest, LedgerEntry, PEERS_MAX, PeerLedgers};
+pub use steps::{DecodeSteps, ObservedSteps, PROMPTS_MAX, PromptAlone, StepSums};

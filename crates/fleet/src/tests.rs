@@ -4,6 +4,7 @@ mod breaker;
 mod farm;
 mod gpu_events;
 mod health;
+mod learning;
 mod load;
 mod membership;
 mod properties;

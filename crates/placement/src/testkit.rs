@@ -155,6 +155,7 @@ impl Draft {
             models: Vec::new(),
             profile: aya_estimate::prior(None, 1).profile,
             profile_source: "prior".to_owned(),
+            learned: None,
             max_sequences: None,
             kv_capacity: None,
             kv_bytes_per_token: None,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use aya_domain::{MonoTime, OwnLoad, ResponseTimes, Tokens};
 use aya_estimate::DecayedRate;
+use aya_fleet::{ObservedSteps, PROMPTS_MAX, PromptAlone, StepSums};
 
 /// The first pause after a failure, doubled with each further one in a row, and the longest; as live.
 const COOLING_FIRST: Duration = Duration::from_millis(250);
@@ -24,13 +25,19 @@ pub(crate) struct Cell {
     pub(crate) pending: Vec<usize>,
     /// Requests that stream.
     pub(crate) decoding: Vec<usize>,
+    /// Counts whatever makes an iteration other than one that only decodes: dispatches, and ends of prefills.
+    disturbances: u64,
+    steps: StepSums,
+    prompts_alone: Vec<PromptAlone>,
 }
 
 /// What one request has added to its cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lease {
-    Prefill { uncached: u32 },
-    Decode { kv_tokens: u64 },
+    /// `alone`: the disturbances when it met an idle engine, its own included.
+    Prefill { uncached: u32, since: MonoTime, alone: Option<u64> },
+    /// The last token, and the disturbances until then.
+    Decode { kv_tokens: u64, last: MonoTime, disturbances: u64 },
 }
 
 impl Cell {
@@ -59,32 +66,56 @@ impl Cell {
         self.load.prefill_tokens += u64::from(uncached);
         self.rate.add(now, Tokens(u64::from(uncached)));
         self.pending.push(request);
-        Lease::Prefill { uncached }
+        self.disturbances += 1;
+        let alone = (self.load.in_flight == 1).then_some(self.disturbances);
+        Lease::Prefill { uncached, since: now, alone }
     }
 
-    pub(crate) fn first_token(&mut self, lease: &mut Lease, request: usize, prompt: u32) {
-        let Lease::Prefill { uncached } = *lease else { return };
+    pub(crate) fn first_token(&mut self, lease: &mut Lease, request: usize, prompt: u32, now: MonoTime) {
+        let Lease::Prefill { uncached, since, alone } = *lease else { return };
+        if alone == Some(self.disturbances) && self.prompts_alone.len() < PROMPTS_MAX {
+            let seconds = now.since(since).as_secs_f64();
+            self.prompts_alone.push(PromptAlone { uncached: u64::from(uncached), seconds });
+        }
+        self.disturbances += 1;
         self.leave_prefill(request, uncached);
         self.failures_in_a_row = 0;
         self.load.decoding += 1;
         self.decoding.push(request);
-        *lease = Lease::Decode { kv_tokens: 0 };
-        self.token(lease, u64::from(prompt));
+        let kv_tokens = u64::from(prompt);
+        self.load.decode_kv_tokens += kv_tokens;
+        *lease = Lease::Decode { kv_tokens, last: now, disturbances: self.disturbances };
     }
 
-    /// This many KV tokens more.
-    pub(crate) const fn token(&mut self, lease: &mut Lease, count: u64) {
-        if let Lease::Decode { kv_tokens } = lease {
-            *kv_tokens += count;
-            self.load.decode_kv_tokens += count;
+    /// One token more.
+    pub(crate) fn token(&mut self, lease: &mut Lease, now: MonoTime) {
+        let Lease::Decode { kv_tokens, last, disturbances } = lease else { return };
+        if now > *last {
+            if *disturbances == self.disturbances && self.load.prefilling == 0 {
+                let seconds = now.since(*last).as_secs_f64();
+                self.steps.add(seconds, self.load.decoding, self.load.decode_kv_tokens);
+            }
+            (*last, *disturbances) = (now, self.disturbances);
         }
+        *kv_tokens += 1;
+        self.load.decode_kv_tokens += 1;
+    }
+
+    /// The undisturbed iterations since the last call.
+    pub(crate) fn observed(&mut self) -> Option<ObservedSteps> {
+        let seen =
+            ObservedSteps { decode: self.steps.take(), prompts: std::mem::take(&mut self.prompts_alone) };
+        (seen != ObservedSteps::default()).then_some(seen)
     }
 
     pub(crate) fn release(&mut self, lease: Lease, request: usize, prompt: u32) {
         self.prompts = self.prompts.saturating_sub(u64::from(prompt));
         match lease {
-            Lease::Prefill { uncached } => self.leave_prefill(request, uncached),
-            Lease::Decode { kv_tokens } => {
+            Lease::Prefill { uncached, .. } => {
+                self.disturbances += 1;
+                self.leave_prefill(request, uncached);
+            }
+            Lease::Decode { kv_tokens, .. } => {
                 self.load.decoding = self.load.decoding.saturating_sub(1);
                 self.load.decode_kv_tokens = self.load.decode_kv_tokens.saturating_sub(kv_tokens);
                 remove(&mut self.decoding, request);
@@ -133,8 +164,8 @@ mod tests {
             let mut lease = cell.claim(3, 150, 100, now);
             assert_eq!((cell.read(now).prefilling, cell.read(now).prefill_tokens), (1, 100));
             if let Some(tokens) = streamed {
-                cell.first_token(&mut lease, 3, 150);
-                cell.token(&mut lease, tokens);
+                cell.first_token(&mut lease, 3, 150, now);
+                (0..tokens).for_each(|_| cell.token(&mut lease, now));
                 assert_eq!(cell.read(now).decode_kv_tokens, 150 + tokens);
             }
             cell.release(lease, 3, 150);

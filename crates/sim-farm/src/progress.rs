@@ -29,7 +29,7 @@ impl Progress {
     /// Prompt tokens still to be computed, as estimated at dispatch.
     pub(crate) const fn uncached(&self) -> u32 {
         match self.place {
-            Some((_, Lease::Prefill { uncached })) => uncached,
+            Some((_, Lease::Prefill { uncached, .. })) => uncached,
             Some((_, Lease::Decode { .. })) | None => 0,
         }
     }

@@ -291,9 +291,9 @@ impl<'a> Farm<'a> {
         let first = progress.first_token.is_none();
         if first {
             progress.first_token = Some(self.now);
-            cell.first_token(lease, request, arrival.prompt_tokens);
+            cell.first_token(lease, request, arrival.prompt_tokens, self.now);
         }
-        cell.token(lease, 1);
+        cell.token(lease, self.now);
         if emission.finished {
             self.end(request, Outcome::Completed);
         }

@@ -105,6 +105,14 @@ impl Scheduler {
         });
         let loads = loads.collect();
         self.changed |= self.fleet.apply(Event::OwnLoad { at: now, loads }, now).changed;
+        let cells = self.snapshot.directory.iter().zip(self.cells.iter_mut().zip(&self.others));
+        let observed = cells.filter_map(|(id, (cell, others))| {
+            // Beside another scheduler's requests the batch is not known.
+            let seen = cell.observed().filter(|_| others.in_flight == 0)?;
+            Some((id.clone(), seen))
+        });
+        let steps = observed.collect();
+        self.changed |= self.fleet.apply(Event::Steps { steps }, now).changed;
     }
 
     /// The whole ledger, for the other schedulers.

@@ -63,6 +63,8 @@ impl From<&Endpoint> for EndpointJson {
             models,
             profile,
             profile_source,
+            // `profile` has it already; a decision reads nothing else of it.
+            learned: _,
             max_sequences,
             kv_capacity,
             kv_bytes_per_token,
@@ -153,6 +155,7 @@ impl EndpointJson {
             models: self.models.iter().map(model).collect::<Result<_, _>>()?,
             profile: self.profile.profile(),
             profile_source: self.profile_source.clone(),
+            learned: None,
             max_sequences: self.max_sequences,
             kv_capacity: self.kv_capacity.map(Tokens),
             kv_bytes_per_token: self.kv_bytes_per_token.map(Bytes),

@@ -127,6 +127,7 @@ impl World {
                 models: models.map(served).collect(),
                 profile,
                 profile_source: ["engine", "prior"][usize::from(self.dice.one_in(2))].to_owned(),
+                learned: None,
                 max_sequences: maybe(&mut self.dice, 64).and_then(|n| u32::try_from(n).ok()),
                 kv_capacity: maybe(&mut self.dice, 500_000).map(Tokens),
                 kv_bytes_per_token: maybe(&mut self.dice, 200_000).map(Bytes),
