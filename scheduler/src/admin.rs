@@ -6,6 +6,7 @@
 mod decisions;
 mod events;
 mod fleet;
+mod learned;
 mod queues;
 mod scrape;
 mod serve;

@@ -18,6 +18,7 @@ use aya_trace::OwnRead;
 use self::tally::Tally;
 use crate::residents::{Entry, Residents};
 use crate::room::WaitingRoom;
+use crate::steps::{Batch, StepMark, StepWatch};
 
 /// The first pause after a failed connection; doubles with each further failure in a row.
 const COOLING_FIRST: Duration = Duration::from_millis(250);
@@ -50,6 +51,7 @@ pub(crate) struct LedgerCell {
     /// at once may overwrite each other, which costs one sample.
     response: AtomicU64,
     response_at: AtomicU64,
+    steps: StepWatch,
     room: Arc<WaitingRoom>,
 }
 
@@ -69,6 +71,7 @@ impl LedgerCell {
             tally: Tally::default(),
             response: AtomicU64::new(0),
             response_at: AtomicU64::new(0),
+            steps: StepWatch::default(),
             room,
         }
     }
@@ -105,6 +108,11 @@ impl LedgerCell {
         Tokens(self.prompts.load(Ordering::Relaxed))
     }
 
+    /// What its iterations took, as far as the relay saw it.
+    pub(crate) const fn steps(&self) -> &StepWatch {
+        &self.steps
+    }
+
     pub(crate) const fn residents(&self) -> &Residents {
         &self.residents
     }
@@ -132,8 +140,9 @@ impl LedgerCell {
         // The closure never declines, so the update cannot fail.
         let _ = self.rate.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
         let entry = self.residents.enter(now, uncached);
+        let mark = self.steps.dispatched(seen == 0, now);
         let (cell, stage) = (Arc::clone(self), Stage::Prefill { uncached });
-        Ok(Lease { cell, since: now, stage, prompt_tokens, entry, expected: None, audible: false })
+        Ok(Lease { cell, since: now, stage, prompt_tokens, entry, expected: None, audible: false, mark })
     }
 
     /// What came of its requests so far.
@@ -214,6 +223,7 @@ pub(crate) struct Lease {
     /// When it was sent, and after how many seconds its first token was due; until that has come.
     expected: Option<(MonoTime, f64)>,
     audible: bool,
+    mark: StepMark,
 }
 
 impl Lease {
@@ -247,11 +257,21 @@ impl Lease {
         if let Some(entry) = self.entry {
             self.cell.residents.first_token(entry, now);
         }
+        self.cell.steps.first_token(&mut self.mark, uncached, now);
         self.cell.room.wake_heads();
     }
 
     /// This many more tokens came; ends the prefill if it had not ended.
     pub(crate) fn tokens(&mut self, count: u64, now: MonoTime) {
+        if let Stage::Decode { .. } = self.stage {
+            let batch = Batch {
+                prefilling: self.cell.prefilling.load(Ordering::Relaxed),
+                decoding: self.cell.decoding.load(Ordering::Relaxed),
+                kv_tokens: self.cell.decode_kv_tokens.load(Ordering::Relaxed),
+            };
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            self.cell.steps.tokens(&mut self.mark, count, batch, now);
+        }
         self.first_token(now);
         self.heard_at(now);
         self.cell.tally.tokens(count);
@@ -280,6 +300,7 @@ impl Drop for Lease {
             Stage::Prefill { uncached } => {
                 self.cell.prefilling.fetch_sub(1, Ordering::Relaxed);
                 self.cell.prefill_tokens.fetch_sub(uncached, Ordering::Relaxed);
+                self.cell.steps.broke_off();
             }
             Stage::Decode { kv_tokens } => {
                 self.cell.decoding.fetch_sub(1, Ordering::Relaxed);

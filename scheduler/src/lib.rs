@@ -21,6 +21,7 @@ mod room;
 mod routes;
 mod scheduler;
 mod shared;
+mod steps;
 mod telemetry;
 mod tenants;
 mod view;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aya_domain::{EndpointId, EngineKind, LearnedCost, ModelId, MonoTime};
+use aya_domain::{EndpointId, EngineKind, Learned, LearnedCost, ModelId, MonoTime};
 use aya_estimate::{ClassLearner, StepKind, prompt_alone_s, step_time_s};
 
 use crate::endpoint::EndpointState;
@@ -17,7 +17,8 @@ use crate::{Fleet, ObservedSteps};
 const CLASSES_MAX: usize = 256;
 /// Profiles are corrected at most this often.
 const APPLY_EVERY: Duration = Duration::from_secs(1);
-/// A factor that moves by less leaves the profile as it is, so that not every tick makes a new description.
+/// A factor that moves by less leaves the profile as it is, so that not every tick makes a new description; nor do
+/// samples that have not doubled.
 const WORTH_TELLING: f64 = 0.01;
 /// Prompts predicted to take less than this are mostly network and host: they tell nothing about computing.
 const PROMPT_MIN_S: f64 = 0.03;
@@ -108,12 +109,13 @@ impl Fleet {
 impl EndpointState {
     /// Takes a correction; false if it differs too little from the present one to be worth a new description.
     fn correct(&mut self, learned: LearnedCost) -> bool {
-        let is_close = |old: f64, new: f64| (new / old - 1.0).abs() < WORTH_TELLING;
+        let is_close = |old: Learned, new: Learned| {
+            old.is_used == new.is_used
+                && (new.factor / old.factor - 1.0).abs() < WORTH_TELLING
+                && new.samples / 2 < old.samples.max(1)
+        };
         let same = self.info.learned.is_some_and(|old| {
-            old.decode.is_used == learned.decode.is_used
-                && old.prefill.is_used == learned.prefill.is_used
-                && is_close(old.decode.factor, learned.decode.factor)
-                && is_close(old.prefill.factor, learned.prefill.factor)
+            is_close(old.decode, learned.decode) && is_close(old.prefill, learned.prefill)
         });
         if same {
             return false;

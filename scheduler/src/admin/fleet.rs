@@ -6,6 +6,7 @@ use aya_domain::{Condition, Endpoint, Gpu, GpuProcess, Health, MonoTime, Node, R
 use aya_trace::ConditionJson;
 use serde::Serialize;
 
+use super::learned::LearnedJson;
 use crate::view::{Companion, FarmView};
 
 #[derive(Debug, Serialize)]
@@ -194,6 +195,9 @@ struct EndpointJson {
     action: Option<&'static str>,
     conditions: Vec<SinceJson>,
     profile: String,
+    /// How the profile's cost was corrected; absent: no step was seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    learned: Option<LearnedJson>,
     /// Left of the pause after a failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     cooling_ms: Option<u64>,
@@ -355,6 +359,7 @@ fn endpoint_json(endpoint: &Endpoint, companion: &Companion, now: MonoTime) -> E
         action: endpoint.conditions.first().map(|worst| worst.action.as_str()),
         conditions: conditions(&endpoint.conditions, now),
         profile: info.profile_source.clone(),
+        learned: info.learned.as_ref().map(LearnedJson::from),
         cooling_ms: own.cooling_until.map(|until| millis(until.since(now))),
         age_ms: endpoint.sampled_at.map(|at| millis(now.since(at))),
         engine_version: info.version.clone(),

@@ -206,6 +206,12 @@ impl FleetWriter {
         let noted = tell(&self.shared, &self.fleet.apply(Event::OwnLoad { at: now, loads }, now));
         let all = self.companions.iter().map(|(id, of)| (id.clone(), of.cell.outcomes())).collect();
         let judged = tell(&self.shared, &self.fleet.apply(Event::Outcomes { at: now, all }, now));
+        let seen = |(id, companion): (&EndpointId, &Companion)| {
+            companion.cell.steps().take().map(|steps| (id.clone(), steps))
+        };
+        let steps = self.companions.iter().filter_map(seen).collect();
+        // Steps only teach; what they taught shows with the tick.
+        let _ = self.fleet.apply(Event::Steps { steps }, now);
         tell(&self.shared, &self.fleet.apply(Event::Tick, now)) || noted || judged
     }
 

@@ -54,7 +54,7 @@ fn a_class_that_is_slower_than_its_prior_is_corrected_for_all_its_endpoints() {
 fn a_right_prior_is_left_alone_and_says_why() {
     let mut farm = taught(vec![engine("a", "m")], 1.0, 400);
     let learned = info(&mut farm, "a").learned.unwrap();
-    assert!(!learned.decode.is_used && learned.decode.samples == 400, "{learned:?}");
+    assert!(!learned.decode.is_used && learned.decode.samples >= 200, "{learned:?}");
     assert!(learned.decode.prior_error < 1e-9, "{learned:?}");
 }
 
