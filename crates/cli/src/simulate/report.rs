@@ -234,7 +234,7 @@ fn heat_map(policy: &str, engines: &[String], map: &[Vec<f64>], duration_s: f64,
                 svg,
                 "<rect x=\"{:.1}\" y=\"{top:.0}\" width=\"{:.1}\" height=\"13\" fill=\"var(--heat)\" fill-opacity=\"{:.2}\"/>",
                 NAMES + wide * count(bin),
-                wide + 0.2,
+                wide,
                 (value / most).sqrt()
             );
         }
