@@ -67,6 +67,8 @@ fn choice(config: &AgentConfig, told: &[Product]) -> GpuChoice {
         Configured::Auto => GpuChoice::Auto { nvml_lib: config.gpu.nvml_lib.clone(), simulated: simulated() },
         Configured::Nvml => GpuChoice::Nvml { lib: config.gpu.nvml_lib.clone() },
         Configured::Simulated => GpuChoice::Simulated(simulated()),
+        // The configuration insists on the file.
+        Configured::Recorded => config.gpu.recording.clone().map_or(GpuChoice::None, GpuChoice::Recorded),
         Configured::None => GpuChoice::None,
     }
 }

@@ -24,8 +24,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use aya_config::{AgentConfig, EngineConfig};
+use aya_config::{AgentConfig, EngineConfig, GpuChoice};
 use aya_domain::{BootId, EndpointId, NodeId, splitmix64};
+use aya_gpu::{GpuError, Recording};
 use aya_observe::Clock;
 use aya_observe::metrics::MetricError;
 use tokio::net::TcpListener;
@@ -57,6 +58,9 @@ pub enum AgentError {
     /// The node's and the engine's names make no valid name together.
     #[error("no name can be made for the engine at {url}: {source}; give it a name")]
     NoName { url: String, source: aya_domain::IdError },
+    /// The recording that is to be played cannot be.
+    #[error("{0}; see gpu.recording")]
+    Recording(GpuError),
     /// A metric could not be registered.
     #[error(transparent)]
     Metrics(#[from] MetricError),
@@ -84,9 +88,12 @@ impl Agent {
     /// Names the engines and takes the admin address; port 0 picks a free one.
     ///
     /// # Errors
-    /// [`AgentError`] if the address is taken or an engine cannot be named.
+    /// [`AgentError`] if the address is taken, an engine cannot be named or the recording cannot be played.
     pub async fn bind(config: AgentConfig, clock: Clock) -> Result<Self, AgentError> {
         let ids = endpoint_ids(&config.node_id, &config.engines)?;
+        if let (GpuChoice::Recorded, Some(path)) = (config.gpu.source, &config.gpu.recording) {
+            Recording::read(path).map_err(AgentError::Recording)?;
+        }
         let bind_error = |source| AgentError::Bind { address: config.admin_listen, source };
         let admin = TcpListener::bind(config.admin_listen).await.map_err(bind_error)?;
         let admin_addr = admin.local_addr().map_err(bind_error)?;

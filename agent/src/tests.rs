@@ -376,6 +376,32 @@ async fn gpus_that_cannot_be_read_are_an_error_and_not_an_idle_host() {
     agent.stop().await;
 }
 
+#[tokio::test]
+async fn a_recording_is_played_to_the_scheduler_and_one_that_cannot_be_stops_the_agent_at_once() {
+    let (mut scheduler, engine) = (FakeScheduler::start().await, vllm().await);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("gpus.json");
+    let text = r#"{"driver_version": "590.48.01", "period_ms": 1000, "gpus": [{"gpu": "GPU-1", "name": "NVIDIA L4"}],
+        "ticks": [[{"gpu": "GPU-1", "busy": 0.25, "thermal_margin": -3}]]}"#;
+    std::fs::write(&path, text).unwrap();
+    let more = format!("[gpu]\nsource = \"recorded\"\nrecording = {path:?}\n");
+    let agent = Running::start(&[&scheduler], &[("vllm", &engine)], &more).await;
+    let read = |r: &Report| r.gpus.first().is_some_and(|gpu| gpu.sample.is_some());
+    let report = scheduler.until("a reading", read).await;
+    assert_eq!(report.agent.gpu_source, GpuSourceKind::Recorded);
+    assert_eq!(report.agent.driver_version.as_deref(), Some("590.48.01"));
+    let sample = report.gpus[0].sample.unwrap().value;
+    assert_eq!((sample.busy, sample.thermal_margin.map(|c| c.0)), (Ratio::new(0.25).ok(), Some(-3)));
+    assert_eq!(sample.power, None, "what was not read is not played");
+    agent.stop().await;
+
+    std::fs::write(&path, text.replace("0.25", "2.5")).unwrap();
+    let config = format!("schedulers = [\"http://a:1\"]\nadmin_listen = \"127.0.0.1:0\"\n{more}");
+    let config = aya_config::parse("agent.toml", &config, [], &[]).unwrap();
+    let error = Agent::bind(config, Clock::start()).await.unwrap_err().to_string();
+    assert!(error.contains("gpus.json: ticks[0].busy: has no value of its kind"), "{error}");
+}
+
 /// Puts the fake NVML and its first scenario into a folder and answers with the library's path.
 fn fake_nvml(folder: &std::path::Path, scenario: &str) -> std::path::PathBuf {
     let built = std::env::current_exe().unwrap().with_file_name("libaya_fake_nvml.so");

@@ -245,12 +245,15 @@ pub(crate) struct AgentArgs {
     /// Name of this node [default: the host's name].
     #[arg(long, value_name = "ID")]
     node_id: Option<String>,
-    /// auto, nvml, simulated or none [default: auto].
+    /// auto, nvml, simulated, recorded or none [default: auto].
     #[arg(long, value_name = "SOURCE")]
     gpu_source: Option<String>,
     /// NVML library, where it is not in the loader's path.
     #[arg(long, value_name = "PATH")]
     nvml_lib: Option<String>,
+    /// Recording of a real machine that --gpu-source recorded plays, as `cargo xtask hardware` makes one.
+    #[arg(long, value_name = "FILE")]
+    recording: Option<String>,
     /// Simulated devices, such as 8*h100-8b; may be repeated.
     #[arg(long, value_name = "GPUS")]
     simulated_gpu: Vec<String>,
@@ -276,6 +279,7 @@ impl Overlay for AgentArgs {
             node_id => "node_id" "--node-id",
             gpu_source => "gpu.source" "--gpu-source",
             nvml_lib => "gpu.nvml_lib" "--nvml-lib",
+            recording => "gpu.recording" "--recording",
             simulated_gpu => "gpu.simulated" "--simulated-gpu",
             engine => "engine" "--engine",
             advertise_host => "advertise_host" "--advertise-host",

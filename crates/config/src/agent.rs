@@ -41,6 +41,8 @@ pub struct GpuConfig {
     pub nvml_lib: Option<PathBuf>,
     /// The devices of the simulated source, in the order of their indexes; empty: those that simulated engines tell of.
     pub simulated: Vec<SimulatedGpus>,
+    /// What the recorded source plays; required by it.
+    pub recording: Option<PathBuf>,
     /// Between two readings.
     pub period: Duration,
 }
@@ -52,6 +54,8 @@ pub enum GpuChoice {
     Auto,
     Nvml,
     Simulated,
+    /// What was read on a real machine, played again.
+    Recorded,
     None,
 }
 
@@ -165,6 +169,12 @@ impl AgentConfig {
                 "is required by gpu.source = \"simulated\" without a simulated engine: a list such as [\"8*h100-8b\"]",
             );
         }
+        if self.gpu.source == GpuChoice::Recorded && self.gpu.recording.is_none() {
+            r.object(
+                "gpu.recording",
+                "is required by gpu.source = \"recorded\": a file, or --recording FILE",
+            );
+        }
         let host = self.advertise_host.as_deref();
         if host.is_some_and(|host| EndpointUrl::parse(&format!("http://{host}:1")).is_err()) {
             r.object("advertise_host", "is not a host name or address (IPv6 in brackets), without port");
@@ -189,12 +199,14 @@ impl GpuConfig {
             ("auto", GpuChoice::Auto),
             ("nvml", GpuChoice::Nvml),
             ("simulated", GpuChoice::Simulated),
+            ("recorded", GpuChoice::Recorded),
             ("none", GpuChoice::None),
         ];
         Self {
             source: r.choice("source", GpuChoice::Auto, &choices),
             nvml_lib: r.path_if_set("nvml_lib"),
             simulated: r.list("simulated"),
+            recording: r.path_if_set("recording"),
             period: r.duration("period", "1s", "50ms"..="5m"),
         }
     }

@@ -245,6 +245,10 @@ fn an_agent_is_told_what_contradicts_itself() {
         ],
     );
     check_agent(
+        "[gpu]\nsource = \"recorded\"",
+        &["gpu.recording: is required by gpu.source = \"recorded\": a file, or --recording FILE"],
+    );
+    check_agent(
         "[gpu]\nsimulated = [\"0*h100-8b\"]",
         &["file.toml:3: gpu.simulated: \"0*h100-8b\": the count is not a number from 1 to 64"],
     );

@@ -27,6 +27,9 @@ pub enum GpuError {
     /// The device needs a reset before it works again.
     #[error("the GPU needs a reset")]
     ResetRequired,
+    /// The file that is to be played is not there, or no recording.
+    #[error("recording {0}")]
+    Recording(String),
     /// Anything else, in the driver's words.
     #[error("NVML: {0}")]
     Other(String),
@@ -42,6 +45,7 @@ impl GpuError {
             | Self::OldLibrary(_)
             | Self::NoPermission
             | Self::Lost
+            | Self::Recording(_)
             | Self::ResetRequired => false,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::{GpuError, GpuSource, NoGpus, NvmlSource, SimulatedGpu, SimulatedSource, Tell};
+use crate::{GpuError, GpuSource, NoGpus, NvmlSource, RecordedSource, SimulatedGpu, SimulatedSource, Tell};
 
 /// What the configuration asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub enum GpuChoice {
         lib: Option<PathBuf>,
     },
     Simulated(Vec<SimulatedGpu>),
+    /// What a real machine said, from this file.
+    Recorded(PathBuf),
     None,
 }
 
@@ -28,6 +30,7 @@ pub fn open(choice: GpuChoice, tell: Tell) -> Box<dyn GpuSource> {
         GpuChoice::Auto { nvml_lib, simulated } => auto(NvmlSource::new(nvml_lib, tell), simulated),
         GpuChoice::Nvml { lib } => Box::new(NvmlSource::new(lib, tell)),
         GpuChoice::Simulated(gpus) => Box::new(SimulatedSource::new(gpus)),
+        GpuChoice::Recorded(path) => Box::new(RecordedSource::new(path)),
         GpuChoice::None => Box::new(NoGpus),
     }
 }
@@ -73,6 +76,7 @@ mod tests {
             (GpuChoice::Auto { nvml_lib: lib(), simulated: vec![gpu()] }, GpuSourceKind::Simulated),
             (GpuChoice::Nvml { lib: lib() }, GpuSourceKind::Nvml),
             (GpuChoice::Simulated(vec![gpu()]), GpuSourceKind::Simulated),
+            (GpuChoice::Recorded(PathBuf::from("r.json")), GpuSourceKind::Recorded),
             (GpuChoice::None, GpuSourceKind::None),
         ] {
             assert_eq!(open(choice.clone(), Tell::nobody()).kind(), expect, "{choice:?}");

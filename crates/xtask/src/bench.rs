@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::run::{Step, cargo, repository};
+use crate::run::{Step, cargo, target};
 
 /// What can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -30,8 +30,7 @@ pub(crate) fn run(bench: Bench, args: &[String]) -> Result<()> {
         Bench::Agent => "agent",
     };
     cargo(&["build", "--release", "-p", "aya-cli", "-p", "aya-benches", "--bins"]).run()?;
-    let target = option_env!("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), Into::into);
-    let mut step = Step::new(target.join("release/aya-bench")).args(&[name]);
+    let mut step = Step::new(target().join("release/aya-bench")).args(&[name]);
     step.command.args(args);
     step.run()
 }

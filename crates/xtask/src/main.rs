@@ -1,9 +1,10 @@
-//! The project's own commands: `cargo xtask test`, `ci`, `bench`, `tidy`.
+//! The project's own commands: `cargo xtask test`, `ci`, `bench`, `hardware`, `tidy`.
 //!
 //! They start the tools a contributor would start by hand, with the same output, and fail if one of them fails.
 
 mod bench;
 mod engines;
+mod hardware;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -40,6 +41,10 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Run agent and NVML tests on this machine's NVIDIA GPUs and record what they say, idle and under load.
+    ///
+    /// Exit status 3: there is no NVIDIA driver here, and nothing was checked.
+    Hardware(hardware::Args),
     /// The rules that neither compiler nor clippy can hold; also one of the tests.
     Tidy,
 }
@@ -49,6 +54,11 @@ fn main() -> ExitCode {
         Command::Test { require_engines, args } => test(require_engines, &args),
         Command::Ci => ci(),
         Command::Bench { bench, args } => bench::run(bench, &args),
+        Command::Hardware(args) => match hardware::run(&args) {
+            Ok(hardware::Done::Checked) => Ok(()),
+            Ok(hardware::Done::NoDriver) => return ExitCode::from(hardware::NO_DRIVER),
+            Err(error) => Err(error),
+        },
         Command::Tidy => tidy(),
     };
     match done {

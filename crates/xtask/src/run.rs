@@ -18,6 +18,11 @@ pub(crate) fn repository() -> PathBuf {
     here.ancestors().nth(2).unwrap_or(here).to_owned()
 }
 
+/// Where cargo puts what it builds.
+pub(crate) fn target() -> PathBuf {
+    option_env!("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), Into::into)
+}
+
 /// The cargo that built this xtask.
 pub(crate) fn cargo(args: &[&str]) -> Step {
     let step = Step::new(option_env!("CARGO").unwrap_or("cargo"));
@@ -50,6 +55,13 @@ impl Step {
         let status = self.command.status().with_context(|| format!("cannot start {typed}"))?;
         ensure!(status.success(), "{typed}: {status}");
         Ok(())
+    }
+
+    /// Runs it to its end, its output on ours, and gives its exit status; a signal is none.
+    pub(crate) fn status(mut self) -> Result<Option<i32>> {
+        let typed = self.typed();
+        crate::say(&typed);
+        Ok(self.command.status().with_context(|| format!("cannot start {typed}"))?.code())
     }
 
     /// Runs it to its end and shows its output only if it fails.

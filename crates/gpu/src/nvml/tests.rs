@@ -1,5 +1,6 @@
 //! The real code over the fake library: every scenario of fixtures/nvml, what is read of it and what is not.
 
+mod hardware;
 mod python;
 
 use std::fs;
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
-use crate::{GpuHappening, GpuHolder};
+use crate::{GpuHappening, GpuHolder, RecordedSource, Recording};
 
 const MIB: u64 = 1 << 20;
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
@@ -606,5 +607,32 @@ fn no_reading_of_the_driver_breaks_the_reader() {
         // What the driver says of one thing changes no other.
         let same = (sample.sm_clock_mhz, sample.pcie_link) == (plain.sm_clock_mhz, plain.pcie_link);
         assert!(same, "{gpu}: {sample:?}");
+    }
+}
+
+#[test]
+fn what_is_played_again_is_what_was_read() {
+    let mut warm = fixture("h100x2");
+    let mut fake = Fake::play(&warm);
+    fake.discover_and_listen();
+    let period = std::time::Duration::from_millis(500);
+    let at = |tick: u32| MonoTime::from_millis(u64::from(tick) * 500);
+    let recording = Recording::of(&mut fake.source, period, 3, |tick| {
+        warm["gpus"][0]["temp_c"] = json!(60 + tick);
+        fs::write(fake.folder.path().join("libnvidia-ml.so.1.json"), warm.to_string()).unwrap();
+        at(tick)
+    });
+    let recording = recording.unwrap();
+    let heat = recording.ticks.iter().map(|tick| tick[0].1.temperature);
+    assert_eq!(heat.collect::<Vec<_>>(), [60, 61, 62].map(|celsius| Some(Celsius(celsius))));
+    assert_eq!(recording.gpus, fake.discover().items);
+
+    let path = fake.folder.path().join("recording.json");
+    fs::write(&path, recording.to_json()).unwrap();
+    let mut played = RecordedSource::new(path);
+    assert_eq!(played.discover().unwrap().items, recording.gpus);
+    assert_eq!(played.driver_version().as_deref(), Some("590.48.01"));
+    for (tick, expect) in (0..).zip(recording.ticks.iter().chain(&recording.ticks)) {
+        assert_eq!(&played.sample(at(tick)).unwrap().items, expect, "tick {tick}");
     }
 }
