@@ -1,4 +1,4 @@
-//! The agent's own listener for operators: health, metrics, version. Nothing here changes anything.
+//! The agent's own listener for operators: health, metrics, version, what discovery found. Nothing here changes anything.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use crate::discovery::Board;
 use crate::metrics::Metrics;
 
 /// Connections at a time; more wait in the kernel's backlog.
@@ -28,8 +29,18 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 const BUFFER_BYTES: usize = 16 * 1024;
 
+/// The page about the engines that were found.
+const DISCOVERY: &str = "/api/v1/discovery";
+
+/// What the pages tell of.
+#[derive(Clone)]
+pub(crate) struct Told {
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) discovery: Board,
+}
+
 /// Serves until `shutdown`.
-pub(crate) async fn serve(listener: TcpListener, metrics: Arc<Metrics>, shutdown: CancellationToken) {
+pub(crate) async fn serve(listener: TcpListener, told: Told, shutdown: CancellationToken) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
@@ -38,9 +49,9 @@ pub(crate) async fn serve(listener: TcpListener, metrics: Arc<Metrics>, shutdown
             accepted = accept(&listener, &places) => accepted,
         };
         if let Some((socket, place)) = accepted {
-            let metrics = Arc::clone(&metrics);
+            let told = told.clone();
             connections.spawn(async move {
-                if tokio::time::timeout(CONNECTION_TIMEOUT, converse(socket, metrics)).await.is_err() {
+                if tokio::time::timeout(CONNECTION_TIMEOUT, converse(socket, told)).await.is_err() {
                     debug!("an admin connection outstayed its time");
                 }
                 drop(place);
@@ -66,9 +77,9 @@ async fn accept(
     }
 }
 
-async fn converse(socket: TcpStream, metrics: Arc<Metrics>) {
+async fn converse(socket: TcpStream, told: Told) {
     let handler = service_fn(move |request| {
-        let response = answer(&request, &metrics);
+        let response = answer(&request, &told);
         async move { Ok::<_, Infallible>(response) }
     });
     let served = http1::Builder::new()
@@ -82,8 +93,8 @@ async fn converse(socket: TcpStream, metrics: Arc<Metrics>) {
     }
 }
 
-fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes>> {
-    let known = ["/healthz", "/metrics", "/version"].contains(&request.uri().path());
+fn answer(request: &Request<Incoming>, told: &Told) -> Response<Full<Bytes>> {
+    let known = ["/healthz", "/metrics", "/version", DISCOVERY].contains(&request.uri().path());
     if known && !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "use GET\n".to_owned());
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -95,11 +106,15 @@ fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes
             let body = concat!("{\"version\":\"", env!("CARGO_PKG_VERSION"), "\"}\n");
             text(StatusCode::OK, "application/json", body.to_owned())
         }
-        "/metrics" => match metrics.render() {
+        "/metrics" => match told.metrics.render() {
             Ok(body) => text(StatusCode::OK, aya_observe::metrics::CONTENT_TYPE, body),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", format!("{error}\n")),
         },
-        _ => text(StatusCode::NOT_FOUND, "text/plain", "try /healthz, /metrics or /version\n".to_owned()),
+        DISCOVERY => text(StatusCode::OK, "application/json", format!("{}\n", told.discovery.json())),
+        _ => {
+            let known = "try /healthz, /metrics, /version or /api/v1/discovery\n";
+            text(StatusCode::NOT_FOUND, "text/plain", known.to_owned())
+        }
     }
 }
 

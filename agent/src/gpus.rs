@@ -3,7 +3,7 @@
 //! The driver lives on a thread of its own. Here one question is open at a time; when its answer is late, the
 //! reports say since when, and go on. Readings that could not be repeated stay and grow old.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::census::Census;
+use crate::discovery::Holders;
 use crate::gpus_of::{loads, products_told};
 use crate::metrics::Metrics;
 use crate::procfs::Procfs;
@@ -52,6 +53,8 @@ pub(crate) struct GpuTask {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) updates: mpsc::Sender<Update>,
     pub(crate) views: watch::Receiver<Arc<View>>,
+    /// Told when other processes hold the GPUs than before.
+    pub(crate) holders: watch::Sender<Holders>,
 }
 
 /// Makes the source that is configured; `told` are the devices that simulated engines play on.
@@ -341,6 +344,13 @@ impl GpuTask {
     async fn count(&self, mut census: Census, at: MonoTime, holders: Vec<GpuHolders>) -> Census {
         let port = |engine: &Arc<EngineView>| (engine.id.clone(), engine.url.port());
         let engines = self.views.borrow().engines.iter().map(port).collect();
+        let held = pids(&holders);
+        self.holders.send_if_modified(|before| {
+            *before != held && {
+                *before = held;
+                true
+            }
+        });
         let counted = tokio::task::spawn_blocking(move || {
             let lists = census.take(holders, engines);
             (census, lists)
@@ -367,6 +377,13 @@ impl GpuTask {
         }
         source.view.error = trouble;
     }
+}
+
+/// Who holds the GPUs; `None` where no GPU tells.
+fn pids(lists: &[GpuHolders]) -> Holders {
+    let told: BTreeSet<u32> =
+        lists.iter().filter_map(|list| list.holders.as_ref()).flatten().map(|holder| holder.pid).collect();
+    lists.iter().any(|list| list.holders.is_some()).then(|| told.into_iter().collect())
 }
 
 #[cfg(test)]
@@ -420,6 +437,7 @@ mod tests {
             metrics: Arc::new(Metrics::new("n1").unwrap()),
             updates,
             views,
+            holders: watch::channel(None).0,
         };
         let shutdown = CancellationToken::new();
         let mut tasks = tokio::task::JoinSet::new();

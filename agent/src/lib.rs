@@ -1,6 +1,6 @@
 //! The agent of a GPU host: it watches the engines and the GPUs beside it and reports what it sees.
 //!
-//! Parts: one `sampler` per engine and one task for the GPUs tell the one writer of the `view`; one
+//! Parts: one `sampler` per engine, listed or found by `discovery`, and one task for the GPUs tell the one writer of the `view`; one
 //! `uplink` per scheduler turns views into reports. Nothing that an engine, a driver or a scheduler does
 //! ends the agent: what is down is reported down, and what is not known is not reported.
 
@@ -8,6 +8,7 @@ mod admin;
 mod advertise;
 mod backoff;
 mod census;
+mod discovery;
 mod gpus;
 mod gpus_of;
 mod metrics;
@@ -24,8 +25,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use aya_config::{AgentConfig, EngineConfig, GpuChoice};
-use aya_domain::{BootId, EndpointId, NodeId, splitmix64};
+use aya_config::{AgentConfig, DiscoveryMode, EngineConfig, GpuChoice};
+use aya_domain::{BootId, EndpointId, EngineKind, NodeId, splitmix64};
 use aya_gpu::{GpuError, Recording};
 use aya_observe::Clock;
 use aya_observe::metrics::MetricError;
@@ -36,8 +37,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use crate::admin::Told;
+use crate::discovery::{Board, Discovery, Statement};
 use crate::gpus::GpuTask;
 use crate::metrics::Metrics;
+use crate::procfs::Procfs;
 use crate::report::Identity;
 use crate::sampler::{Sampler, round_period};
 use crate::uplink::{Shared, Uplink};
@@ -114,14 +118,15 @@ impl Agent {
         let metrics = Arc::new(Metrics::new(self.config.node_id.as_str())?);
         info!(
             node = %self.config.node_id,
+            discover = self.config.discovery.mode.as_str(),
             engines = self.config.engines.len(),
             schedulers = self.config.schedulers.len(),
             admin = %self.admin_addr,
             "the agent is running"
         );
         let mut tasks = JoinSet::new();
-        self.start(&mut tasks, &metrics, &shutdown);
-        tasks.spawn(admin::serve(self.admin, metrics, shutdown));
+        let discovery = self.start(&mut tasks, &metrics, &shutdown);
+        tasks.spawn(admin::serve(self.admin, Told { metrics, discovery }, shutdown));
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended {
                 error!(%error, "a part of the agent broke");
@@ -131,7 +136,7 @@ impl Agent {
         Ok(())
     }
 
-    fn start(&self, tasks: &mut JoinSet<()>, metrics: &Arc<Metrics>, shutdown: &CancellationToken) {
+    fn start(&self, tasks: &mut JoinSet<()>, metrics: &Arc<Metrics>, shutdown: &CancellationToken) -> Board {
         let config = &self.config;
         let epoch = Instant::now();
         let engines = self.ids.iter().zip(&config.engines);
@@ -142,20 +147,48 @@ impl Agent {
         let (publish, views) = watch::channel(Arc::new(View::new(first)));
         let (updates, incoming) = mpsc::channel(UPDATES_MAX);
         tasks.spawn(view::write(incoming, publish));
-        for (at, (id, engine)) in engines.enumerate() {
+        for (id, engine) in engines {
             let (clock, metrics) = (self.clock.clone(), Arc::clone(metrics));
             let tell = updates.clone();
-            let sampler = Sampler::new(at, id.clone(), engine, &config.polling, clock, metrics, tell);
+            let sampler = Sampler::new(id.clone(), engine, &config.polling, clock, metrics, tell);
             tasks.spawn(sampler.run(epoch, shutdown.clone()));
         }
+        let (hold, holders) = watch::channel(None);
+        let (board, statements) = watch::channel(Arc::new(Statement::of(config.discovery.mode.as_str())));
+        let discovery = Discovery {
+            config: config.clone(),
+            ids: self.ids.clone(),
+            proc: Procfs::new("/proc"),
+            clock: self.clock.clone(),
+            epoch,
+            metrics: Arc::clone(metrics),
+            holders,
+            updates: updates.clone(),
+            board,
+        };
+        tasks.spawn(discovery.run(shutdown.clone()));
         let gpus = GpuTask {
             period: config.gpu.period,
             clock: self.clock.clone(),
             metrics: Arc::clone(metrics),
             updates,
             views: views.clone(),
+            holders: hold,
         };
         tasks.spawn(gpus.run_configured(config.clone(), epoch, shutdown.clone()));
+        self.start_uplinks(tasks, metrics, epoch, views, shutdown);
+        Board { clock: self.clock.clone(), statements }
+    }
+
+    fn start_uplinks(
+        &self,
+        tasks: &mut JoinSet<()>,
+        metrics: &Arc<Metrics>,
+        epoch: Instant,
+        views: watch::Receiver<Arc<View>>,
+        shutdown: &CancellationToken,
+    ) {
+        let config = &self.config;
         let boot = boot_id();
         let shared = Arc::new(Shared {
             identity: Identity { node: config.node_id.clone(), boot, period: report_period(config) },
@@ -176,9 +209,12 @@ impl Agent {
     }
 }
 
-/// Reports come as often as the fastest thing that is read.
+/// Reports come as often as the fastest thing that is read; an engine that is found later may be of the fastest kind.
 fn report_period(config: &AgentConfig) -> Duration {
-    let engines = config.engines.iter().map(|engine| round_period(engine.kind, &config.polling));
+    let listed = config.engines.iter().map(|engine| engine.kind);
+    let none_listed = config.engines.is_empty() && config.discovery.mode != DiscoveryMode::Off;
+    let kinds = listed.chain(none_listed.then_some(EngineKind::Vllm));
+    let engines = kinds.map(|kind| round_period(kind, &config.polling));
     engines.fold(config.gpu.period, Duration::min).min(REPORT_PERIOD_MAX)
 }
 

@@ -1,6 +1,6 @@
 //! The agent's own metrics. Labels come from the configuration (endpoints, schedulers) or closed sets.
 
-use aya_domain::{EndpointId, EndpointUrl, EngineHealth, ReportKind, SignalReport, SignalState};
+use aya_domain::{EndpointId, EndpointUrl, EngineHealth, ReportKind, Signal, SignalReport, SignalState};
 use aya_engine::{Absent, Page};
 use aya_observe::metrics::prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use aya_observe::metrics::{MetricError, Registry};
@@ -147,6 +147,20 @@ impl Metrics {
             for state in SignalState::ALL {
                 let labels = [endpoint.as_str(), told.signal.as_str(), state.as_str()];
                 self.signals.with_label_values(&labels).set(i64::from(state == told.state));
+            }
+        }
+    }
+
+    /// An engine that was found has gone: its states are nobody's now. What was counted stays.
+    pub(crate) fn forget(&self, endpoint: &EndpointId) {
+        // Each fails only if the series was never there.
+        for name in HEALTHS {
+            let _ = self.engine_health.remove_label_values(&[endpoint.as_str(), name]);
+        }
+        for signal in Signal::ALL {
+            for state in SignalState::ALL {
+                let labels = [endpoint.as_str(), signal.as_str(), state.as_str()];
+                let _ = self.signals.remove_label_values(&labels);
             }
         }
     }

@@ -1,20 +1,29 @@
-//! What the system tells of a process: its name, its parent, its control group, the ports that it listens on.
+//! What the system tells of a process: its name, its parent, its control group, where it listens.
 //!
 //! Only /proc is read, and only of the processes that are asked for. What cannot be read (a process that has ended,
 //! another user's sockets, another PID namespace) is absent. Every list has a limit.
 
+#[cfg(test)]
+pub(crate) mod made;
+mod sockets;
+
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+
+use self::sockets::{listening, local_addresses};
 
 /// Open files of one process that are looked at, and lines of one socket table.
 const FILES_MAX: usize = 8_192;
 const SOCKETS_MAX: usize = 65_536;
 /// Threads of one process whose children are looked for.
 const THREADS_MAX: usize = 256;
-/// The state of a listening socket in /proc/net/tcp.
-const LISTEN: &str = "0A";
+/// Processes of a host that are looked at; the rest do not count.
+const PROCESSES_MAX: usize = 65_536;
+/// Where Linux begins with the ports that it chooses itself, unless told otherwise.
+const EPHEMERAL_FROM: u16 = 32_768;
 /// The number of the PID namespace of the host.
 const HOST_PID_NAMESPACE: &[u8] = b"pid:[4026531836]";
 
@@ -68,27 +77,71 @@ impl Procfs {
         Some(unified.trim().to_owned())
     }
 
+    /// The program that it runs; `None` where that is not ours to see.
+    pub(crate) fn program(&self, pid: u32) -> Option<PathBuf> {
+        fs::read_link(self.of(pid, "exe")).ok()
+    }
+
+    /// Every process that can be seen, in ascending order.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        let Ok(entries) = fs::read_dir(&self.root) else { return Vec::new() };
+        let named = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let mut pids: Vec<u32> = named.take(PROCESSES_MAX).collect();
+        pids.sort_unstable();
+        pids
+    }
+
     /// The TCP ports that it listens on; none where its files are not ours to see.
     pub(crate) fn listens_on(&self, pid: u32) -> BTreeSet<u16> {
-        let sockets = self.sockets(pid);
+        self.listeners(pid).unwrap_or_default().iter().map(SocketAddr::port).collect()
+    }
+
+    /// The addresses that it listens on, as its own network sees them, each port once.
+    pub(crate) fn listeners(&self, pid: u32) -> Result<Vec<SocketAddr>, Unseen> {
+        let sockets = self.sockets(pid)?;
         if sockets.is_empty() {
-            return BTreeSet::new();
+            return Ok(Vec::new());
         }
-        let tables =
-            ["net/tcp", "net/tcp6"].map(|table| fs::read_to_string(self.of(pid, table)).unwrap_or_default());
+        let table = |name| fs::read_to_string(self.of(pid, name)).unwrap_or_default();
+        let tables = ["net/tcp", "net/tcp6"].map(table);
         let lines = tables.iter().flat_map(|table| table.lines().skip(1).take(SOCKETS_MAX));
-        lines
-            .filter_map(listening)
-            .filter(|(_, inode)| sockets.contains(inode))
-            .map(|(port, _)| port)
-            .collect()
+        let own = lines.filter_map(listening).filter(|(_, inode)| sockets.contains(inode));
+        let mut addrs: Vec<SocketAddr> = own.map(|(addr, _)| addr).collect();
+        // The address that is the easiest to reach first: all before one, IPv4 before IPv6, loopback last.
+        addrs.sort_by_key(|addr| {
+            (addr.port(), addr.ip().is_loopback(), !addr.ip().is_unspecified(), addr.ip())
+        });
+        addrs.dedup_by_key(|addr| addr.port());
+        Ok(addrs)
     }
 
     /// The numbers of its open sockets.
-    fn sockets(&self, pid: u32) -> BTreeSet<u64> {
-        let Ok(files) = fs::read_dir(self.of(pid, "fd")) else { return BTreeSet::new() };
+    fn sockets(&self, pid: u32) -> Result<BTreeSet<u64>, Unseen> {
+        let files = fs::read_dir(self.of(pid, "fd")).map_err(|_| {
+            if self.root.join(pid.to_string()).is_dir() { Unseen::Denied } else { Unseen::NoProcess }
+        })?;
         let targets = files.take(FILES_MAX).filter_map(|file| fs::read_link(file.ok()?.path()).ok());
-        targets.filter_map(|target| socket(&target)).collect()
+        Ok(targets.filter_map(|target| socket(&target)).collect())
+    }
+
+    /// The network that it is in.
+    pub(crate) fn network(&self, pid: u32) -> Network {
+        let of = |path: PathBuf| fs::read_link(path.join("ns/net")).ok();
+        match (of(self.root.join(pid.to_string())), of(self.root.join("self"))) {
+            (Some(its), Some(ours)) if its != ours => {
+                let routes = fs::read_to_string(self.of(pid, "net/fib_trie")).unwrap_or_default();
+                Network::Other(local_addresses(&routes).into_iter().next())
+            }
+            // Where it is not told, it is mostly the same.
+            _ => Network::Ours,
+        }
+    }
+
+    /// The lowest port that the system chooses itself: where engines are not configured to listen.
+    pub(crate) fn ephemeral_from(&self) -> u16 {
+        let range =
+            fs::read_to_string(self.root.join("sys/net/ipv4/ip_local_port_range")).unwrap_or_default();
+        range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(EPHEMERAL_FROM)
     }
 
     /// Whether this program sees the host's processes; in a container's namespace it does not.
@@ -102,13 +155,54 @@ fn socket(target: &Path) -> Option<u64> {
     target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
-/// Port and number of a socket that listens, from a line of the socket table.
-fn listening(line: &str) -> Option<(u16, u64)> {
-    let mut fields = line.split_whitespace();
-    let port = fields.nth(1)?.rsplit_once(':')?.1;
-    let state = fields.nth(1)?;
-    let inode = fields.nth(5)?.parse().ok()?;
-    (state == LISTEN).then_some((u16::from_str_radix(port, 16).ok()?, inode))
+/// Why it is not known where a process can be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub(crate) enum Unseen {
+    /// The driver names processes of the host; this agent sees those of its own namespace.
+    #[error("no such process here: it ended, or this agent does not see its PID namespace")]
+    NoProcess,
+    #[error("its open files are not ours to see: run the agent as root or as the engine's user")]
+    Denied,
+    #[error("it listens in another network namespace, on an address that is not reached from here")]
+    NoAddress,
+}
+
+impl Unseen {
+    /// The name used in the API.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoProcess => "no_process",
+            Self::Denied => "denied",
+            Self::NoAddress => "no_address",
+        }
+    }
+}
+
+/// The network that a process is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Network {
+    Ours,
+    /// A container's, with its first address besides loopback.
+    Other(Option<Ipv4Addr>),
+}
+
+impl Network {
+    /// How this program reaches an address that a process in this network listens on.
+    pub(crate) fn reach(self, addr: SocketAddr) -> Result<SocketAddr, Unseen> {
+        let ip = match addr.ip() {
+            IpAddr::V6(ip) => ip.to_ipv4_mapped().map_or(addr.ip(), IpAddr::V4),
+            ip @ IpAddr::V4(_) => ip,
+        };
+        let ip = match self {
+            // A socket for all addresses of IPv6 takes IPv4 too, unless somebody took the trouble to say otherwise.
+            Self::Ours if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            Self::Ours => ip,
+            Self::Other(Some(first)) if ip.is_unspecified() => IpAddr::V4(first),
+            Self::Other(_) if ip.is_unspecified() || ip.is_loopback() => return Err(Unseen::NoAddress),
+            Self::Other(_) => ip,
+        };
+        Ok(SocketAddr::new(ip, addr.port()))
+    }
 }
 
 #[cfg(test)]
@@ -130,16 +224,21 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_the_socket_table_is_read_by_its_columns() {
-        let line = |state: &str| {
-            format!(
-                "   0: 0100007F:1F90 00000000:0000 {state} 00000000:00000000 00:00000000 00000000 0 0 4711 1 0 100"
-            )
-        };
-        assert_eq!(listening(&line("0A")), Some((8080, 4711)));
-        assert_eq!(listening(&line("01")), None);
-        for bad in ["", "0:", "   0: 0100007F 0 0A", "a b:zz c 0A d e f g h 1"] {
-            assert_eq!(listening(bad), None, "{bad:?}");
+    fn a_process_is_reached_by_the_address_of_its_network() {
+        let container = Network::Other(Some(Ipv4Addr::new(172, 17, 0, 3)));
+        for (name, network, listens, expect) in [
+            ("all addresses", Network::Ours, "0.0.0.0:8000", Some("127.0.0.1:8000")),
+            ("all addresses of IPv6", Network::Ours, "[::]:8000", Some("127.0.0.1:8000")),
+            ("one of IPv6", Network::Ours, "[fd00::1]:8000", Some("[fd00::1]:8000")),
+            ("IPv4 in IPv6", Network::Ours, "[::ffff:10.0.0.1]:8000", Some("10.0.0.1:8000")),
+            ("loopback", Network::Ours, "127.0.0.1:8000", Some("127.0.0.1:8000")),
+            ("a container", container, "0.0.0.0:8000", Some("172.17.0.3:8000")),
+            ("its own address", container, "172.18.0.2:8000", Some("172.18.0.2:8000")),
+            ("its loopback", container, "127.0.0.1:8000", None),
+            ("a container without network", Network::Other(None), "[::]:8000", None),
+        ] {
+            let expect = expect.map(|addr| addr.parse().unwrap()).ok_or(Unseen::NoAddress);
+            assert_eq!(network.reach(listens.parse().unwrap()), expect, "{name}");
         }
     }
 

@@ -26,7 +26,6 @@ const HEALTH_AT: usize = 0;
 
 /// One engine under watch.
 pub(crate) struct Sampler {
-    at: usize,
     id: EndpointId,
     kind: EngineKind,
     plan: ProbePlan,
@@ -52,7 +51,6 @@ pub(crate) fn round_period(kind: EngineKind, polling: &EnginePolling) -> Duratio
 
 impl Sampler {
     pub(crate) fn new(
-        at: usize,
         id: EndpointId,
         engine: &EngineConfig,
         polling: &EnginePolling,
@@ -63,7 +61,6 @@ impl Sampler {
         let plan = plan(engine.kind);
         let key = engine.api_key.as_ref();
         Self {
-            at,
             id,
             kind: engine.kind,
             period: round_period(engine.kind, polling),
@@ -103,7 +100,8 @@ impl Sampler {
     /// Tells the writer what is known now.
     async fn tell(&self) {
         let Some(health) = self.health.clone() else { return };
-        let update = Update::Engine { at: self.at, health, readings: Arc::new(self.readings.clone()) };
+        let update =
+            Update::Engine { id: self.id.clone(), health, readings: Arc::new(self.readings.clone()) };
         // Fails only when the writer has gone, at shutdown.
         let _ = self.updates.send(update).await;
     }

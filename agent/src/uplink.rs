@@ -138,13 +138,13 @@ impl Uplink {
 
     async fn session(&self, welcomed: &mut Option<Instant>) -> Ended {
         match self.open().await {
-            Ok((outbox, inbound, told, urls)) => self.talk(outbox, inbound, told, &urls, welcomed).await,
+            Ok((outbox, inbound, told, route)) => self.talk(outbox, inbound, told, &route, welcomed).await,
             Err(ended) => ended,
         }
     }
 
     /// Connects with a FULL report as the first message.
-    async fn open(&self) -> Result<(Outbox, Inbound, Told, Vec<EndpointUrl>), Ended> {
+    async fn open(&self) -> Result<(Outbox, Inbound, Told, Route), Ended> {
         let connect = |e: tonic::transport::Error| Ended::Connect(cause(&e));
         let channel = Endpoint::from_shared(self.scheduler.as_str().to_owned())
             .map_err(connect)?
@@ -157,18 +157,15 @@ impl Uplink {
             .await
             .map_err(connect)?;
         let route = Route::to(&self.scheduler).await;
-        let host = self.shared.advertise_host.as_deref();
-        let engines = &self.shared.views.borrow().engines.clone();
-        let urls = engines.iter().map(|engine| route.advertise(&engine.url, host)).collect::<Vec<_>>();
         let (outbox, messages) = mpsc::channel(OUTBOX_MAX);
         let mut told = Told::NOTHING;
-        self.send(&outbox, &mut told, &urls);
+        self.send(&outbox, &mut told, &route);
         let mut client = AgentServiceClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let opened = timeout(WELCOME_TIMEOUT, client.stream(ReceiverStream::new(messages))).await;
         let inbound = opened.map_err(|_| Ended::NoAnswer)?.map_err(|s| not_opened(&s))?.into_inner();
-        Ok((outbox, inbound, told, urls))
+        Ok((outbox, inbound, told, route))
     }
 
     async fn talk(
@@ -176,7 +173,7 @@ impl Uplink {
         outbox: Outbox,
         mut inbound: Inbound,
         mut told: Told,
-        urls: &[EndpointUrl],
+        route: &Route,
         welcomed: &mut Option<Instant>,
     ) -> Ended {
         let mut heard_at = Instant::now();
@@ -203,7 +200,7 @@ impl Uplink {
                     if heard_at.elapsed() > self.silence_max(*welcomed) {
                         return Ended::Silent;
                     }
-                    self.send(&outbox, &mut told, urls);
+                    self.send(&outbox, &mut told, route);
                 }
                 changed = views.changed() => {
                     if changed.is_err() {
@@ -212,7 +209,7 @@ impl Uplink {
                     let now_urgent = views.borrow_and_update().urgent;
                     if now_urgent > urgent {
                         urgent = now_urgent;
-                        self.send(&outbox, &mut told, urls);
+                        self.send(&outbox, &mut told, route);
                     }
                 }
             }
@@ -251,7 +248,7 @@ impl Uplink {
     }
 
     /// Sends what is new, or everything when it is time for that.
-    fn send(&self, outbox: &Outbox, told: &mut Told, urls: &[EndpointUrl]) {
+    fn send(&self, outbox: &Outbox, told: &mut Told, route: &Route) {
         let Ok(room) = outbox.try_reserve() else {
             self.metrics.skipped.inc();
             return;
@@ -263,7 +260,10 @@ impl Uplink {
         let kind = if full { ReportKind::Full } else { ReportKind::Delta };
         // Relaxed: one task counts; it is an atomic only because that task shares itself with its sessions.
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
-        let wanted = Wanted { kind, sequence, since: told.revision, urls };
+        let host = self.shared.advertise_host.as_deref();
+        // Anew for every report, because engines come and go.
+        let urls: Vec<_> = view.engines.iter().map(|engine| route.advertise(&engine.url, host)).collect();
+        let wanted = Wanted { kind, sequence, since: told.revision, urls: &urls };
         let report = report(&self.shared.identity, &view, wanted, self.shared.clock.now());
         room.send(agent_message(&report));
         self.metrics.sent(kind);
@@ -337,7 +337,8 @@ mod tests {
 
     fn read(view: &mut View, at: usize) {
         let health = Reading::new(EngineHealth::Ready, MonoTime::ZERO);
-        view.apply(Update::Engine { at, health, readings: Arc::default() });
+        let id = view.engines[at].id.clone();
+        view.apply(Update::Engine { id, health, readings: Arc::default() });
     }
 
     fn names(report: &Report) -> Vec<&str> {
@@ -347,7 +348,7 @@ mod tests {
     #[tokio::test]
     async fn a_stream_that_is_slow_misses_reports_but_nothing_that_they_said() {
         let mut view = view_of_two();
-        let urls: Vec<_> = view.engines.iter().map(|engine| engine.url.clone()).collect();
+        let route = Route { same_host: true, local: None };
         let (publish, views) = watch::channel(Arc::new(view.clone()));
         let identity = Identity {
             node: NodeId::parse("n1").unwrap(),
@@ -370,20 +371,20 @@ mod tests {
         let mut told = Told::NOTHING;
         let mut next = || report_of_message(sent.try_recv().unwrap(), &Limits::default()).unwrap();
 
-        uplink.send(&outbox, &mut told, &urls);
+        uplink.send(&outbox, &mut told, &route);
         for at in [0, 1] {
             read(&mut view, at);
             publish.send_replace(Arc::new(view.clone()));
-            uplink.send(&outbox, &mut told, &urls);
+            uplink.send(&outbox, &mut told, &route);
         }
         assert_eq!(uplink.metrics.skipped.get(), 2, "the first report still stands in the outbox");
         let first = next();
         assert_eq!((first.kind, first.sequence), (ReportKind::Full, 1));
-        uplink.send(&outbox, &mut told, &urls);
+        uplink.send(&outbox, &mut told, &route);
         let second = next();
         assert_eq!((second.kind, second.sequence), (ReportKind::Delta, 2));
         assert_eq!(names(&second), ["a", "b"], "what two reports would have said");
-        uplink.send(&outbox, &mut told, &urls);
+        uplink.send(&outbox, &mut told, &route);
         assert!(names(&next()).is_empty(), "nothing is said twice, and silence is no report");
     }
 

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::sampler::round_period;
 
-/// One engine as configured, and what is known of it.
+/// One engine as configured or found, and what is known of it.
 #[derive(Debug, Clone)]
 pub(crate) struct EngineView {
     pub(crate) id: EndpointId,
@@ -87,6 +87,8 @@ pub(crate) struct View {
     /// The last revision that cannot wait for the next report: an engine or a GPU source came or went.
     pub(crate) urgent: u64,
     pub(crate) engines: Vec<Arc<EngineView>>,
+    /// Found, and not looked at yet: what nothing is known of would only be told as down.
+    joining: Vec<EngineView>,
     pub(crate) gpus: Vec<Arc<GpuView>>,
     /// `None` until the GPUs were found or could not be.
     pub(crate) source: Option<GpuSourceView>,
@@ -137,6 +139,7 @@ impl View {
             membership: 0,
             urgent: 0,
             engines,
+            joining: Vec::new(),
             gpus: Vec::new(),
             source: None,
             events: Events::default(),
@@ -152,7 +155,9 @@ impl View {
     pub(crate) fn apply(&mut self, update: Update) {
         self.revision += 1;
         match update {
-            Update::Engine { at, health, readings } => self.apply_engine(at, health, readings),
+            Update::Engine { id, health, readings } => self.apply_engine(&id, health, readings),
+            Update::Joined(engine) => self.joining.push(*engine),
+            Update::Left(id) => self.apply_left(&id),
             Update::Source(source) => {
                 if self.source.as_ref() != Some(&source) {
                     self.urgent = self.revision;
@@ -183,8 +188,17 @@ impl View {
         }
     }
 
-    fn apply_engine(&mut self, at: usize, health: Reading<EngineHealth>, readings: Arc<EngineReadings>) {
-        let Some(engine) = self.engines.get_mut(at) else { return };
+    fn apply_engine(
+        &mut self,
+        id: &EndpointId,
+        health: Reading<EngineHealth>,
+        readings: Arc<EngineReadings>,
+    ) {
+        if let Some(at) = self.joining.iter().position(|engine| engine.id == *id) {
+            self.engines.push(Arc::new(self.joining.swap_remove(at)));
+            self.membership = self.revision;
+        }
+        let Some(engine) = self.engines.iter_mut().find(|engine| engine.id == *id) else { return };
         if engine.health.as_ref().map(|h| &h.value) != Some(&health.value) {
             self.urgent = self.revision;
         }
@@ -192,6 +206,16 @@ impl View {
         engine.health = Some(health);
         engine.readings = readings;
         engine.revision = self.revision;
+    }
+
+    fn apply_left(&mut self, id: &EndpointId) {
+        self.joining.retain(|engine| engine.id != *id);
+        let before = self.engines.len();
+        self.engines.retain(|engine| engine.id != *id);
+        if self.engines.len() < before {
+            self.membership = self.revision;
+            self.urgent = self.revision;
+        }
     }
 
     fn apply_gpus(&mut self, infos: Vec<GpuInfo>) {
@@ -216,12 +240,29 @@ impl View {
 /// What the samplers tell the writer.
 #[derive(Debug)]
 pub(crate) enum Update {
-    Engine { at: usize, health: Reading<EngineHealth>, readings: Arc<EngineReadings> },
+    Engine {
+        id: EndpointId,
+        health: Reading<EngineHealth>,
+        readings: Arc<EngineReadings>,
+    },
+    /// An engine was found; it is one of the node's with its first reading.
+    Joined(Box<EngineView>),
+    /// An engine that was found has gone; its sampler has ended before.
+    Left(EndpointId),
     Source(GpuSourceView),
     Gpus(Vec<GpuInfo>),
-    Samples { at: MonoTime, samples: Vec<(GpuUuid, GpuSample)> },
-    Processes { at: MonoTime, lists: Vec<(GpuUuid, GpuProcesses)> },
-    Happened { at: MonoTime, happened: GpuHappening },
+    Samples {
+        at: MonoTime,
+        samples: Vec<(GpuUuid, GpuSample)>,
+    },
+    Processes {
+        at: MonoTime,
+        lists: Vec<(GpuUuid, GpuProcesses)>,
+    },
+    Happened {
+        at: MonoTime,
+        happened: GpuHappening,
+    },
 }
 
 /// Updates that may wait for the writer; a sampler that finds it full waits too.

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::client::Client;
 use crate::farm::{Engine, Farm};
 use crate::process::Process;
+use crate::wait::until;
 
 /// A GPU host: the agent, the library that it reads, and the scenario beside it.
 #[derive(Debug)]
@@ -23,7 +25,16 @@ impl GpuHost {
     #[must_use]
     pub fn start(exe: &str, farm: &Farm, engines: &[&Engine], scenario: &Value) -> Self {
         let engines: Vec<_> = engines.iter().map(|engine| (*engine, None)).collect();
-        Self::start_with(exe, farm, &engines, scenario)
+        Self::start_with(exe, farm, &engines, "", scenario)
+    }
+
+    /// A host whose agent is told of no engine; `more` goes into its configuration.
+    ///
+    /// # Panics
+    /// If the fake library was not built beside the test.
+    #[must_use]
+    pub fn start_bare(exe: &str, farm: &Farm, more: &str, scenario: &Value) -> Self {
+        Self::start_with(exe, farm, &[], more, scenario)
     }
 
     /// The same with the GPU that each engine runs on, by its place.
@@ -33,10 +44,16 @@ impl GpuHost {
     #[must_use]
     pub fn start_on(exe: &str, farm: &Farm, engines: &[(&Engine, u32)], scenario: &Value) -> Self {
         let engines: Vec<_> = engines.iter().map(|(engine, gpu)| (*engine, Some(*gpu))).collect();
-        Self::start_with(exe, farm, &engines, scenario)
+        Self::start_with(exe, farm, &engines, "", scenario)
     }
 
-    fn start_with(exe: &str, farm: &Farm, engines: &[(&Engine, Option<u32>)], scenario: &Value) -> Self {
+    fn start_with(
+        exe: &str,
+        farm: &Farm,
+        engines: &[(&Engine, Option<u32>)],
+        more: &str,
+        scenario: &Value,
+    ) -> Self {
         let dir = farm.dir.path();
         let built = std::env::current_exe().unwrap().with_file_name("libaya_fake_nvml.so");
         let library = dir.join("libnvidia-ml.so.1");
@@ -55,10 +72,21 @@ impl GpuHost {
                 writeln!(toml, "gpus = [\"{gpu}\"]").unwrap();
             }
         }
+        toml.push_str(more);
         let config = dir.join("n1.toml");
         std::fs::write(&config, toml).unwrap();
         let args = ["agent", "--config", config.to_str().unwrap(), "--log", "info"].map(str::to_owned);
         Self { agent: Process::start(exe, dir, "n1", &args), scenario: host_scenario }
+    }
+
+    /// As an operator of the agent; waits until it listens.
+    pub async fn admin(&self) -> Client {
+        let addr = until("the agent's admin listener", async || {
+            let log = self.agent.log();
+            let word = log.split_whitespace().find_map(|word| word.strip_prefix("admin="));
+            word.and_then(|addr| addr.parse().ok()).ok_or("no address")
+        });
+        Client { addr: addr.await }
     }
 
     /// The driver is as this says from its next call on.

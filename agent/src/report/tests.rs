@@ -42,10 +42,11 @@ fn source(kind: GpuSourceKind) -> Update {
     Update::Source(GpuSourceView { kind, driver_version: None, error: None })
 }
 
-fn ready(at: usize, findings: Findings, now: MonoTime) -> Update {
+fn ready(view: &View, at: usize, findings: Findings, now: MonoTime) -> Update {
     let mut readings = EngineReadings::new(EngineKind::Vllm);
     readings.merge(Page::Metrics, findings, now);
-    Update::Engine { at, health: Reading::new(EngineHealth::Ready, now), readings: Arc::new(readings) }
+    let health = Reading::new(EngineHealth::Ready, now);
+    Update::Engine { id: view.engines[at].id.clone(), health, readings: Arc::new(readings) }
 }
 
 fn told(view: &View, kind: ReportKind, since: u64, now: MonoTime) -> Report {
@@ -63,8 +64,8 @@ fn a_full_report_names_everything_and_a_delta_only_what_is_new() {
     assert!(!view.ready(), "nothing has been probed");
     for update in [
         source(GpuSourceKind::None),
-        ready(0, Findings { running: Some(Ok(3)), ..Findings::default() }, at(100)),
-        ready(1, Findings::default(), at(100)),
+        ready(&view, 0, Findings { running: Some(Ok(3)), ..Findings::default() }, at(100)),
+        ready(&view, 1, Findings::default(), at(100)),
     ] {
         view.apply(update);
     }
@@ -76,7 +77,7 @@ fn a_full_report_names_everything_and_a_delta_only_what_is_new() {
     assert_eq!(full.engines[1].running, None, "unknown is not zero");
     let since = view.revision;
     assert!(told(&view, ReportKind::Delta, since, at(200)).engines.is_empty());
-    view.apply(ready(1, Findings { running: Some(Ok(1)), ..Findings::default() }, at(250)));
+    view.apply(ready(&view, 1, Findings { running: Some(Ok(1)), ..Findings::default() }, at(250)));
     let delta = told(&view, ReportKind::Delta, since, at(250));
     assert_eq!(delta.engines.len(), 1);
     assert_eq!(delta.engines[0].id.as_str(), "lcpp");
@@ -86,8 +87,8 @@ fn a_full_report_names_everything_and_a_delta_only_what_is_new() {
 fn only_a_change_of_health_is_urgent_and_only_a_change_of_gpus_is_membership() {
     let mut view = view(TWO);
     let steps = [
-        ("the first verdict", ready(0, Findings::default(), MonoTime::ZERO), true, false),
-        ("the same again", ready(0, Findings::default(), MonoTime::ZERO), false, false),
+        ("the first verdict", ready(&view, 0, Findings::default(), MonoTime::ZERO), true, false),
+        ("the same again", ready(&view, 0, Findings::default(), MonoTime::ZERO), false, false),
         ("gpus are found", Update::Gpus(vec![gpu(0), gpu(1)]), true, true),
         ("the same gpus", Update::Gpus(vec![gpu(0), gpu(1)]), false, false),
         ("one is lost", Update::Gpus(vec![gpu(1)]), true, true),
@@ -119,7 +120,12 @@ fn the_operator_knows_better_than_the_engine() {
     );
     view.apply(Update::Gpus(vec![gpu(0), gpu(1)]));
     let model = ServedModel { id: "m".parse().unwrap(), context_length: Some(Tokens(131_072)), parent: None };
-    view.apply(ready(0, Findings { models: Some(Ok(vec![model])), ..Findings::default() }, MonoTime::ZERO));
+    view.apply(ready(
+        &view,
+        0,
+        Findings { models: Some(Ok(vec![model])), ..Findings::default() },
+        MonoTime::ZERO,
+    ));
     let full = told(&view, ReportKind::Full, 0, MonoTime::ZERO);
     let engine = &full.engines[0];
     assert_eq!(engine.models.as_ref().unwrap().value[0].context_length, Some(Tokens(4096)));
@@ -143,8 +149,8 @@ fn simulated_engines_take_simulated_gpus_in_order_and_load_them() {
         gpus: None,
     };
     let working = |bytes| Findings { activity: Some(Ok(activity(bytes))), ..Findings::default() };
-    view.apply(ready(0, working(400), MonoTime::ZERO));
-    view.apply(ready(1, working(50), MonoTime::ZERO));
+    view.apply(ready(&view, 0, working(400), MonoTime::ZERO));
+    view.apply(ready(&view, 1, working(50), MonoTime::ZERO));
     let gpus = gpus_of_engines(&view);
     assert_eq!(gpus.iter().map(Vec::len).collect::<Vec<_>>(), [4, 1, 1]);
     assert_eq!(gpus[1], [gpu(4).uuid]);
@@ -158,7 +164,7 @@ fn an_endless_reason_is_cut_between_characters() {
     let mut view = view(TWO);
     let reason = "ä".repeat(2000);
     let health = Reading::new(EngineHealth::Down { reason }, MonoTime::ZERO);
-    view.apply(Update::Engine { at: 0, health, readings: Arc::default() });
+    view.apply(Update::Engine { id: view.engines[0].id.clone(), health, readings: Arc::default() });
     let full = told(&view, ReportKind::Full, 0, MonoTime::ZERO);
     let EngineHealth::Down { reason } = &full.engines[0].health.value else { panic!("it is down") };
     assert_eq!(reason.len(), TEXT_BYTES_MAX);
@@ -170,6 +176,7 @@ fn every_report_survives_the_wire() {
     view.apply(source(GpuSourceKind::Nvml));
     view.apply(Update::Gpus(vec![gpu(0)]));
     view.apply(ready(
+        &view,
         0,
         Findings { running: Some(Ok(3)), kv_used: Some(Ok(Ratio::ONE)), ..Findings::default() },
         MonoTime::ZERO,

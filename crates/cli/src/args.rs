@@ -261,6 +261,10 @@ pub(crate) struct AgentArgs {
     /// llama.cpp, tgi, trtllm, triton, ollama, simulated.
     #[arg(long, value_name = "KIND=URL")]
     engine: Vec<String>,
+    /// Which engines to find that no --engine lists: off, gpu (of processes that hold a GPU) or all (of every listening
+    /// process) [default: gpu].
+    #[arg(long, value_name = "MODE")]
+    discover: Option<String>,
     /// Host under which schedulers reach engines given on loopback [default: this host's address towards each].
     #[arg(long, value_name = "HOST")]
     advertise_host: Option<String>,
@@ -282,6 +286,7 @@ impl Overlay for AgentArgs {
             recording => "gpu.recording" "--recording",
             simulated_gpu => "gpu.simulated" "--simulated-gpu",
             engine => "engine" "--engine",
+            discover => "discovery.mode" "--discover",
             advertise_host => "advertise_host" "--advertise-host",
             admin_listen => "admin_listen" "--admin-listen",
             log => "log.filter" "--log",

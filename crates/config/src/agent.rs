@@ -27,6 +27,7 @@ pub struct AgentConfig {
     pub advertise_host: Option<String>,
     pub gpu: GpuConfig,
     pub polling: EnginePolling,
+    pub discovery: DiscoveryConfig,
     pub engines: Vec<EngineConfig>,
     pub report: ReportConfig,
     pub log: LogConfig,
@@ -65,6 +66,39 @@ pub struct SimulatedGpus {
     pub count: u32,
     /// Gives the product name, memory and power.
     pub profile: &'static NamedProfile,
+}
+
+/// How engines that nobody listed are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiscoveryConfig {
+    pub mode: DiscoveryMode,
+    /// Between two looks; the processes that hold GPUs are looked at as soon as they change.
+    pub period: Duration,
+    /// For one page of a port that is not known yet.
+    pub probe_timeout: Duration,
+}
+
+/// Whose listening ports the agent asks whether they are engines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiscoveryMode {
+    /// Nobody's: the listed engines are all there are.
+    Off,
+    /// Of processes that hold a GPU, and of those that belong to them.
+    Gpu,
+    /// Of every process of this host.
+    All,
+}
+
+impl DiscoveryMode {
+    /// The name used in flags, configuration and the API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Gpu => "gpu",
+            Self::All => "all",
+        }
+    }
 }
 
 /// How engines are read.
@@ -129,6 +163,7 @@ impl Config for AgentConfig {
                 probe_timeout: r.duration("probe_timeout", "2s", "10ms"..="1m"),
                 page_max: r.size("page_max", "4MiB", "64KiB"..="64MiB"),
             }),
+            discovery: r.section("discovery", DiscoveryConfig::read),
             engines: r.sections("engine", EngineConfig::from_word, EngineConfig::read),
             report: r.section("report", |r| ReportConfig {
                 full_period: r.duration("full_period", "30s", "100ms"..="10m"),
@@ -212,7 +247,34 @@ impl GpuConfig {
     }
 }
 
+impl DiscoveryConfig {
+    fn read(r: &mut Reader<'_>) -> Self {
+        let modes = [DiscoveryMode::Off, DiscoveryMode::Gpu, DiscoveryMode::All];
+        Self {
+            mode: r.choice("mode", DiscoveryMode::Gpu, &modes.map(|mode| (mode.as_str(), mode))),
+            period: r.duration("period", "5s", "100ms"..="10m"),
+            probe_timeout: r.duration("probe_timeout", "1s", "10ms"..="10s"),
+        }
+    }
+}
+
 impl EngineConfig {
+    /// An engine of which nothing is configured.
+    #[must_use]
+    pub const fn found(kind: EngineKind, url: EndpointUrl) -> Self {
+        Self {
+            kind,
+            url,
+            name: None,
+            profile: None,
+            kv_bytes_per_token: None,
+            gpus: Vec::new(),
+            api_key: None,
+            context_length: None,
+            max_sequences: None,
+        }
+    }
+
     /// `KIND=URL`
     fn from_word(word: &str) -> Result<Vec<(&'static str, String)>, String> {
         let (kind, url) =

@@ -23,7 +23,8 @@ mod value;
 use std::path::Path;
 
 pub use agent::{
-    AgentConfig, EngineConfig, EnginePolling, GpuChoice, GpuConfig, GpuRef, ReportConfig, SimulatedGpus,
+    AgentConfig, DiscoveryConfig, DiscoveryMode, EngineConfig, EnginePolling, GpuChoice, GpuConfig, GpuRef,
+    ReportConfig, SimulatedGpus,
 };
 pub use breaker::{BreakerConfig, ModelProbe, ProbeConfig};
 pub use policies::ModelPolicyConfig;

@@ -6,6 +6,7 @@
 //! it never stands for longer than the page it came from.
 
 mod finding;
+mod fingerprint;
 mod health;
 mod json;
 mod llamacpp;
@@ -23,6 +24,7 @@ mod trtllm;
 mod vllm;
 
 pub use finding::{Absent, Activity, Finding, Findings, LoadedModel, PageError};
+pub use fingerprint::{Heard, NextProbe, NoEngine, fingerprint};
 pub use health::{BUSY_SILENCE_MAX, ProbeOutcome, health_verdict};
 pub use plan::{MODELS_PERIOD, Page, PagePlan, ProbePlan, plan};
 pub use prometheus::{MAX_LINE_BYTES, Series, scan};

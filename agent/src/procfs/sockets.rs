@@ -5,12 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 /// TCP_LISTEN in `/proc/net/tcp`.
 const LISTEN: &str = "0A";
 
-/// The listening sockets of `/proc/net/tcp` or `/proc/net/tcp6`, with their inodes.
-pub(crate) fn listening(table: &str) -> Vec<(SocketAddr, u64)> {
-    table.lines().filter_map(listener).collect()
-}
-
-fn listener(line: &str) -> Option<(SocketAddr, u64)> {
+/// A listening socket with its number, from a line of `/proc/net/tcp` or `/proc/net/tcp6`.
+pub(super) fn listening(line: &str) -> Option<(SocketAddr, u64)> {
     let mut words = line.split_ascii_whitespace();
     let local = words.nth(1)?;
     let state = words.nth(1)?;
@@ -38,7 +34,7 @@ fn address(hex: &str) -> Option<IpAddr> {
 }
 
 /// The addresses of a network namespace by its `fib_trie`, loopback aside: each `/32 host LOCAL` names the line above.
-pub(crate) fn local_addresses(trie: &str) -> Vec<Ipv4Addr> {
+pub(super) fn local_addresses(trie: &str) -> Vec<Ipv4Addr> {
     let mut last = None;
     let mut found = Vec::new();
     for line in trie.lines() {
@@ -67,13 +63,14 @@ mod tests {
             1: 0100007F:1F40 0100007F:9C40 01 00000000:00000000 00:00000000 00000000  1000        0 4712 1 0 100\n\
             2: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 99 1 0 100\n\
             3: garbage\n\n4: 0100007F:XXXX 00000000:0000 0A 0:0 0:0 0 0 0 7 1\n";
+        let all = |table: &str| table.lines().filter_map(listening).collect::<Vec<_>>();
         let expect = [("127.0.0.1:8000", 4711), ("0.0.0.0:22", 99)];
         let expect = expect.map(|(addr, inode)| (addr.parse().unwrap(), inode));
-        assert_eq!(listening(table), expect);
+        assert_eq!(all(table), expect);
         let six = "0: 00000000000000000000000000000000:1F41 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 5 1\n\
                    1: 00000000000000000000000001000000:1F42 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 6 1\n";
         let expect = [("[::]:8001", 5), ("[::1]:8002", 6)];
-        assert_eq!(listening(six), expect.map(|(addr, inode)| (addr.parse().unwrap(), inode)));
+        assert_eq!(all(six), expect.map(|(addr, inode)| (addr.parse().unwrap(), inode)));
     }
 
     #[test]
