@@ -6,16 +6,17 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use aya_admission::Shed;
-use aya_domain::{ModelId, Priority, Rejection, Request, Verdict};
+use aya_domain::{ModelId, Rejection, Verdict};
 use aya_observe::metrics::{Labels, MetricError, Registry, TIME_BUCKETS_S};
 use aya_trace::{OutcomeStatus, Record};
 use parking_lot::{Mutex, MutexGuard};
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
+mod admission;
 mod breaker;
 mod health;
 
+pub(crate) use admission::AdmissionMetrics;
 pub(crate) use breaker::BreakerMetrics;
 pub(crate) use health::HealthMetrics;
 
@@ -27,14 +28,6 @@ fn rejections(make: &Registry) -> Result<IntCounterVec, MetricError> {
         "aya_placement_rejections_total",
         "Endpoints of the asked model that were rejected in the last decision of a request.",
         &["reason"],
-    )
-}
-
-fn sheds(make: &Registry) -> Result<IntCounterVec, MetricError> {
-    make.counter_vec(
-        "aya_requests_shed_total",
-        "Requests refused for a predicted wait, by what it would have exceeded.",
-        &["priority", "reason"],
     )
 }
 
@@ -90,7 +83,7 @@ pub(crate) struct Metrics {
     in_flight: IntGauge,
     pub(crate) endpoints: IntGauge,
     rejections: IntCounterVec,
-    sheds: IntCounterVec,
+    pub(crate) admission: AdmissionMetrics,
     pub(crate) health: HealthMetrics,
     pub(crate) breaker: BreakerMetrics,
     open_requests: AtomicI64,
@@ -156,7 +149,7 @@ impl Metrics {
             rejections: rejections(&make)?,
             health: HealthMetrics::new(&make)?,
             breaker: BreakerMetrics::new(&make)?,
-            sheds: sheds(&make)?,
+            admission: AdmissionMetrics::new(&make)?,
             open_requests: AtomicI64::new(0),
             scrape: Mutex::new(()),
             accepted: make
@@ -227,12 +220,6 @@ impl Metrics {
                 }
             }
         }
-    }
-
-    /// A request was refused for what was predicted.
-    pub(crate) fn shed(&self, shed: &Shed, request: Option<&Request>) {
-        let class = request.map_or_else(Priority::default, |request| request.priority);
-        self.sheds.with_label_values(&[class.as_str(), shed.reason.as_str()]).inc();
     }
 
     pub(crate) fn opened(&self) {

@@ -192,7 +192,7 @@ async fn attempts(
         let wait = place::Wait {
             until: until.wait,
             newcomer: failures + pushbacks == 0,
-            queued: |now, position| account.queued(now, position),
+            queued: |now, position, what| account.queued(now, position, what),
         };
         let placed = place::place(shared, &prepared.request, policy, wait).await;
         let placed = match placed {

@@ -1,8 +1,8 @@
 //! Why a request went where it went: one sentence first, then everything it rests on.
 
 use aya_trace::{
-    CandidateJson, PlacementJson, RecordJson, RejectionJson, TermsJson, VerdictKind, placement_sentence,
-    rejection_sentence,
+    CandidateJson, PlacementJson, RecordJson, RejectionJson, TermsJson, VerdictKind, WaitedFor,
+    placement_sentence, rejection_sentence,
 };
 
 use crate::table::{Side, Table};
@@ -56,17 +56,52 @@ fn rejected(record: &RecordJson) -> (Vec<&CandidateJson>, usize) {
 fn headline(record: &RecordJson) -> String {
     let decision = &record.decision;
     let text = match (&decision.placement, &decision.chosen) {
+        _ if record.admission.shed.is_some() => shed(record),
         (Some(PlacementJson::Placed), Some(chosen)) => {
-            let told = (cached(record, chosen), missing(record));
-            format!("Went to {chosen}: {}.{}{}", reason(record), told.0, told.1)
+            let told = (cached(record, chosen), missing(record), waited(record));
+            format!("Went to {chosen}: {}.{}{}{}", reason(record), told.0, told.1, told.2)
+        }
+        (Some(placement), _) if record.queue_ms > 0.0 => {
+            format!("{}.{}", capital(&placement_sentence(placement)), waited(record))
         }
         (Some(placement), _) => format!("{}.", capital(&placement_sentence(placement))),
         (None, _) => match &record.outcome.error {
             Some(error) => format!("Refused before any endpoint was considered: {error}."),
-            None => "Ended before any endpoint was considered.".to_owned(),
+            None => format!("Ended before any endpoint was considered.{}", waited(record)),
         },
     };
     plain(&text)
+}
+
+/// What it was refused for, as a sentence.
+fn shed(record: &RecordJson) -> String {
+    let Some(shed) = &record.admission.shed else { return String::new() };
+    let seconds = |value: Option<f64>| or_absent(value, |s| ms(s * 1e3));
+    let (predicted, allowed) = (seconds(shed.predicted_s), seconds(shed.allowed_s));
+    let class = record.decision.request.priority.as_deref().unwrap_or("its");
+    match shed.reason.as_str() {
+        "queueing" => format!(
+            "Refused as overload: it would have lost {predicted} to others, and {class} requests are refused around \
+             {allowed} (with probability {:.2}).",
+            shed.probability
+        ),
+        _ => format!(
+            "Refused as overload: a wait of {predicted} in the queue was predicted, and it may wait {allowed}."
+        ),
+    }
+}
+
+/// How it waited, as a sentence.
+fn waited(record: &RecordJson) -> String {
+    let Some(position) = record.admission.queue_position else { return String::new() };
+    let what = match record.admission.waited_for {
+        Some(WaitedFor::Room) => ": every endpoint that fits was full",
+        Some(WaitedFor::ReadyEndpoint) => ": no endpoint of the model was ready",
+        Some(WaitedFor::Turn) => ": others waited before it",
+        Some(WaitedFor::Unknown) | None => "",
+    };
+    let class = record.decision.request.priority.as_ref().map(|c| format!(" as {c}")).unwrap_or_default();
+    format!(" It waited {}{class}, {position} ahead of it when it came{what}.", ms(record.queue_ms))
 }
 
 /// What the policy goes by and was not told, as a sentence.
@@ -126,7 +161,9 @@ fn capital(text: &str) -> String {
 
 fn identity(record: &RecordJson) -> String {
     let (decision, request) = (&record.decision, &record.decision.request);
-    let mut ask = vec![request.kind.clone()];
+    let class = request.priority.as_ref().map(|class| format!("{class} ")).unwrap_or_default();
+    let mut ask = vec![format!("{class}{}", request.kind)];
+    ask.extend(request.tenant.as_ref().map(|tenant| format!("of tenant {tenant}")));
     ask.extend(decision.model.as_ref().map(|model| format!("for {model}")));
     ask.extend(request.stream.map(|stream| if stream { "streaming" } else { "not streaming" }.to_owned()));
     ask.extend(request.prompt_tokens_estimate.map(|n| format!("about {n} prompt tokens")));

@@ -16,7 +16,7 @@ mod shed;
 pub use condition::ConditionJson;
 pub use rejection::RejectionJson;
 pub(crate) use rejection::rejection_json;
-pub use shed::ShedJson;
+pub use shed::{AdmissionJson, ShedJson};
 
 use number::{finite, millis};
 
@@ -32,11 +32,8 @@ pub struct RecordJson {
     pub decision: DecisionJson,
     pub attempts: Vec<AttemptJson>,
     pub queue_ms: f64,
-    /// How many stood before it when it first waited; absent: it did not wait.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub queue_position: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub shed: Option<ShedJson>,
+    #[serde(flatten)]
+    pub admission: AdmissionJson,
     pub outcome: OutcomeJson,
 }
 
@@ -218,8 +215,7 @@ impl From<&Record> for RecordJson {
             decision: decision_json(ids, record.time, record.kind, request, record.decision.as_deref()),
             attempts: record.attempts.iter().map(attempt_json).collect(),
             queue_ms: millis(record.queue),
-            queue_position: record.admission.position.and_then(|position| u64::try_from(position).ok()),
-            shed: record.admission.shed.as_ref().map(shed::shed_json),
+            admission: AdmissionJson::from(&record.admission),
             outcome: outcome_json(&record.outcome),
         }
     }

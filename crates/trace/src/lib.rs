@@ -20,12 +20,12 @@ pub use inputs::{
     Case, CellsError, Decided, DecodeError, Encoder, FORMAT, Inputs, KnowledgeRead, OwnRead, Recorded,
 };
 pub use json::{
-    AttemptJson, CandidateJson, ConditionJson, DecisionJson, OutcomeJson, PlacementJson, RecordJson,
-    RejectionJson, RequestJson, ShedJson, TermsJson, VERSION, VerdictKind,
+    AdmissionJson, AttemptJson, CandidateJson, ConditionJson, DecisionJson, OutcomeJson, PlacementJson,
+    RecordJson, RejectionJson, RequestJson, ShedJson, TermsJson, VERSION, VerdictKind,
 };
 pub use lines::{Contents, read};
 pub use log::DecisionLog;
-pub use record::{Admission, Attempt, AttemptResult, OutcomeStatus, Record, RequestOutcome};
+pub use record::{Admission, Attempt, AttemptResult, OutcomeStatus, Record, RequestOutcome, WaitedFor};
 pub use replay::{Difference, Place, ReplayError, Seen, differences, visit};
 pub use segments::{Directory, Segment, SegmentError, SegmentWriter, Storage, segments_in};
 pub use sentence::{placement_sentence, rejection_sentence};

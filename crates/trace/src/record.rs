@@ -32,8 +32,25 @@ pub struct Record {
 pub struct Admission {
     /// How many stood before it when it first waited; `None`: it never did.
     pub position: Option<usize>,
+    /// What it first waited for; `None`: it never did.
+    pub waited_for: Option<WaitedFor>,
     /// What it was refused for.
     pub shed: Option<Shed>,
+}
+
+/// What a request waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitedFor {
+    /// Every endpoint that fits was full.
+    Room,
+    /// No endpoint of the model was ready.
+    ReadyEndpoint,
+    /// Others waited already: it did not look before its turn.
+    Turn,
+    /// A newer writer's word.
+    #[serde(other)]
+    Unknown,
 }
 
 /// One endpoint the request was sent to.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use aya_admission::Shed;
 use aya_domain::{Decision, DecisionId, EndpointId, MonoTime, Request, RequestId, RequestKind, Tokens};
 use aya_proxy::{ApiError, StreamFacts};
-use aya_trace::{Admission, Attempt, AttemptResult, OutcomeStatus, Record, RequestOutcome};
+use aya_trace::{Admission, Attempt, AttemptResult, OutcomeStatus, Record, RequestOutcome, WaitedFor};
 use http::HeaderMap;
 
 use super::Prepared;
@@ -113,16 +113,17 @@ impl Account {
     }
 
     /// The request began to wait for room.
-    pub(crate) fn queued(&mut self, now: MonoTime, position: usize) {
+    pub(crate) fn queued(&mut self, now: MonoTime, position: usize, what: WaitedFor) {
         if let Some(open) = &mut self.open {
             open.queued_at = Some(now);
             open.admission.position = open.admission.position.or(Some(position));
+            open.admission.waited_for = open.admission.waited_for.or(Some(what));
         }
     }
 
     /// It was refused for what was predicted.
     pub(crate) fn shed(&mut self, shed: Shed) {
-        self.shared.metrics.shed(&shed, self.open.as_ref().and_then(|open| open.request.as_ref()));
+        self.shared.metrics.admission.shed(&shed, self.open.as_ref().and_then(|open| open.request.as_ref()));
         if let Some(open) = &mut self.open {
             open.admission.shed = Some(shed);
         }
@@ -278,8 +279,15 @@ impl Account {
         if let Some(at) = open.first_token_at {
             open.model.metrics.first_token(at.since(open.arrived_at).as_secs_f64());
         }
+        let admission = &self.shared.metrics.admission;
         if !open.queue.is_zero() {
-            open.model.metrics.queued(open.queue.as_secs_f64());
+            let waited_s = open.queue.as_secs_f64();
+            open.model.metrics.queued(waited_s);
+            let class = open.request.as_ref().map(|request| request.priority);
+            admission.waited(class.unwrap_or_default(), waited_s);
+        }
+        if let Some(request) = &open.request {
+            admission.ended(&request.tenant, end.status);
         }
         open.model.metrics.ended(end.status, e2e.as_secs_f64());
         self.shared.metrics.tokens_in.inc_by(open.prompt_tokens.unwrap_or(0));

@@ -12,7 +12,7 @@ use aya_admission::{Blocked, Shed};
 use aya_domain::{Decision, EndpointInfo, HoldReason, MonoTime, Outcome, RefusalReason, Request, splitmix64};
 use aya_estimate::LengthDistribution;
 use aya_placement::{Consulted, Knowledge, Policy, Seen, decide_noting};
-use aya_trace::KnowledgeRead;
+use aya_trace::{KnowledgeRead, WaitedFor};
 
 use super::admit;
 use super::inputs::{Decided, Inputs};
@@ -86,7 +86,7 @@ pub(crate) struct Wait<F> {
     pub(crate) until: MonoTime,
     /// Whether it may be refused for what is predicted: who was let in once may not.
     pub(crate) newcomer: bool,
-    /// Hears when the wait begins, and at which position.
+    /// Hears when the wait begins, at which position, and what for.
     pub(crate) queued: F,
 }
 
@@ -95,7 +95,7 @@ pub(crate) async fn place(
     shared: &Shared,
     request: &Request,
     policy: &Policy,
-    mut wait: Wait<impl FnMut(MonoTime, usize)>,
+    mut wait: Wait<impl FnMut(MonoTime, usize, WaitedFor)>,
 ) -> Result<Placed, Unplaced> {
     let mut ticket: Option<Ticket> = None;
     let mut last = None;
@@ -143,7 +143,7 @@ pub(crate) async fn place(
                     // Refusing is cheap: no decision is made for it.
                     Unplaced { reason, decided: last.take().map(|(_, decided)| decided) }
                 })?;
-                (wait.queued)(now, taken.position);
+                (wait.queued)(now, taken.position, waited_for(last.as_ref()));
                 // Once more before it sleeps: room that appeared since the decision woke nobody, for nobody waited.
                 ticket = Some(taken);
             }
@@ -167,6 +167,14 @@ fn enter<F>(
     }
     let entry = admit::entry(shared, request, wait.until);
     shared.room.enter(&request.model, &entry).map_err(|full| NotPlaced::QueueFull { limit: full.limit })
+}
+
+const fn waited_for(held: Option<&(HoldReason, Decided)>) -> WaitedFor {
+    match held {
+        Some((HoldReason::AllFull, _)) => WaitedFor::Room,
+        Some((HoldReason::NoneReady, _)) => WaitedFor::ReadyEndpoint,
+        None => WaitedFor::Turn,
+    }
 }
 
 fn blocked(held: Option<&(HoldReason, Decided)>) -> Blocked {

@@ -50,6 +50,45 @@ fn headline_is(record: &RecordJson, expect: &str) {
 }
 
 #[test]
+fn a_wait_and_a_refusal_are_told_with_their_numbers() {
+    let mut record = sample();
+    record.decision.request.priority = Some("batch".to_owned());
+    record.admission.queue_position = Some(3);
+    record.queue_ms = 420.0;
+    let went =
+        "Went to gpu-3: lowest cost of 2 endpoints that could take it, 0.550 s ahead of gpu-2, 2 rejected.";
+    for (what, because) in [
+        (None, "."),
+        (Some(WaitedFor::Room), ": every endpoint that fits was full."),
+        (Some(WaitedFor::ReadyEndpoint), ": no endpoint of the model was ready."),
+        (Some(WaitedFor::Turn), ": others waited before it."),
+    ] {
+        record.admission.waited_for = what;
+        let waited = "It waited 420 ms as batch, 3 ahead of it when it came";
+        headline_is(&record, &format!("{went} {waited}{because}"));
+    }
+    for (reason, expect) in [
+        (
+            "queueing",
+            "Refused as overload: it would have lost 1.30 s to others, and batch requests are refused around 500 ms \
+             (with probability 0.75).",
+        ),
+        (
+            "deadline",
+            "Refused as overload: a wait of 1.30 s in the queue was predicted, and it may wait 500 ms.",
+        ),
+    ] {
+        record.admission.shed = Some(aya_trace::ShedJson {
+            reason: reason.to_owned(),
+            predicted_s: Some(1.3),
+            allowed_s: Some(0.5),
+            probability: 0.75,
+        });
+        headline_is(&record, expect);
+    }
+}
+
+#[test]
 fn a_placement_is_explained_from_the_reason_down_to_the_outcome() {
     check(
         &sample(),

@@ -1,9 +1,33 @@
-//! A refusal for a predicted wait, as JSON.
+//! How a request was let in, or refused for a predicted wait, as JSON.
 
 use aya_admission::Shed;
 use serde::{Deserialize, Serialize};
 
 use super::finite;
+use crate::record::{Admission, WaitedFor};
+
+/// How a request was let in, or why not; stands among the fields of the record.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct AdmissionJson {
+    /// How many stood before it when it first waited; absent: it did not wait.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_position: Option<u64>,
+    /// What it first waited for; absent: it did not wait.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waited_for: Option<WaitedFor>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shed: Option<ShedJson>,
+}
+
+impl From<&Admission> for AdmissionJson {
+    fn from(admission: &Admission) -> Self {
+        Self {
+            queue_position: admission.position.and_then(|position| u64::try_from(position).ok()),
+            waited_for: admission.waited_for,
+            shed: admission.shed.as_ref().map(shed_json),
+        }
+    }
+}
 
 /// Why a request was refused for what was predicted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -17,7 +41,7 @@ pub struct ShedJson {
     pub probability: f64,
 }
 
-pub(super) fn shed_json(shed: &Shed) -> ShedJson {
+fn shed_json(shed: &Shed) -> ShedJson {
     ShedJson {
         reason: shed.reason.as_str().to_owned(),
         predicted_s: finite(shed.predicted_s),
