@@ -1,4 +1,5 @@
-//! How often a decision asks the allocator: once, for the candidates of its record, however large the farm is.
+//! How often a decision asks the allocator: once for the candidates of its record, and once for the conditions of the
+//! endpoints if there are any, however large the farm is.
 //!
 //! The allocator of this process counts per thread, so tests beside it do not disturb the count.
 #![cfg(test)]
@@ -8,7 +9,7 @@ use std::cell::Cell;
 
 use aya_benches::inputs;
 use aya_domain::{Decision, OwnLoad, Request, Snapshot};
-use aya_placement::{Policy, decide};
+use aya_placement::{Filter, Policy, decide};
 
 struct Counting;
 
@@ -56,11 +57,19 @@ fn the_counter_counts() {
 
 #[test]
 fn a_placement_allocates_its_candidates_and_nothing_else() {
-    for policy in Policy::names() {
-        for endpoints in [4, 64, 1_024] {
-            let (decision, asked) = decided(&inputs::farm(endpoints), &inputs::request(), policy);
+    for endpoints in [4, 64, 1_024] {
+        let capped = inputs::farm(endpoints);
+        let mut healthy = inputs::farm(endpoints);
+        healthy.0.endpoints.iter_mut().for_each(|endpoint| endpoint.conditions = [].into());
+        for policy in Policy::names() {
+            // Random choices are drawn from a list.
+            let filters = Policy::named(policy).unwrap().filters;
+            let drawn = u64::from(filters.iter().any(|filter| matches!(filter, Filter::Sample(_))));
+            let (decision, asked) = decided(&healthy, &inputs::request(), policy);
             assert!(decision.chosen().is_some(), "{policy} {endpoints}");
-            assert_eq!(asked, 1, "{policy} on {endpoints} endpoints");
+            assert_eq!(asked, 1 + drawn, "{policy} on {endpoints} endpoints");
+            let (_, asked) = decided(&capped, &inputs::request(), policy);
+            assert_eq!(asked, 2 + drawn, "{policy} on {endpoints} endpoints, whose power is capped");
         }
     }
 }
@@ -70,5 +79,5 @@ fn a_retry_allocates_no_more_than_a_first_attempt() {
     let farm = inputs::farm(64);
     let mut request = inputs::request();
     request.tried = farm.0.directory.iter().take(3).cloned().collect();
-    assert_eq!(decided(&farm, &request, "aya").1, 1);
+    assert_eq!(decided(&farm, &request, "aya").1, 2);
 }

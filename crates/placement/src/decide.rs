@@ -101,9 +101,11 @@ fn conditions(snapshot: &Snapshot, request: &Request) -> Vec<(EndpointIndex, Arc
     let members = snapshot.models.get(&request.model).map_or(&[][..], |pool| &pool.members);
     let of = |(index, _): &(EndpointIndex, _)| {
         let conditions = &snapshot.endpoint(*index)?.conditions;
-        (!conditions.is_empty()).then(|| (*index, Arc::clone(conditions)))
+        (!conditions.is_empty()).then_some((*index, conditions))
     };
-    members.iter().filter_map(of).collect()
+    let mut all = Vec::with_capacity(members.iter().filter_map(of).count());
+    all.extend(members.iter().filter_map(of).map(|(index, conditions)| (index, Arc::clone(conditions))));
+    all
 }
 
 /// Seconds that a prompt of one token would lose on the chosen endpoint to those that are there: its predicted time to

@@ -166,5 +166,5 @@ fn the_golden_of_format_1_is_still_understood() {
         last = Some((case.recorded.decision_id.clone(), case.snapshot.generation, loads));
     });
     assert_eq!(seen.unwrap(), Seen { decisions: 40, records: 1, torn_bytes: None });
-    assert_eq!(last, Some(("d40".to_owned(), 86, vec![28, 28, 2, 27])));
+    assert_eq!(last, Some(("d40".to_owned(), 125, vec![41, 0, 17, 41, 3, 30, 0])));
 }
