@@ -18,6 +18,8 @@ mod policy;
 mod rank;
 #[cfg(test)]
 mod testkit;
+#[cfg(test)]
+mod tests;
 mod words;
 
 pub use cost::FOREIGN_PROMPT_TOKENS;

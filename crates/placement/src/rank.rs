@@ -117,7 +117,7 @@ fn compare(farm: &Farm<'_>, ask: &Ask<'_>, scorer: Scorer, weight: f64, candidat
         Scorer::KeyRing => {
             let key = key();
             for (index, total) in scored(candidates) {
-                *total += weight * unit(splitmix64(key ^ splitmix64(u64::from(index.0))));
+                *total += weight * unit(splitmix64(key ^ identity(farm, index)));
             }
         }
         Scorer::Uncached => {
@@ -190,6 +190,13 @@ fn speed(farm: &Farm<'_>, index: EndpointIndex) -> f64 {
     let Some(endpoint) = farm.snapshot.endpoint(index) else { return 1.0 };
     let set = farm.policy.speeds.get(&endpoint.info.id).copied();
     set.unwrap_or_else(|| relative_speed(&endpoint.info.profile))
+}
+
+/// A number for an endpoint that it keeps while others come and go, unlike its position (FNV-1a of its id).
+fn identity(farm: &Farm<'_>, index: EndpointIndex) -> u64 {
+    let id = farm.snapshot.endpoint(index).map_or("", |endpoint| endpoint.info.id.as_str());
+    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    splitmix64(id.bytes().fold(0xcbf2_9ce4_8422_2325, mix))
 }
 
 /// Ranks: 0 for the endpoint whose turn it is, 1 for the one after it.
