@@ -338,8 +338,9 @@ fn keep(candidates: &mut [Candidate], stays: impl Fn(EndpointIndex) -> bool) {
 /// Draws so many of those that are left, each set of them as likely.
 fn sample(farm: &Farm<'_>, count: u32, candidates: &mut [Candidate]) {
     let draw = |index: EndpointIndex| splitmix64(splitmix64(farm.seed) ^ splitmix64(u64::from(index.0)));
+    let mut draws = Vec::with_capacity(candidates.len());
     let left = scored(candidates).filter(|(_, total)| **total < LEFT_OUT);
-    let mut draws: Vec<u64> = left.map(|(index, _)| draw(index)).collect();
+    draws.extend(left.map(|(index, _)| draw(index)));
     draws.sort_unstable();
     let last = usize::try_from(count).unwrap_or(usize::MAX).saturating_sub(1);
     if let Some(bar) = draws.get(last).copied() {
