@@ -1,7 +1,6 @@
-//! The pieces of the clients' side: deadlines, heads, bodies, answers. Nothing here knows what a request is for.
+//! The clients' side: the socket with its deadlines, connections, bodies, answers. Nothing here knows what a request is for.
 
 pub(crate) mod body;
-pub(crate) mod conn;
 pub(crate) mod head;
 pub(crate) mod respond;
 pub(crate) mod serve;

@@ -32,7 +32,6 @@ use self::place::{NotPlaced, Unplaced};
 use self::relay::AttemptEnd;
 use self::sent::{Patience, Upstream};
 use crate::http::body::ClientBody;
-use crate::http::conn::ConnState;
 use crate::http::respond;
 use crate::models::{ModelState, Route};
 use crate::shared::Shared;
@@ -137,19 +136,14 @@ impl Prepared {
 }
 
 /// Relays one request and accounts for it, whatever happens.
-pub(crate) async fn run(
-    shared: &Arc<Shared>,
-    conn: &Arc<ConnState>,
-    mut account: Account,
-    ask: Ask,
-) -> Response<ClientBody> {
+pub(crate) async fn run(shared: &Arc<Shared>, mut account: Account, ask: Ask) -> Response<ClientBody> {
     let policy = ask.hints.policy.clone();
     let deadline = ask.hints.deadline;
     let mut prepared = match prepare(shared, account.request_id(), account.arrived_at(), ask) {
         Ok(prepared) => prepared,
         Err(error) => {
             account.refuse(&error);
-            return respond::error(&error, conn);
+            return respond::error(&error);
         }
     };
     account.classified(&prepared);
@@ -161,7 +155,7 @@ pub(crate) async fn run(
         wait: arrived_at.after(wait),
         dispatch: deadline.map_or(total_until, |d| arrived_at.after(d).min(total_until)),
     };
-    attempts(shared, conn, account, &mut prepared, policy, until).await
+    attempts(shared, account, &mut prepared, policy, until).await
 }
 
 /// How often engines may push one request back as long as its wait lasts; each time it waits for room anew. A pause
@@ -180,7 +174,6 @@ struct Until {
 /// Attempt after attempt, until something can be told to the client.
 async fn attempts(
     shared: &Arc<Shared>,
-    conn: &Arc<ConnState>,
     mut account: Account,
     prepared: &mut Prepared,
     policy: &Policy,
@@ -197,7 +190,7 @@ async fn attempts(
         let placed = place::place(shared, &prepared.request, policy, wait).await;
         let placed = match placed {
             Ok(placed) => placed,
-            Err(unplaced) => return not_placed(shared, conn, account, prepared, unplaced),
+            Err(unplaced) => return not_placed(shared, account, prepared, unplaced),
         };
         let endpoint = placed.endpoint.id.clone();
         let patience = Patience {
@@ -206,7 +199,7 @@ async fn attempts(
             wait_until: until.wait,
             dispatch_until: until.dispatch,
         };
-        let upstream = Upstream { shared, conn, prepared, patience };
+        let upstream = Upstream { shared, prepared, patience };
         let (returned, why) = match relay::attempt(upstream, account, placed).await {
             AttemptEnd::Answered(response) => return response,
             AttemptEnd::Retry(returned, why) => (returned, why),
@@ -227,7 +220,6 @@ async fn attempts(
 
 fn not_placed(
     shared: &Shared,
-    conn: &Arc<ConnState>,
     mut account: Account,
     prepared: &Prepared,
     unplaced: Unplaced,
@@ -237,7 +229,7 @@ fn not_placed(
     if let NotPlaced::Shed(shed) = unplaced.reason {
         account.shed(shed);
     }
-    let mut response = respond::error(&error, conn);
+    let mut response = respond::error(&error);
     account.head(response.headers_mut());
     match unplaced.reason {
         NotPlaced::Refused(_) => account.refuse(&error),

@@ -13,7 +13,6 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use serde::Serialize;
 
 use crate::http::body::ClientBody;
-use crate::http::conn::ConnState;
 use crate::http::{head, respond};
 use crate::pipeline::{self, Ask, Hints};
 use crate::shared::Shared;
@@ -68,19 +67,19 @@ pub(crate) struct Infer {
 }
 
 /// Everything that can be said by the head alone.
-pub(crate) fn open(shared: &Arc<Shared>, conn: &Arc<ConnState>, head: RequestHead) -> Call {
+pub(crate) fn open(shared: &Arc<Shared>, head: RequestHead) -> Call {
     let id = request_id(&head.headers);
     let response = match head::check(&head) {
-        Err(error) => respond::and_close(respond::error(&error, conn)),
+        Err(error) => respond::and_close(respond::error(&error)),
         Ok(()) => match route(&head.method, head.target.path()) {
             Route::Infer(kind) => {
                 let account = pipeline::Account::open(shared, &id, kind);
                 return Call::Infer(Box::new(Infer { id, kind, headers: head.headers, account }));
             }
-            Route::Models => models(&shared.view.load(), shared, conn),
-            Route::Model(model) => one_model(&shared.view.load(), shared, model, conn),
-            Route::WrongMethod { allow } => wrong_method(allow, conn),
-            Route::Unknown => unknown_path(conn),
+            Route::Models => models(&shared.view.load(), shared),
+            Route::Model(model) => one_model(&shared.view.load(), shared, model),
+            Route::WrongMethod { allow } => wrong_method(allow),
+            Route::Unknown => unknown_path(),
         },
     };
     Call::Answered(finish(shared, &id, response))
@@ -89,7 +88,6 @@ pub(crate) fn open(shared: &Arc<Shared>, conn: &Arc<ConnState>, head: RequestHea
 /// Answers an inference request, whatever became of its body.
 pub(crate) async fn infer(
     shared: &Arc<Shared>,
-    conn: &Arc<ConnState>,
     infer: Infer,
     body: Result<Bytes, ApiError>,
 ) -> Response<ClientBody> {
@@ -97,14 +95,14 @@ pub(crate) async fn infer(
     let response = match body {
         Err(error) => {
             account.refuse(&error);
-            respond::and_close(respond::error(&error, conn))
+            respond::and_close(respond::error(&error))
         }
         Ok(body) => match Hints::read(&headers, shared) {
             Err(error) => {
                 account.refuse(&error);
-                respond::error(&error, conn)
+                respond::error(&error)
             }
-            Ok(hints) => pipeline::run(shared, conn, account, Ask { kind, body, hints }).await,
+            Ok(hints) => pipeline::run(shared, account, Ask { kind, body, hints }).await,
         },
     };
     finish(shared, &id, response)
@@ -116,18 +114,18 @@ fn finish(shared: &Shared, id: &RequestId, mut response: Response<ClientBody>) -
     if shared.is_draining() { respond::and_close(response) } else { response }
 }
 
-fn wrong_method(allow: &'static str, conn: &Arc<ConnState>) -> Response<ClientBody> {
+fn wrong_method(allow: &'static str) -> Response<ClientBody> {
     let error = ApiError::new(405, "invalid_request_error", format!("use {allow} on this path"));
-    let mut response = respond::and_close(respond::error(&error.should_retry(false), conn));
+    let mut response = respond::and_close(respond::error(&error.should_retry(false)));
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
     response
 }
 
-fn unknown_path(conn: &Arc<ConnState>) -> Response<ClientBody> {
+fn unknown_path() -> Response<ClientBody> {
     let error = ApiError::new(404, "invalid_request_error", "unknown path; see GET /v1/models")
         .code("unknown_path")
         .should_retry(false);
-    respond::and_close(respond::error(&error, conn))
+    respond::and_close(respond::error(&error))
 }
 
 /// The client's own id if it is safe to repeat in headers and logs, else a new one.
@@ -173,25 +171,23 @@ fn model_json(view: &FarmView, shared: &Shared, id: &ModelId) -> Option<ModelJso
     })
 }
 
-fn models(view: &FarmView, shared: &Shared, conn: &Arc<ConnState>) -> Response<ClientBody> {
+fn models(view: &FarmView, shared: &Shared) -> Response<ClientBody> {
     let data = shared.known_models(view).iter().filter_map(|id| model_json(view, shared, id)).collect();
-    encode(&ModelList { object: "list", data }, conn)
+    encode(&ModelList { object: "list", data })
 }
 
-fn one_model(view: &FarmView, shared: &Shared, path: &str, conn: &Arc<ConnState>) -> Response<ClientBody> {
+fn one_model(view: &FarmView, shared: &Shared, path: &str) -> Response<ClientBody> {
     let name = percent_decode(path);
     match ModelId::parse(&name).ok().and_then(|id| model_json(view, shared, &id)) {
-        Some(model) => encode(&model, conn),
-        None => respond::error(&respond::unknown_model(&name, &shared.known_models(view)), conn),
+        Some(model) => encode(&model),
+        None => respond::error(&respond::unknown_model(&name, &shared.known_models(view))),
     }
 }
 
-fn encode(value: &impl Serialize, conn: &Arc<ConnState>) -> Response<ClientBody> {
+fn encode(value: &impl Serialize) -> Response<ClientBody> {
     match serde_json::to_vec(value) {
-        Ok(body) => respond::json(StatusCode::OK, body, conn),
-        Err(_) => {
-            respond::error(&ApiError::new(500, "internal_error", "the answer could not be written"), conn)
-        }
+        Ok(body) => respond::json(StatusCode::OK, body),
+        Err(_) => respond::error(&ApiError::new(500, "internal_error", "the answer could not be written")),
     }
 }
 

@@ -1,11 +1,8 @@
 //! What a client gets: bytes at once, or pieces as they come.
 
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-
-use super::conn::ConnState;
 
 /// A body that comes piece by piece.
 pub(crate) trait Pieces: std::fmt::Debug + Send {
@@ -21,11 +18,11 @@ pub(crate) enum ClientBody {
 }
 
 impl ClientBody {
-    pub(crate) fn whole(bytes: impl Into<Bytes>, _conn: &Arc<ConnState>) -> Self {
+    pub(crate) fn whole(bytes: impl Into<Bytes>) -> Self {
         Self::Whole(bytes.into())
     }
 
-    pub(crate) fn stream(stream: impl Pieces + 'static, _conn: &Arc<ConnState>) -> Self {
+    pub(crate) fn stream(stream: impl Pieces + 'static) -> Self {
         Self::Stream(Box::new(stream))
     }
 }

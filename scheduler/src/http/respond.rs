@@ -1,14 +1,11 @@
 //! Answers: the one table from what went wrong to what a client reads, and the headers every answer has.
 
-use std::sync::Arc;
-
 use aya_domain::ModelId;
 use aya_proxy::ApiError;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::body::ClientBody;
-use super::conn::ConnState;
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) const X_DECISION_ID: HeaderName = HeaderName::from_static("x-aya-decision-id");
@@ -35,8 +32,8 @@ fn printable(text: &str) -> String {
 }
 
 /// An error as a response.
-pub(crate) fn error(error: &ApiError, conn: &Arc<ConnState>) -> Response<ClientBody> {
-    let mut response = Response::new(ClientBody::whole(error.to_json(), conn));
+pub(crate) fn error(error: &ApiError) -> Response<ClientBody> {
+    let mut response = Response::new(ClientBody::whole(error.to_json()));
     *response.status_mut() = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -50,8 +47,8 @@ pub(crate) fn error(error: &ApiError, conn: &Arc<ConnState>) -> Response<ClientB
 }
 
 /// JSON as a response.
-pub(crate) fn json(status: StatusCode, body: Vec<u8>, conn: &Arc<ConnState>) -> Response<ClientBody> {
-    let mut response = Response::new(ClientBody::whole(body, conn));
+pub(crate) fn json(status: StatusCode, body: Vec<u8>) -> Response<ClientBody> {
+    let mut response = Response::new(ClientBody::whole(body));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response

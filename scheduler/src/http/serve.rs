@@ -18,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::body::ClientBody;
-use super::conn::ConnState;
 use super::respond;
 use super::wire::{Wire, WireEnd};
 use crate::routes::{self, Call};
@@ -28,11 +27,8 @@ use crate::shared::Shared;
 pub(crate) async fn serve(socket: TcpStream, shared: Arc<Shared>, shutdown: CancellationToken) {
     // Without it the last piece of a small answer waits for the client's acknowledgement; failing costs only that.
     let _ = socket.set_nodelay(true);
-    let mut connection = Connection {
-        wire: Wire::new(socket, shared.clock.clone(), shared.config.timeouts.clone()),
-        conn: ConnState::new(),
-        shared,
-    };
+    let mut connection =
+        Connection { wire: Wire::new(socket, shared.clock.clone(), shared.config.timeouts.clone()), shared };
     loop {
         match connection.request(&shutdown).await {
             Ok(Next::Request) => {}
@@ -57,7 +53,6 @@ enum Next {
 
 struct Connection {
     wire: Wire,
-    conn: Arc<ConnState>,
     shared: Arc<Shared>,
 }
 
@@ -74,7 +69,7 @@ impl Connection {
         let head = match head {
             Ok(head) => head,
             Err(error) => {
-                let response = respond::and_close(respond::error(&error.to_api_error(), &self.conn));
+                let response = respond::and_close(respond::error(&error.to_api_error()));
                 self.wire.begin_answer();
                 return self.answer(response, Shape::UNKNOWN).await;
             }
@@ -91,7 +86,7 @@ impl Connection {
     async fn respond(&mut self, head: RequestHead) -> Result<Response<ClientBody>, WireEnd> {
         let (framing, expects_continue) = (head.framing, head.expects_continue);
         let has_body = framing != aya_proxy::Framing::Length(0);
-        let infer = match routes::open(&self.shared, &self.conn, head) {
+        let infer = match routes::open(&self.shared, head) {
             Call::Answered(response) => {
                 self.wire.begin_answer();
                 // A body that nobody asked for is not read, so the next request cannot be found behind it.
@@ -110,7 +105,7 @@ impl Connection {
         infer: routes::Infer,
         body: Result<Bytes, ApiError>,
     ) -> Result<Response<ClientBody>, WireEnd> {
-        let mut answering = Box::pin(routes::infer(&self.shared, &self.conn, infer, body));
+        let mut answering = Box::pin(routes::infer(&self.shared, infer, body));
         let wire = &mut self.wire;
         poll_fn(|cx| match answering.as_mut().poll(cx) {
             Poll::Ready(response) => Poll::Ready(Ok(response)),

@@ -1,7 +1,7 @@
 //! One request's account: opened when its head is read, closed exactly once, on every path.
 //!
 //! Closing counts the outcome, writes the decision record and teaches the estimators. An account that is
-//! dropped open belongs to a client that has gone: hyper drops a request's future and body then. Or the time to
+//! dropped open belongs to a client that has gone: the connection drops a request's future and body then. Or the time to
 //! drain is over, and the scheduler drops them all.
 
 use std::sync::Arc;

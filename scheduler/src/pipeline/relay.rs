@@ -81,7 +81,7 @@ fn failed(
         Failure::Refused { status, body } => {
             lease.cell().succeeded();
             lease.cell().answered();
-            let mut response = respond::json(status, body.to_vec(), up.conn);
+            let mut response = respond::json(status, body.to_vec());
             account.head(response.headers_mut());
             let at_fault = if status.is_client_error() {
                 OutcomeStatus::ClientError
@@ -107,7 +107,7 @@ fn failed(
             if !last {
                 return AttemptEnd::Retry(Box::new(account), pause);
             }
-            let mut response = respond::error(&error, up.conn);
+            let mut response = respond::error(&error);
             account.head(response.headers_mut());
             account.fail(&error);
             AttemptEnd::Answered(response)
@@ -152,7 +152,7 @@ fn begin(
         total: Box::pin(tokio::time::sleep(left)),
     };
     let stream = StreamBody::new(Arc::clone(up.shared), account, begun);
-    response.map(|()| ClientBody::stream(stream, up.conn))
+    response.map(|()| ClientBody::stream(stream))
 }
 
 /// Waits for the engine's first event, holding back everything before it.

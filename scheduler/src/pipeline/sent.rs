@@ -13,7 +13,6 @@ use tokio::time::timeout;
 
 use super::failure::{Failure, Pause, in_openai_shape};
 use super::{Account, Prepared, resolve};
-use crate::http::conn::ConnState;
 use crate::shared::Shared;
 
 /// An engine's error answer; more of it is not read.
@@ -52,7 +51,6 @@ impl Mode {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Upstream<'a> {
     pub(crate) shared: &'a Arc<Shared>,
-    pub(crate) conn: &'a Arc<ConnState>,
     pub(crate) prepared: &'a Prepared,
     pub(crate) patience: Patience,
 }

@@ -143,7 +143,7 @@ pub(super) fn respond(
     lease: Lease,
     body: Bytes,
 ) -> Response<ClientBody> {
-    let mut response = Response::new(ClientBody::whole(body, up.conn));
+    let mut response = Response::new(ClientBody::whole(body));
     let headers = response.headers_mut();
     headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
     account.head(headers);
