@@ -24,7 +24,16 @@ pub(crate) struct Census {
     /// Processes of others may be hidden from us.
     blinkered: bool,
     known: BTreeMap<u32, Known>,
-    engines: Vec<(EndpointId, u16)>,
+    engines: Vec<Located>,
+}
+
+/// An engine of this host and what it is known by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Located {
+    pub(crate) id: EndpointId,
+    pub(crate) port: u16,
+    /// The process that listens where that is known: in containers many engines listen on the same port.
+    pub(crate) pid: Option<u32>,
 }
 
 /// What was found out of one process.
@@ -44,11 +53,11 @@ impl Census {
         Self { proc, blinkered, known: BTreeMap::new(), engines: Vec::new() }
     }
 
-    /// The processes of every GPU, the largest first; `engines` are those of this host with their ports.
+    /// The processes of every GPU, the largest first; `engines` are those of this host.
     pub(crate) fn take(
         &mut self,
         lists: Vec<GpuHolders>,
-        engines: Vec<(EndpointId, u16)>,
+        engines: Vec<Located>,
     ) -> Vec<(GpuUuid, GpuProcesses)> {
         if self.engines != engines {
             self.engines = engines;
@@ -91,7 +100,11 @@ impl Census {
         let family = std::iter::once(pid).chain(ancestors).chain(siblings.filter(|sibling| *sibling != pid));
         family.into_iter().find_map(|member| {
             let ports = self.proc.listens_on(member);
-            self.engines.iter().find(|(_, port)| ports.contains(port)).map(|(engine, _)| engine.clone())
+            let is_it = |engine: &&Located| match engine.pid {
+                Some(pid) => pid == member,
+                None => ports.contains(&engine.port),
+            };
+            self.engines.iter().find(is_it).map(|engine| engine.id.clone())
         })
     }
 
@@ -192,8 +205,22 @@ mod tests {
         Made { pid, parent, cgroup, port }
     }
 
-    fn engine(name: &str, port: u16) -> (EndpointId, u16) {
-        (EndpointId::parse(name).unwrap(), port)
+    fn engine(name: &str, port: u16) -> Located {
+        Located { id: EndpointId::parse(name).unwrap(), port, pid: None }
+    }
+
+    #[test]
+    fn engines_on_the_same_port_of_their_containers_are_told_apart_by_their_processes() {
+        let root = tempfile::tempdir().unwrap();
+        let server = |pid| made(pid, 1, "/docker", Some(8000));
+        make(
+            root.path(),
+            &[server(10), made(11, 10, "/docker", None), server(20), made(21, 20, "/docker", None)],
+        );
+        let found = |name, pid| Located { pid: Some(pid), ..engine(name, 8000) };
+        let mut census = Census::new(Procfs::new(root.path()));
+        let processes = census.take(held(&[11, 21]), vec![found("a", 10), found("b", 20)]).remove(0).1;
+        assert_eq!(engines_of(&processes), [(21, Some("b")), (11, Some("a"))]);
     }
 
     fn held(pids: &[u32]) -> Vec<GpuHolders> {

@@ -9,12 +9,14 @@
 
 mod family;
 mod lookout;
+mod published;
 mod statement;
 mod survey;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aya_config::{AgentConfig, DiscoveryMode, EngineConfig};
 use aya_domain::{EndpointId, EndpointUrl, EngineKind, MonoTime};
@@ -27,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use self::lookout::{Listed, Lookout, Standing, Verdict};
-use self::survey::{Site, Survey, survey};
+use self::survey::{Listener, Site, Survey, survey};
 use crate::metrics::Metrics;
 use crate::prober::Prober;
 use crate::procfs::Procfs;
@@ -42,6 +44,8 @@ const PAGE_MAX: usize = 256 * 1024;
 const PAGES_MAX: usize = 4;
 /// Ports asked in one look; the others wait for the next.
 const PROBES_MAX: usize = 32;
+/// Time for asking in one look: an engine that has gone is not to be noticed later because others are silent.
+const ASKING_MAX: Duration = Duration::from_secs(5);
 /// Engines found on one host; more are left.
 const FOUND_MAX: usize = 64;
 
@@ -111,8 +115,12 @@ impl Discovery {
         let survey = self.survey(holders.as_deref().unwrap_or_default(), &memory.found).await;
         memory.lookout.keep(&survey);
         self.dismiss(memory, &survey).await;
+        let begun = self.clock.now();
         for _ in 0..PROBES_MAX {
             let now = self.clock.now();
+            if now.since(begun) > ASKING_MAX {
+                break;
+            }
             let Some(site) = memory.lookout.next(&survey, listed, now) else { break };
             let verdict = self.ask(site.addr).await;
             debug!(pid = site.pid, addr = %site.addr, ?verdict, "a port was asked what it is");
@@ -122,7 +130,7 @@ impl Discovery {
             if let Standing::Engine(kind) = memory.lookout.standing(listener, &survey, listed)
                 && !memory.found.contains_key(&listener.site)
             {
-                self.take_in(memory, listener.site, kind, shutdown).await;
+                self.take_in(memory, listener, kind, shutdown).await;
             }
         }
         memory.looks += 1;
@@ -179,18 +187,28 @@ impl Discovery {
     }
 
     /// Puts an engine under watch.
-    async fn take_in(&self, memory: &mut Memory, site: Site, kind: EngineKind, shutdown: &CancellationToken) {
+    async fn take_in(
+        &self,
+        memory: &mut Memory,
+        listener: &Listener,
+        kind: EngineKind,
+        shutdown: &CancellationToken,
+    ) {
+        let site = listener.site;
         let taken =
             |id: &EndpointId| self.ids.contains(id) || memory.found.values().any(|found| found.id == *id);
-        let (Some(id), Some(url)) = (name(&self.config, kind, site, taken), url(site.addr)) else {
-            return warn!(%kind, addr = %site.addr, "no name can be made for this engine: list it under [[engine]]");
-        };
+        // Left otherwise, and stated so.
+        let (Some(id), Some(url)) = (name(&self.config, kind, site, taken), url(site.addr)) else { return };
         if memory.found.len() >= FOUND_MAX {
-            return warn!(%kind, addr = %site.addr, "too many engines on this host: this one is left");
+            return;
         }
         info!(endpoint = %id, %kind, %url, pid = site.pid, "an engine is discovered");
+        if listener.loopback_only {
+            warn!(endpoint = %id, "it listens on loopback only: a scheduler on another host cannot reach it");
+        }
         let (engine, polling) = (EngineConfig::found(kind, url), &self.config.polling);
-        self.tell(Update::Joined(Box::new(EngineView::new(id.clone(), &engine, polling)))).await;
+        let view = EngineView { pid: Some(site.pid), ..EngineView::new(id.clone(), &engine, polling) };
+        self.tell(Update::Joined(Box::new(view))).await;
         let (clock, metrics) = (self.clock.clone(), Arc::clone(&self.metrics));
         let sampler = Sampler::new(id.clone(), &engine, polling, clock, metrics, self.updates.clone());
         let (stop, mut task) = (shutdown.child_token(), JoinSet::new());

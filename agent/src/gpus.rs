@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::census::Census;
+use crate::census::{Census, Located};
 use crate::discovery::Holders;
 use crate::gpus_of::{loads, products_told};
 use crate::metrics::Metrics;
@@ -342,8 +342,12 @@ impl GpuTask {
 
     /// Finds out whose the processes are, off this runtime: /proc may be slow.
     async fn count(&self, mut census: Census, at: MonoTime, holders: Vec<GpuHolders>) -> Census {
-        let port = |engine: &Arc<EngineView>| (engine.id.clone(), engine.url.port());
-        let engines = self.views.borrow().engines.iter().map(port).collect();
+        let located = |engine: &Arc<EngineView>| Located {
+            id: engine.id.clone(),
+            port: engine.url.port(),
+            pid: engine.pid,
+        };
+        let engines = self.views.borrow().engines.iter().map(located).collect();
         let held = pids(&holders);
         self.holders.send_if_modified(|before| {
             *before != held && {

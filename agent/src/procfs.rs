@@ -7,8 +7,9 @@
 pub(crate) mod made;
 mod sockets;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,8 @@ const THREADS_MAX: usize = 256;
 const PROCESSES_MAX: usize = 65_536;
 /// Where Linux begins with the ports that it chooses itself, unless told otherwise.
 const EPHEMERAL_FROM: u16 = 32_768;
+/// Bytes of a command line that are read.
+const ARGUMENTS_MAX: u64 = 4_096;
 /// The number of the PID namespace of the host.
 const HOST_PID_NAMESPACE: &[u8] = b"pid:[4026531836]";
 
@@ -82,6 +85,15 @@ impl Procfs {
         fs::read_link(self.of(pid, "exe")).ok()
     }
 
+    /// What it was started with, the program's name first; cut at [`ARGUMENTS_MAX`].
+    pub(crate) fn arguments(&self, pid: u32) -> Vec<String> {
+        let mut text = Vec::new();
+        let file = fs::File::open(self.of(pid, "cmdline")).map(|file| file.take(ARGUMENTS_MAX));
+        // An argument that ends too early says less than it should, and nothing else.
+        let _ = file.and_then(|mut file| file.read_to_end(&mut text));
+        text.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+    }
+
     /// Every process that can be seen, in ascending order.
     pub(crate) fn pids(&self) -> Vec<u32> {
         let Ok(entries) = fs::read_dir(&self.root) else { return Vec::new() };
@@ -93,26 +105,32 @@ impl Procfs {
 
     /// The TCP ports that it listens on; none where its files are not ours to see.
     pub(crate) fn listens_on(&self, pid: u32) -> BTreeSet<u16> {
-        self.listeners(pid).unwrap_or_default().iter().map(SocketAddr::port).collect()
+        self.listeners(pid, &mut Tables::default()).unwrap_or_default().iter().map(SocketAddr::port).collect()
     }
 
     /// The addresses that it listens on, as its own network sees them, each port once.
-    pub(crate) fn listeners(&self, pid: u32) -> Result<Vec<SocketAddr>, Unseen> {
+    pub(crate) fn listeners(&self, pid: u32, tables: &mut Tables) -> Result<Vec<SocketAddr>, Unseen> {
         let sockets = self.sockets(pid)?;
         if sockets.is_empty() {
             return Ok(Vec::new());
         }
-        let table = |name| fs::read_to_string(self.of(pid, name)).unwrap_or_default();
-        let tables = ["net/tcp", "net/tcp6"].map(table);
-        let lines = tables.iter().flat_map(|table| table.lines().skip(1).take(SOCKETS_MAX));
-        let own = lines.filter_map(listening).filter(|(_, inode)| sockets.contains(inode));
-        let mut addrs: Vec<SocketAddr> = own.map(|(addr, _)| addr).collect();
+        let network = fs::read_link(self.of(pid, "ns/net")).unwrap_or_else(|_| self.of(pid, "net"));
+        let all = tables.0.entry(network).or_insert_with(|| self.listening_in_network_of(pid));
+        let own = all.iter().filter(|(_, inode)| sockets.contains(inode));
+        let mut addrs: Vec<SocketAddr> = own.map(|(addr, _)| *addr).collect();
         // The address that is the easiest to reach first: all before one, IPv4 before IPv6, loopback last.
         addrs.sort_by_key(|addr| {
             (addr.port(), addr.ip().is_loopback(), !addr.ip().is_unspecified(), addr.ip())
         });
         addrs.dedup_by_key(|addr| addr.port());
         Ok(addrs)
+    }
+
+    fn listening_in_network_of(&self, pid: u32) -> Vec<(SocketAddr, u64)> {
+        let table = |name| fs::read_to_string(self.of(pid, name)).unwrap_or_default();
+        let tables = ["net/tcp", "net/tcp6"].map(table);
+        let lines = tables.iter().flat_map(|table| table.lines().skip(1).take(SOCKETS_MAX));
+        lines.filter_map(listening).collect()
     }
 
     /// The numbers of its open sockets.
@@ -130,7 +148,7 @@ impl Procfs {
         match (of(self.root.join(pid.to_string())), of(self.root.join("self"))) {
             (Some(its), Some(ours)) if its != ours => {
                 let routes = fs::read_to_string(self.of(pid, "net/fib_trie")).unwrap_or_default();
-                Network::Other(local_addresses(&routes).into_iter().next())
+                Network::Other(local_addresses(&routes))
             }
             // Where it is not told, it is mostly the same.
             _ => Network::Ours,
@@ -154,6 +172,11 @@ impl Procfs {
 fn socket(target: &Path) -> Option<u64> {
     target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
+
+/// The listening sockets of every network that was looked at: a busy host's table has thousands of lines, and all its
+/// processes share it. For one look at many processes, not for longer.
+#[derive(Debug, Default)]
+pub(crate) struct Tables(BTreeMap<PathBuf, Vec<(SocketAddr, u64)>>);
 
 /// Why it is not known where a process can be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
@@ -179,16 +202,16 @@ impl Unseen {
 }
 
 /// The network that a process is in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Network {
     Ours,
-    /// A container's, with its first address besides loopback.
-    Other(Option<Ipv4Addr>),
+    /// A container's, with its addresses besides loopback.
+    Other(Vec<Ipv4Addr>),
 }
 
 impl Network {
     /// How this program reaches an address that a process in this network listens on.
-    pub(crate) fn reach(self, addr: SocketAddr) -> Result<SocketAddr, Unseen> {
+    pub(crate) fn reach(&self, addr: SocketAddr) -> Result<SocketAddr, Unseen> {
         let ip = match addr.ip() {
             IpAddr::V6(ip) => ip.to_ipv4_mapped().map_or(addr.ip(), IpAddr::V4),
             ip @ IpAddr::V4(_) => ip,
@@ -197,8 +220,8 @@ impl Network {
             // A socket for all addresses of IPv6 takes IPv4 too, unless somebody took the trouble to say otherwise.
             Self::Ours if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
             Self::Ours => ip,
-            Self::Other(Some(first)) if ip.is_unspecified() => IpAddr::V4(first),
-            Self::Other(_) if ip.is_unspecified() || ip.is_loopback() => return Err(Unseen::NoAddress),
+            Self::Other(_) if ip.is_loopback() => return Err(Unseen::NoAddress),
+            Self::Other(own) if ip.is_unspecified() => own.first().copied().ok_or(Unseen::NoAddress)?.into(),
             Self::Other(_) => ip,
         };
         Ok(SocketAddr::new(ip, addr.port()))
@@ -225,17 +248,17 @@ mod tests {
 
     #[test]
     fn a_process_is_reached_by_the_address_of_its_network() {
-        let container = Network::Other(Some(Ipv4Addr::new(172, 17, 0, 3)));
+        let (ours, container) = (&Network::Ours, &Network::Other(vec![Ipv4Addr::new(172, 17, 0, 3)]));
         for (name, network, listens, expect) in [
-            ("all addresses", Network::Ours, "0.0.0.0:8000", Some("127.0.0.1:8000")),
-            ("all addresses of IPv6", Network::Ours, "[::]:8000", Some("127.0.0.1:8000")),
-            ("one of IPv6", Network::Ours, "[fd00::1]:8000", Some("[fd00::1]:8000")),
-            ("IPv4 in IPv6", Network::Ours, "[::ffff:10.0.0.1]:8000", Some("10.0.0.1:8000")),
-            ("loopback", Network::Ours, "127.0.0.1:8000", Some("127.0.0.1:8000")),
+            ("all addresses", ours, "0.0.0.0:8000", Some("127.0.0.1:8000")),
+            ("all addresses of IPv6", ours, "[::]:8000", Some("127.0.0.1:8000")),
+            ("one of IPv6", ours, "[fd00::1]:8000", Some("[fd00::1]:8000")),
+            ("IPv4 in IPv6", ours, "[::ffff:10.0.0.1]:8000", Some("10.0.0.1:8000")),
+            ("loopback", ours, "127.0.0.1:8000", Some("127.0.0.1:8000")),
             ("a container", container, "0.0.0.0:8000", Some("172.17.0.3:8000")),
             ("its own address", container, "172.18.0.2:8000", Some("172.18.0.2:8000")),
             ("its loopback", container, "127.0.0.1:8000", None),
-            ("a container without network", Network::Other(None), "[::]:8000", None),
+            ("a container without network", &Network::Other(Vec::new()), "[::]:8000", None),
         ] {
             let expect = expect.map(|addr| addr.parse().unwrap()).ok_or(Unseen::NoAddress);
             assert_eq!(network.reach(listens.parse().unwrap()), expect, "{name}");

@@ -25,6 +25,8 @@ pub(crate) struct EngineView {
     pub(crate) id: EndpointId,
     pub(crate) kind: EngineKind,
     pub(crate) url: EndpointUrl,
+    /// The process that listens, of an engine that was found.
+    pub(crate) pid: Option<u32>,
     pub(crate) profile: Option<EngineProfile>,
     pub(crate) context_length: Option<Tokens>,
     pub(crate) max_sequences: Option<u32>,
@@ -46,6 +48,7 @@ impl EngineView {
             id,
             kind: config.kind,
             url: config.url.clone(),
+            pid: None,
             profile: config.profile.map(|named| named.profile),
             context_length: config.context_length,
             max_sequences: config.max_sequences,

@@ -14,8 +14,10 @@ use aya_engine::NoEngine;
 
 use super::survey::{Listener, Site, Survey};
 
-/// Between two questions to a port that is no engine (yet): doubling from one period up to this.
+/// Between two questions to a port that is silent: doubling from one period up to this.
 const AGAIN_MAX: Duration = Duration::from_secs(60);
+/// The same for one that has answered, and as something else.
+const OTHER_AGAIN_MAX: Duration = Duration::from_secs(600);
 /// So many times a silent port is asked before those below it are: some five minutes.
 const PATIENCE: u32 = 8;
 
@@ -91,7 +93,11 @@ impl Lookout {
     /// Takes in what a port turned out to be.
     pub(super) fn note(&mut self, site: Site, verdict: Verdict, period: Duration, now: MonoTime) {
         let before = self.asked.get(&site).map_or(0, |asked| asked.times);
-        let wait = period.saturating_mul(1 << before.min(16)).min(AGAIN_MAX.max(period));
+        let longest = match &verdict {
+            Err(NoEngine::Silent(_)) => AGAIN_MAX,
+            Ok(_) | Err(_) => OTHER_AGAIN_MAX,
+        };
+        let wait = period.saturating_mul(1 << before.min(16)).min(longest.max(period));
         let asked = Asked { verdict, times: before.saturating_add(1), again_at: now.after(wait) };
         self.asked.insert(site, asked);
     }
@@ -146,7 +152,7 @@ mod tests {
 
     fn listener(pid: u32, port: u16, above: &[u32]) -> Listener {
         let site = Site { pid, started: 1, addr: ([127, 0, 0, 1], port).into() };
-        Listener { site, name: None, above: above.to_vec(), ephemeral: false }
+        Listener { site, name: None, above: above.to_vec(), ephemeral: false, loopback_only: false }
     }
 
     fn survey(listeners: &[Listener]) -> Survey {
@@ -210,9 +216,17 @@ mod tests {
             }
         }
         assert_eq!(asked[&8000], [0, 5, 15, 35, 75, 135, 195, 255, 315, 375]);
-        assert_eq!(asked[&5555], [255, 260, 270, 290, 330, 390]);
+        assert_eq!(asked[&5555], [255, 260, 270, 290, 330]);
         let now = [(8000, Ok(EngineKind::Vllm))];
         assert_eq!(ask(&mut lookout, &survey, &[], 435, &now), [8000], "it has loaded");
+    }
+
+    #[test]
+    fn what_answers_as_something_else_is_soon_asked_every_ten_minutes_only() {
+        let (survey, mut lookout) = (survey(&[listener(20, 8888, &[])]), Lookout::default());
+        let times =
+            (0..3_600).step_by(5).filter(|at_s| !ask(&mut lookout, &survey, &[], *at_s, &[]).is_empty());
+        assert_eq!(times.collect::<Vec<_>>(), [0, 5, 15, 35, 75, 155, 315, 635, 1_235, 1_835, 2_435, 3_035]);
     }
 
     #[test]

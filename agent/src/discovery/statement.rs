@@ -10,7 +10,7 @@ use tracing::{debug, info};
 
 use super::lookout::{Listed, Standing};
 use super::survey::{Listener, Quiet, Survey};
-use super::{Discovery, Holders, Memory};
+use super::{Discovery, FOUND_MAX, Holders, Memory};
 
 /// The outcome of one look.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +34,7 @@ struct Told {
     pid: u32,
     name: Option<String>,
     since: Option<MonoTime>,
+    loopback_only: bool,
 }
 
 /// What was left, and why.
@@ -68,7 +69,7 @@ impl Statement {
                 "endpoint": told.endpoint.as_str(),
                 "source": if told.kind.is_some() { "discovered" } else { "listed" },
                 "kind": told.kind.map(EngineKind::as_str),
-                "address": told.addr, "pid": told.pid, "name": told.name,
+                "address": told.addr, "pid": told.pid, "name": told.name, "loopback_only": told.loopback_only,
                 "discovered_ms_ago": told.since.map(age_ms),
             })
         };
@@ -134,23 +135,25 @@ impl Discovery {
 
     fn place(&self, memory: &Memory, listener: &Listener, standing: Standing, statement: &mut Statement) {
         let (site, name) = (listener.site, listener.name.clone());
-        let found = memory.found.get(&site);
+        let (addr, loopback_only) = (site.addr.to_string(), listener.loopback_only);
+        let told =
+            |endpoint, kind, since| Told { endpoint, kind, addr, pid: site.pid, name, since, loopback_only };
         let (reason, detail) = match standing {
             Standing::Listed(endpoint) => {
-                let addr = site.addr.to_string();
-                statement.engines.push(Told { endpoint, kind: None, addr, pid: site.pid, name, since: None });
+                statement.engines.push(told(endpoint, None, None));
                 return;
             }
-            Standing::Engine(kind) => match found {
+            Standing::Engine(kind) => match memory.found.get(&site) {
                 Some(found) => {
-                    let (endpoint, since) = (found.id.clone(), Some(found.since));
-                    let (addr, kind) = (site.addr.to_string(), Some(found.kind));
-                    statement.engines.push(Told { endpoint, kind, addr, pid: site.pid, name, since });
+                    statement.engines.push(told(found.id.clone(), Some(found.kind), Some(found.since)));
                     return;
                 }
-                None => {
-                    ("not_taken", format!("an engine of kind {kind} that could not be taken in: see the log"))
-                }
+                None => (
+                    "not_taken",
+                    format!(
+                        "an engine of kind {kind}; no name is free for it, or {FOUND_MAX} others were found before: list it"
+                    ),
+                ),
             },
             Standing::PartOf(addr) => ("part_of", format!("belongs to the engine at {addr}")),
             Standing::Waits(addr) => {
@@ -160,7 +163,7 @@ impl Discovery {
             Standing::New => ("not_asked", "not asked yet: too many ports at once".to_owned()),
         };
         let again_at = memory.lookout.again_at(&site);
-        let addr = Some(site.addr.to_string());
+        let (addr, name) = (Some(site.addr.to_string()), listener.name.clone());
         statement.left.push(Left { pid: site.pid, name, addr, reason, detail, again_at });
     }
 }

@@ -1,11 +1,14 @@
 //! Where the processes in question listen: from /proc to a list in the order in which ports are asked.
 
-use std::net::SocketAddr;
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 
 use aya_config::DiscoveryMode;
 
 use super::family::{Family, ancestry, family, join};
-use crate::procfs::{Network, Procfs, Unseen};
+use super::published::{Published, published};
+use crate::procfs::{Network, Procfs, Tables, Unseen};
 
 /// Listening addresses that are considered, of all processes together; the rest is counted and not asked.
 pub(super) const LISTENERS_MAX: usize = 256;
@@ -29,6 +32,8 @@ pub(super) struct Listener {
     pub(super) above: Vec<u32>,
     /// The port is of those that the system chooses.
     pub(super) ephemeral: bool,
+    /// Only this host reaches it.
+    pub(super) loopback_only: bool,
 }
 
 /// A process about whose addresses nothing can be said, or that has none.
@@ -54,15 +59,14 @@ pub(super) struct Survey {
 /// `kept` are processes that were found to be engines: they may have let go of their GPU for a while.
 pub(super) fn survey(proc: &Procfs, mode: DiscoveryMode, holders: &[u32], kept: &[u32], own: u32) -> Survey {
     let mut survey = Survey::default();
+    let mut host = Host::new(proc);
     let mut families = Family::new();
     match mode {
         DiscoveryMode::Off => return survey,
         DiscoveryMode::Gpu => {
             for holder in holders {
                 let family = family(proc, *holder);
-                if let Some(quiet) = quiet(proc, *holder, &family) {
-                    survey.quiet.push(quiet);
-                }
+                survey.quiet.extend(host.quiet(*holder, &family));
                 join(&mut families, family);
             }
             for pid in kept {
@@ -75,10 +79,10 @@ pub(super) fn survey(proc: &Procfs, mode: DiscoveryMode, holders: &[u32], kept: 
             }
         }
     }
-    let ephemeral_from = proc.ephemeral_from();
     for (pid, above) in families.into_iter().filter(|(pid, _)| *pid != own) {
-        look_at(proc, pid, &above, ephemeral_from, &mut survey);
+        host.look_at(pid, &above, &mut survey);
     }
+    survey.quiet.dedup();
     let rank = |l: &Listener| (l.above.len(), l.ephemeral, l.site.addr.port(), l.site);
     survey.listeners.sort_by_key(rank);
     survey.beyond = survey.listeners.len().saturating_sub(LISTENERS_MAX);
@@ -95,30 +99,64 @@ fn above(proc: &Procfs, pid: u32) -> Vec<u32> {
     chain
 }
 
-/// What keeps the addresses of a holder's engine from being known.
-fn quiet(proc: &Procfs, holder: u32, family: &Family) -> Option<Quiet> {
-    let listens = |pid: &u32| proc.listeners(*pid).is_ok_and(|addrs| !addrs.is_empty());
-    let unseen = proc.listeners(holder).err();
-    let found = family.keys().any(listens);
-    (!found).then(|| Quiet { pid: holder, name: proc.name(holder), unseen })
+/// What is the same for all processes of one look, and what was found out of them.
+struct Host<'a> {
+    proc: &'a Procfs,
+    ephemeral_from: u16,
+    tables: Tables,
+    listens: BTreeMap<u32, Result<Vec<SocketAddr>, Unseen>>,
+    /// Read only where something listens in a container.
+    published: OnceCell<Vec<Published>>,
 }
 
-fn look_at(proc: &Procfs, pid: u32, above: &[u32], ephemeral_from: u16, survey: &mut Survey) {
-    let Ok(addrs) = proc.listeners(pid) else { return };
-    let Some((_, started)) = proc.parent(pid).filter(|_| !addrs.is_empty()) else { return };
-    let (name, network): (_, Network) = (proc.name(pid), proc.network(pid));
-    for addr in addrs {
-        match network.reach(addr) {
-            Ok(addr) => survey.listeners.push(Listener {
-                site: Site { pid, started, addr },
-                name: name.clone(),
-                above: above.to_vec(),
-                ephemeral: addr.port() >= ephemeral_from,
-            }),
-            Err(unseen) => survey.quiet.push(Quiet { pid, name: name.clone(), unseen: Some(unseen) }),
+impl<'a> Host<'a> {
+    fn new(proc: &'a Procfs) -> Self {
+        let (ephemeral_from, published) = (proc.ephemeral_from(), OnceCell::new());
+        Self { proc, ephemeral_from, tables: Tables::default(), listens: BTreeMap::new(), published }
+    }
+
+    fn listeners(&mut self, pid: u32) -> &Result<Vec<SocketAddr>, Unseen> {
+        self.listens.entry(pid).or_insert_with(|| self.proc.listeners(pid, &mut self.tables))
+    }
+
+    /// What keeps the addresses of a holder's engine from being known.
+    fn quiet(&mut self, holder: u32, family: &Family) -> Option<Quiet> {
+        let found =
+            family.keys().any(|pid| self.listeners(*pid).as_ref().is_ok_and(|addrs| !addrs.is_empty()));
+        let unseen = self.listeners(holder).as_ref().err().copied();
+        (!found).then(|| Quiet { pid: holder, name: self.proc.name(holder), unseen })
+    }
+
+    fn look_at(&mut self, pid: u32, above: &[u32], survey: &mut Survey) {
+        let Ok(addrs) = self.listeners(pid).clone() else { return };
+        let Some((_, started)) = self.proc.parent(pid).filter(|_| !addrs.is_empty()) else { return };
+        let (name, network) = (self.proc.name(pid), self.proc.network(pid));
+        for listens in addrs {
+            let reached = self.published_at(&network, listens).map_or_else(|| network.reach(listens), Ok);
+            match reached {
+                Ok(addr) => survey.listeners.push(Listener {
+                    site: Site { pid, started, addr },
+                    name: name.clone(),
+                    above: above.to_vec(),
+                    ephemeral: listens.port() >= self.ephemeral_from,
+                    loopback_only: listens.ip().is_loopback(),
+                }),
+                Err(unseen) => survey.quiet.push(Quiet { pid, name: name.clone(), unseen: Some(unseen) }),
+            }
         }
     }
-    survey.quiet.dedup();
+
+    /// Where the host publishes a port of a container.
+    fn published_at(&self, network: &Network, listens: SocketAddr) -> Option<SocketAddr> {
+        let Network::Other(own) = network else { return None };
+        let is_it = |published: &&Published| {
+            let IpAddr::V4(ip) = published.container.ip() else { return false };
+            published.container.port() == listens.port() && own.contains(&ip) && !listens.ip().is_loopback()
+        };
+        let all = self.published.get_or_init(|| published(self.proc));
+        let found = all.iter().find(is_it)?;
+        Network::Ours.reach(found.at).ok()
+    }
 }
 
 #[cfg(test)]
@@ -169,20 +207,14 @@ mod tests {
     fn a_holder_whose_address_is_not_known_is_named_with_the_reason() {
         let made = Made::new();
         made.process(1, 0, "init");
-        for pid in [10, 20, 30, 40] {
+        for pid in [10, 20, 30] {
             made.process(pid, 1, "python3");
         }
         made.hidden(10);
         made.listens_at(30, "0100007F", 8000);
         made.contained(30, "172.17.0.3");
-        made.listens(40, 8000);
-        made.contained(40, "172.17.0.4");
-        let survey = survey(&made.proc(), DiscoveryMode::Gpu, &[10, 20, 30, 40, 99], &[], 60);
-        assert_eq!(
-            addrs(&survey),
-            [one(40, "172.17.0.4:8000", &[])],
-            "a container's is reached by its address"
-        );
+        let survey = survey(&made.proc(), DiscoveryMode::Gpu, &[10, 20, 30, 99], &[], 60);
+        assert_eq!(addrs(&survey), []);
         let quiet: Vec<_> = survey.quiet.iter().map(|quiet| (quiet.pid, quiet.unseen)).collect();
         let expect = [
             (10, Some(Unseen::Denied)),
@@ -191,5 +223,22 @@ mod tests {
             (30, Some(Unseen::NoAddress)),
         ];
         assert_eq!(quiet, expect);
+    }
+
+    #[test]
+    fn an_engine_in_a_container_is_reached_where_it_is_published_or_by_its_own_address() {
+        let made = Made::new();
+        made.process(1, 0, "init");
+        for (pid, ip) in [(40, "172.17.0.4"), (50, "172.17.0.5")] {
+            made.process(pid, 1, "python3");
+            made.listens(pid, 8000);
+            made.contained(pid, ip);
+        }
+        made.process(70, 1, "docker-proxy");
+        let proxy = "docker-proxy -proto tcp -host-ip 0.0.0.0 -host-port 9000 -container-ip 172.17.0.5 -container-port 8000";
+        made.started_with(70, proxy);
+        let survey = survey(&made.proc(), DiscoveryMode::Gpu, &[40, 50], &[], 60);
+        assert_eq!(addrs(&survey), [one(40, "172.17.0.4:8000", &[]), one(50, "127.0.0.1:9000", &[])]);
+        assert!(survey.listeners.iter().all(|listener| !listener.loopback_only));
     }
 }

@@ -15,6 +15,7 @@ impl Made {
         let made = Self(tempfile::tempdir().unwrap());
         fs::create_dir_all(made.0.path().join("self/ns")).unwrap();
         symlink("net:[1]", made.0.path().join("self/ns/net")).unwrap();
+        fs::write(made.0.path().join("sockets"), "header\n").unwrap();
         symlink("pid:[4026531836]", made.0.path().join("self/ns/pid")).unwrap();
         made
     }
@@ -40,6 +41,7 @@ impl Made {
         fs::write(at.join("stat"), stat).unwrap();
         symlink(format!("/bin/{program}"), at.join("exe")).unwrap();
         symlink("net:[1]", at.join("ns/net")).unwrap();
+        symlink(self.0.path().join("sockets"), at.join("net/tcp")).unwrap();
         let siblings = self.of(parent).join(format!("task/{parent}"));
         fs::create_dir_all(&siblings).unwrap();
         let mut children =
@@ -57,8 +59,9 @@ impl Made {
         let at = self.of(pid);
         let inode = pid * 100_000 + u32::from(port);
         symlink(format!("socket:[{inode}]"), at.join(format!("fd/{port}"))).unwrap();
+        // One table per network, as the kernel has it.
         let path = at.join("net/tcp");
-        let mut table = fs::read_to_string(&path).unwrap_or_else(|_| "header\n".to_owned());
+        let mut table = fs::read_to_string(&path).unwrap();
         table.push_str(&format!("  0: {address}:{port:04X} 00000000:0000 0A 0:0 0:0 0 0 0 {inode} 1\n"));
         fs::write(path, table).unwrap();
     }
@@ -67,9 +70,17 @@ impl Made {
     pub(crate) fn contained(&self, pid: u32, ip: &str) {
         let at = self.of(pid);
         fs::remove_file(at.join("ns/net")).unwrap();
-        symlink("net:[2]", at.join("ns/net")).unwrap();
+        symlink(format!("net:[{ip}]"), at.join("ns/net")).unwrap();
+        let table = fs::read(at.join("net/tcp")).unwrap();
+        fs::remove_file(at.join("net/tcp")).unwrap();
+        fs::write(at.join("net/tcp"), table).unwrap();
         let trie = format!("Main:\n  |-- 127.0.0.1\n     /32 host LOCAL\n  |-- {ip}\n     /32 host LOCAL\n");
         fs::write(at.join("net/fib_trie"), trie).unwrap();
+    }
+
+    /// It was started with these words.
+    pub(crate) fn started_with(&self, pid: u32, words: &str) {
+        fs::write(self.of(pid).join("cmdline"), words.replace(' ', "\0")).unwrap();
     }
 
     /// Its open files are not ours to see.

@@ -84,6 +84,31 @@ fn a_full_report_names_everything_and_a_delta_only_what_is_new() {
 }
 
 #[test]
+fn an_engine_that_was_found_is_told_with_its_first_reading_and_no_more_when_it_has_left() {
+    let mut view = view(TWO);
+    let id = aya_domain::EndpointId::parse("found").unwrap();
+    let joined = EngineView { id: id.clone(), ..EngineView::clone(&view.engines[0]) };
+    let health = Reading::new(EngineHealth::Ready, MonoTime::ZERO);
+    let first = Update::Engine { id: id.clone(), health: health.clone(), readings: Arc::default() };
+    let late = Update::Engine { id: id.clone(), health, readings: Arc::default() };
+    let ids = |view: &View| {
+        let full = told(view, ReportKind::Full, 0, MonoTime::ZERO);
+        full.engines.iter().map(|engine| engine.id.as_str().to_owned()).collect::<Vec<_>>()
+    };
+    for (name, update, expect, membership) in [
+        ("nothing is known of it yet", Update::Joined(Box::new(joined)), 2, false),
+        ("its first reading", first, 3, true),
+        ("it left", Update::Left(id.clone()), 2, true),
+        ("a reading that comes too late", late, 2, false),
+        ("it left twice", Update::Left(id), 2, false),
+    ] {
+        view.apply(update);
+        assert_eq!(ids(&view).len(), expect, "{name}");
+        assert_eq!(view.membership == view.revision, membership, "{name}");
+    }
+}
+
+#[test]
 fn only_a_change_of_health_is_urgent_and_only_a_change_of_gpus_is_membership() {
     let mut view = view(TWO);
     let steps = [
