@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use aya_domain::{EndpointId, GPU_PROCESSES_MAX, GpuProcess, GpuProcesses, GpuUuid, ProcessView};
 use aya_gpu::{GpuHolder, GpuHolders};
 
-use crate::procfs::Procfs;
+use crate::procfs::{Procfs, Tables};
 
 /// Ancestors of a process that are looked at, and children of its parent.
 const ANCESTORS_MAX: usize = 8;
@@ -34,6 +34,13 @@ pub(crate) struct Located {
     pub(crate) port: u16,
     /// The process that listens where that is known: in containers many engines listen on the same port.
     pub(crate) pid: Option<u32>,
+}
+
+/// What was read for one list: the processes of a host share ancestors and siblings, and their networks.
+#[derive(Default)]
+struct Seen {
+    tables: Tables,
+    ports: BTreeMap<u32, BTreeSet<u16>>,
 }
 
 /// What was found out of one process.
@@ -66,14 +73,15 @@ impl Census {
         let pids: BTreeSet<u32> =
             lists.iter().flat_map(|list| list.holders.iter().flatten()).map(|h| h.pid).collect();
         self.known.retain(|pid, _| pids.contains(pid));
+        let mut seen = Seen::default();
         for pid in pids {
-            self.look_at(pid);
+            self.look_at(pid, &mut seen);
         }
         self.share_cgroups();
         lists.into_iter().map(|list| (list.gpu, self.processes(list.holders))).collect()
     }
 
-    fn look_at(&mut self, pid: u32) {
+    fn look_at(&mut self, pid: u32, seen: &mut Seen) {
         let Some((parent, started)) = self.proc.parent(pid) else {
             self.known.remove(&pid);
             return;
@@ -84,14 +92,14 @@ impl Census {
                 return;
             }
         }
-        let engine = self.engine_of(pid, parent);
+        let engine = self.engine_of(pid, parent, seen);
         let known =
             Known { started, name: self.proc.name(pid), engine, cgroup: self.proc.cgroup(pid), age: 0 };
         self.known.insert(pid, known);
     }
 
     /// The engine whose port is listened on by the process, an ancestor or a child of its parent.
-    fn engine_of(&self, pid: u32, parent: u32) -> Option<EndpointId> {
+    fn engine_of(&self, pid: u32, parent: u32, seen: &mut Seen) -> Option<EndpointId> {
         let up = |pid: &u32| self.proc.parent(*pid).map(|(parent, _)| parent).filter(|parent| *parent > 1);
         let ancestors =
             std::iter::successors(Some(parent).filter(|parent| *parent > 1), up).take(ANCESTORS_MAX);
@@ -99,7 +107,8 @@ impl Census {
             if parent > 1 { self.proc.children(parent) } else { Vec::new() }.into_iter().take(SIBLINGS_MAX);
         let family = std::iter::once(pid).chain(ancestors).chain(siblings.filter(|sibling| *sibling != pid));
         family.into_iter().find_map(|member| {
-            let ports = self.proc.listens_on(member);
+            let Seen { tables, ports } = &mut *seen;
+            let ports = ports.entry(member).or_insert_with(|| self.proc.listens_on(member, tables));
             let is_it = |engine: &&Located| match engine.pid {
                 Some(pid) => pid == member,
                 None => ports.contains(&engine.port),

@@ -104,8 +104,8 @@ impl Procfs {
     }
 
     /// The TCP ports that it listens on; none where its files are not ours to see.
-    pub(crate) fn listens_on(&self, pid: u32) -> BTreeSet<u16> {
-        self.listeners(pid, &mut Tables::default()).unwrap_or_default().iter().map(SocketAddr::port).collect()
+    pub(crate) fn listens_on(&self, pid: u32, tables: &mut Tables) -> BTreeSet<u16> {
+        self.listeners(pid, tables).unwrap_or_default().iter().map(SocketAddr::port).collect()
     }
 
     /// The addresses that it listens on, as its own network sees them, each port once.
@@ -239,11 +239,14 @@ mod tests {
         let proc = Procfs::new("/proc");
         let me = std::process::id();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        assert!(proc.listens_on(me).contains(&listener.local_addr().unwrap().port()));
+        assert!(proc.listens_on(me, &mut Tables::default()).contains(&listener.local_addr().unwrap().port()));
         assert!(!proc.name(me).unwrap().is_empty());
         assert!(proc.parent(me).unwrap().1 > 0);
         assert_eq!(proc.name(u32::MAX), None);
-        assert_eq!((proc.parent(u32::MAX), proc.listens_on(u32::MAX)), (None, BTreeSet::new()));
+        assert_eq!(
+            (proc.parent(u32::MAX), proc.listens_on(u32::MAX, &mut Tables::default())),
+            (None, BTreeSet::new())
+        );
     }
 
     #[test]
