@@ -4,6 +4,9 @@
 //! token, every streamed event and the end. All of it is atomics: no request ever waits for another here.
 //! A [`Lease`] is the only way to change a cell, and its `Drop` takes back exactly what it added, on every path.
 
+mod counts;
+#[cfg(test)]
+mod interleavings;
 mod tally;
 
 use std::sync::Arc;
@@ -15,10 +18,16 @@ use aya_estimate::DecayedRate;
 use aya_fleet::Outcomes;
 use aya_trace::OwnRead;
 
+use self::counts::{Counts, Held};
 use self::tally::Tally;
 use crate::residents::{Entry, Residents};
 use crate::room::WaitingRoom;
 use crate::steps::{Batch, StepMark, StepWatch};
+
+/// What the counts are made of: `interleavings` explores them with atomics that are watched.
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+}
 
 /// The first pause after a failed connection; doubles with each further failure in a row.
 const COOLING_FIRST: Duration = Duration::from_millis(250);
@@ -33,18 +42,12 @@ pub(crate) struct LostRace;
 /// The account of one endpoint. Lives as long as anyone holds a lease on it, longer than the endpoint itself.
 #[derive(Debug)]
 pub(crate) struct LedgerCell {
-    in_flight: AtomicU32,
-    prefilling: AtomicU32,
-    prefill_tokens: AtomicU64,
-    decoding: AtomicU32,
-    decode_kv_tokens: AtomicU64,
+    counts: Counts,
     /// Dispatched prompt tokens per second, packed: the rate as `f32` bits above, milliseconds below.
     rate: AtomicU64,
     /// Nanoseconds of [`MonoTime`]; zero: not cooling.
     cooling_until: AtomicU64,
     failures_in_a_row: AtomicU32,
-    /// Prompt tokens of everything in flight, cached ones included.
-    prompts: AtomicU64,
     residents: Residents,
     tally: Tally,
     /// Mean and peak seconds of answers as two `f32`, and the nanoseconds of the last one; zero: none yet. Two that end
@@ -58,15 +61,10 @@ pub(crate) struct LedgerCell {
 impl LedgerCell {
     pub(crate) fn new(room: Arc<WaitingRoom>) -> Self {
         Self {
-            in_flight: AtomicU32::new(0),
-            prefilling: AtomicU32::new(0),
-            prefill_tokens: AtomicU64::new(0),
-            decoding: AtomicU32::new(0),
-            decode_kv_tokens: AtomicU64::new(0),
+            counts: Counts::new(),
             rate: AtomicU64::new(0),
             cooling_until: AtomicU64::new(0),
             failures_in_a_row: AtomicU32::new(0),
-            prompts: AtomicU64::new(0),
             residents: Residents::default(),
             tally: Tally::default(),
             response: AtomicU64::new(0),
@@ -87,11 +85,11 @@ impl LedgerCell {
         let rate = unpack_rate(self.rate.load(Ordering::Relaxed), now);
         let cooling = MonoTime::from_nanos(self.cooling_until.load(Ordering::Relaxed));
         let load = OwnLoad {
-            in_flight: self.in_flight.load(Ordering::Acquire),
-            prefilling: self.prefilling.load(Ordering::Relaxed),
-            prefill_tokens: self.prefill_tokens.load(Ordering::Relaxed),
-            decoding: self.decoding.load(Ordering::Relaxed),
-            decode_kv_tokens: self.decode_kv_tokens.load(Ordering::Relaxed),
+            in_flight: self.counts.in_flight(),
+            prefilling: self.counts.prefilling(),
+            prefill_tokens: self.counts.prefill_tokens(),
+            decoding: self.counts.decoding(),
+            decode_kv_tokens: self.counts.decode_kv_tokens(),
             prefill_rate: rate.read(now),
             cooling_until: (cooling > now).then_some(cooling),
             response: self.responses(),
@@ -100,12 +98,12 @@ impl LedgerCell {
     }
 
     pub(crate) fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Acquire)
+        self.counts.in_flight()
     }
 
     /// Prompt tokens of everything in flight.
     pub(crate) fn prompts(&self) -> Tokens {
-        Tokens(self.prompts.load(Ordering::Relaxed))
+        Tokens(self.counts.prompts())
     }
 
     /// What its iterations took, as far as the relay saw it.
@@ -126,12 +124,7 @@ impl LedgerCell {
         uncached: u64,
         now: MonoTime,
     ) -> Result<Lease, LostRace> {
-        self.in_flight
-            .compare_exchange(seen, seen.saturating_add(1), Ordering::AcqRel, Ordering::Relaxed)
-            .map_err(|_| LostRace)?;
-        self.prefilling.fetch_add(1, Ordering::Relaxed);
-        self.prefill_tokens.fetch_add(uncached, Ordering::Relaxed);
-        self.prompts.fetch_add(prompt_tokens, Ordering::Relaxed);
+        let held = self.counts.claim(seen, prompt_tokens, uncached).ok_or(LostRace)?;
         let add = |packed| {
             let mut rate = unpack_rate(packed, now);
             rate.add(now, Tokens(uncached));
@@ -141,14 +134,14 @@ impl LedgerCell {
         let _ = self.rate.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
         let entry = self.residents.enter(now, uncached);
         let mark = self.steps.dispatched(seen == 0, now);
-        let (cell, stage) = (Arc::clone(self), Stage::Prefill { uncached });
-        Ok(Lease { cell, since: now, stage, prompt_tokens, entry, expected: None, audible: false, mark })
+        let cell = Arc::clone(self);
+        Ok(Lease { cell, since: now, held, entry, expected: None, audible: false, mark })
     }
 
     /// What came of its requests so far.
     pub(crate) fn outcomes(&self) -> Outcomes {
         let in_a_row = self.failures_in_a_row.load(Ordering::Relaxed);
-        self.tally.read(self.in_flight(), self.prefill_tokens.load(Ordering::Relaxed), in_a_row)
+        self.tally.read(self.in_flight(), self.counts.prefill_tokens(), in_a_row)
     }
 
     /// An answer is whole, or the endpoint rightly refused the request.
@@ -204,20 +197,12 @@ impl LedgerCell {
     }
 }
 
-/// What a lease has added to its cell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Prefill { uncached: u64 },
-    Decode { kv_tokens: u64 },
-}
-
 /// One request's claim on one endpoint.
 #[derive(Debug)]
 pub(crate) struct Lease {
     cell: Arc<LedgerCell>,
     since: MonoTime,
-    stage: Stage,
-    prompt_tokens: u64,
+    held: Held,
     /// `None`: too many are there to be known one by one.
     entry: Option<Entry>,
     /// When it was sent, and after how many seconds its first token was due; until that has come.
@@ -248,12 +233,7 @@ impl Lease {
 
     /// The prefill is over: the request now decodes. Later calls change nothing.
     pub(crate) fn first_token(&mut self, now: MonoTime) {
-        let Stage::Prefill { uncached } = self.stage else { return };
-        self.stage = Stage::Decode { kv_tokens: self.prompt_tokens };
-        self.cell.decoding.fetch_add(1, Ordering::Relaxed);
-        self.cell.decode_kv_tokens.fetch_add(self.prompt_tokens, Ordering::Relaxed);
-        self.cell.prefilling.fetch_sub(1, Ordering::Relaxed);
-        self.cell.prefill_tokens.fetch_sub(uncached, Ordering::Relaxed);
+        let Some(uncached) = self.cell.counts.first_token(&mut self.held) else { return };
         if let Some(entry) = self.entry {
             self.cell.residents.first_token(entry, now);
         }
@@ -263,11 +243,12 @@ impl Lease {
 
     /// This many more tokens came; ends the prefill if it had not ended.
     pub(crate) fn tokens(&mut self, count: u64, now: MonoTime) {
-        if let Stage::Decode { .. } = self.stage {
+        if self.held.decodes() {
+            let counts = &self.cell.counts;
             let batch = Batch {
-                prefilling: self.cell.prefilling.load(Ordering::Relaxed),
-                decoding: self.cell.decoding.load(Ordering::Relaxed),
-                kv_tokens: self.cell.decode_kv_tokens.load(Ordering::Relaxed),
+                prefilling: counts.prefilling(),
+                decoding: counts.decoding(),
+                kv_tokens: counts.decode_kv_tokens(),
             };
             let count = u32::try_from(count).unwrap_or(u32::MAX);
             self.cell.steps.tokens(&mut self.mark, count, batch, now);
@@ -278,10 +259,7 @@ impl Lease {
         if let Some(entry) = self.entry {
             self.cell.residents.tokens(entry, count);
         }
-        if let Stage::Decode { kv_tokens } = &mut self.stage {
-            *kv_tokens = kv_tokens.saturating_add(count);
-            self.cell.decode_kv_tokens.fetch_add(count, Ordering::Relaxed);
-        }
+        self.cell.counts.tokens(&mut self.held, count);
     }
 
     /// The answer has come in full.
@@ -296,26 +274,16 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        match self.stage {
-            Stage::Prefill { uncached } => {
-                self.cell.prefilling.fetch_sub(1, Ordering::Relaxed);
-                self.cell.prefill_tokens.fetch_sub(uncached, Ordering::Relaxed);
-                self.cell.steps.broke_off();
-            }
-            Stage::Decode { kv_tokens } => {
-                self.cell.decoding.fetch_sub(1, Ordering::Relaxed);
-                self.cell.decode_kv_tokens.fetch_sub(kv_tokens, Ordering::Relaxed);
-            }
+        if !self.held.decodes() {
+            self.cell.steps.broke_off();
         }
-        self.cell.prompts.fetch_sub(self.prompt_tokens, Ordering::Relaxed);
         if let Some(entry) = self.entry {
             self.cell.residents.leave(entry);
         }
         if self.audible {
             self.cell.tally.audible.fetch_sub(1, Ordering::Relaxed);
         }
-        let before = self.cell.in_flight.fetch_sub(1, Ordering::AcqRel);
-        debug_assert!(before > 0, "a lease was released twice");
+        self.cell.counts.release(&self.held);
         self.cell.room.wake_heads();
     }
 }
