@@ -5,11 +5,13 @@
 //! What was found out of a process stays true while it lives and the engines are the same, and is not asked again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use aya_domain::{EndpointId, GPU_PROCESSES_MAX, GpuProcess, GpuProcesses, GpuUuid, ProcessView};
 use aya_gpu::{GpuHolder, GpuHolders};
 
-use crate::procfs::{Procfs, Tables};
+use crate::local::Host;
+use crate::procfs::{Network, Procfs, Tables};
 
 /// Ancestors of a process that are looked at, and children of its parent.
 const ANCESTORS_MAX: usize = 8;
@@ -27,11 +29,12 @@ pub(crate) struct Census {
     engines: Vec<Located>,
 }
 
-/// An engine of this host and what it is known by.
+/// An engine and what it is known by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Located {
     pub(crate) id: EndpointId,
     pub(crate) port: u16,
+    pub(crate) host: Host,
     /// The process that listens where that is known: in containers many engines listen on the same port.
     pub(crate) pid: Option<u32>,
 }
@@ -60,7 +63,7 @@ impl Census {
         Self { proc, blinkered, known: BTreeMap::new(), engines: Vec::new() }
     }
 
-    /// The processes of every GPU, the largest first; `engines` are those of this host.
+    /// The processes of every GPU, the largest first; `engines` are those that are known.
     pub(crate) fn take(
         &mut self,
         lists: Vec<GpuHolders>,
@@ -111,10 +114,22 @@ impl Census {
             let ports = ports.entry(member).or_insert_with(|| self.proc.listens_on(member, tables));
             let is_it = |engine: &&Located| match engine.pid {
                 Some(pid) => pid == member,
-                None => ports.contains(&engine.port),
+                None => ports.contains(&engine.port) && self.is_there(member, engine.host),
             };
             self.engines.iter().find(is_it).map(|engine| engine.id.clone())
         })
+    }
+
+    /// Whether a process can listen at this host: one in a container also under the addresses of its own.
+    fn is_there(&self, pid: u32, host: Host) -> bool {
+        match host {
+            Host::Ours => true,
+            Host::Other(None) => false,
+            Host::Other(address) => match self.proc.network(pid) {
+                Network::Ours => false,
+                Network::Other(its) => its.map(IpAddr::V4) == address,
+            },
+        }
     }
 
     /// A process without an engine belongs to the one that all others of its control group belong to. The group of
@@ -215,7 +230,7 @@ mod tests {
     }
 
     fn engine(name: &str, port: u16) -> Located {
-        Located { id: EndpointId::parse(name).unwrap(), port, pid: None }
+        Located { id: EndpointId::parse(name).unwrap(), port, host: Host::Ours, pid: None }
     }
 
     #[test]
@@ -276,6 +291,30 @@ mod tests {
         fs::remove_dir_all(root.path().join("20/fd")).unwrap();
         let again = census.take(held(&[22]), engines).remove(0).1;
         assert_eq!(engines_of(&again), [(22, Some("vllm"))], "what is known is not asked again");
+    }
+
+    #[test]
+    fn the_port_of_an_engine_elsewhere_is_nobodys_here() {
+        let root = tempfile::tempdir().unwrap();
+        make(root.path(), &[made(10, 1, "/a", Some(8001)), made(20, 1, "/docker/x", Some(8001))]);
+        for (pid, network) in [("self", 1), ("10", 1), ("20", 2)] {
+            fs::create_dir_all(root.path().join(pid).join("ns")).unwrap();
+            symlink(format!("net:[{network}]"), root.path().join(pid).join("ns/net")).unwrap();
+        }
+        let routes = "Main:\n  |-- 172.17.0.2\n     /32 host LOCAL\n";
+        fs::write(root.path().join("20/net/fib_trie"), routes).unwrap();
+        let at = |address: &str| Host::Other(address.parse().ok());
+        for (host, expect) in [
+            (Host::Ours, [Some("e"), Some("e")]),
+            (at("172.17.0.2"), [Some("e"), None]),
+            (at("192.0.2.7"), [None, None]),
+            (Host::Other(None), [None, None]),
+        ] {
+            let mut census = Census::new(Procfs::new(root.path()));
+            let engines = vec![Located { host, ..engine("e", 8001) }];
+            let list = census.take(held(&[10, 20]), engines).remove(0).1;
+            assert_eq!(engines_of(&list), [(20, expect[0]), (10, expect[1])], "{host:?}");
+        }
     }
 
     #[test]

@@ -3,27 +3,27 @@
 //! The driver lives on a thread of its own. Here one question is open at a time; when its answer is late, the
 //! reports say since when, and go on. Readings that could not be repeated stay and grow old.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aya_config::{AgentConfig, GpuChoice as Configured};
-use aya_domain::{Bytes, EngineKind, GpuSample, GpuSourceKind, GpuUuid, MonoTime, NodeId};
+use aya_domain::{EngineKind, GpuSourceKind, GpuUuid, MonoTime, NodeId};
 use aya_gpu::{
     Answer, Ask, GpuChoice, GpuHappening, GpuHolders, GpuSource, GpuThread, Product, SimulatedGpu, Tell, open,
 };
 use aya_observe::Clock;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::census::{Census, Located};
+use crate::counters::Counters;
 use crate::discovery::Holders;
+use crate::gpu_round::{Listed, Round};
 use crate::gpus_of::{loads, products_told};
-use crate::metrics::Metrics;
-use crate::procfs::Procfs;
-use crate::view::{EngineView, GpuSourceView, Update, View};
+use crate::metrics::{Metrics, Part};
+use crate::view::{GpuSourceView, Update, View};
 
 /// A driver that has not answered for this long has stalled; a slow one takes some 100 ms. Looked at with every tick,
 /// and no whole number of seconds, so that the usual tick of 1 s finds it at the second one.
@@ -34,9 +34,6 @@ const DISCOVER_PERIOD: Duration = Duration::from_secs(30);
 const DISCOVER_RETRY: Duration = Duration::from_secs(5);
 /// How long simulated engines are waited for to learn which GPUs to simulate.
 const ENGINES_TELL_WITHIN: Duration = Duration::from_secs(10);
-/// How often the processes are listed, and the change of a GPU's memory that makes it worth looking at once.
-const PROCESSES_PERIOD: Duration = Duration::from_secs(5);
-const VRAM_JUMP_BYTES: u64 = 256 << 20;
 /// Answers that may wait here: one question is open at a time, and the first answer comes unasked.
 const ANSWERS_MAX: usize = 4;
 
@@ -114,6 +111,12 @@ fn at_once(happens: mpsc::Sender<GpuHappening>) -> Tell {
     })
 }
 
+fn ticks(first: Instant, step: Duration) -> Interval {
+    let mut ticks = interval_at(first, step.min(STALLED_AFTER));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    ticks
+}
+
 /// The open question.
 struct Open {
     since: MonoTime,
@@ -127,31 +130,8 @@ struct Source {
     open: Option<Open>,
     discovered_at: Option<MonoTime>,
     discover_after: MonoTime,
+    round: Round,
     listed: Listed,
-}
-
-/// When the processes were last listed, and what each GPU held then.
-#[derive(Default)]
-struct Listed {
-    at: Option<MonoTime>,
-    vram: BTreeMap<GpuUuid, Bytes>,
-}
-
-impl Listed {
-    /// Whether it is time for another list, which is taken to be made then.
-    fn is_due(&mut self, samples: &[(GpuUuid, GpuSample)], now: MonoTime) -> bool {
-        let used: BTreeMap<_, _> =
-            samples.iter().filter_map(|(uuid, sample)| Some((uuid.clone(), sample.vram_used?))).collect();
-        let jumped = |(uuid, now): (&GpuUuid, &Bytes)| {
-            self.vram.get(uuid).is_none_or(|then| then.get().abs_diff(now.get()) > VRAM_JUMP_BYTES)
-        };
-        let old = self.at.is_none_or(|at| now.since(at) >= PROCESSES_PERIOD);
-        let due = old || used.iter().any(jumped);
-        if due {
-            *self = Self { at: Some(now), vram: used };
-        }
-        due
-    }
 }
 
 impl Source {
@@ -211,12 +191,17 @@ impl GpuTask {
             open: Some(Open { since: self.clock.now(), stalled: false }),
             discovered_at: None,
             discover_after: MonoTime::ZERO,
+            round: Round::new(self.period),
             listed: Listed::default(),
         };
-        let mut census = Census::new(Procfs::new("/proc"));
-        let mut ticks = interval_at(epoch, self.period.min(STALLED_AFTER));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut census = Counters::new();
+        let mut step = source.round.step();
+        let mut ticks = ticks(epoch.max(Instant::now()), step);
         loop {
+            if source.round.step() != step {
+                step = source.round.step();
+                ticks = self::ticks(Instant::now() + step, step);
+            }
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 answer = answers.recv() => match answer {
@@ -236,7 +221,10 @@ impl GpuTask {
                     self.metrics.gpu_event(happened.kind.as_str());
                     self.tell(Update::Happened { at: self.clock.now(), happened }).await;
                 }
-                _ = ticks.tick() => self.tick(&thread, &mut source).await,
+                due = ticks.tick() => {
+                    self.metrics.tick_late(Part::Gpus, due.elapsed());
+                    self.tick(&thread, &mut source).await;
+                }
             }
         }
         // Waits a moment for the driver's library to be closed; off this runtime, for a hanging driver's sake.
@@ -259,9 +247,11 @@ impl GpuTask {
                 }
                 open.stalled = true;
                 self.metrics.gpu_stall(waited.as_secs_f64());
-                source.view.error =
-                    Some(format!("{} stalled for {:.0} s", source.view.kind, waited.as_secs_f64()));
-                self.tell(Update::Source(source.view.clone())).await;
+                let error = Some(format!("{} stalled for {:.0} s", source.view.kind, waited.as_secs_f64()));
+                if source.view.error != error {
+                    source.view.error = error;
+                    self.tell(Update::Source(source.view.clone())).await;
+                }
             }
             return;
         }
@@ -271,11 +261,17 @@ impl GpuTask {
         let ask = if now >= source.discover_after {
             Ask::Discover
         } else if source.discovered_at.is_some() {
-            Ask::Sample { now, loads: loads(&self.views.borrow()) }
+            let turn = source.round.turn();
+            source.round.done(&turn);
+            self.sample(turn, now)
         } else {
             return;
         };
         self.ask(thread, source, ask, now);
+    }
+
+    fn sample(&self, devices: Range<usize>, now: MonoTime) -> Ask {
+        Ask::Sample { now, devices, loads: loads(&self.views.borrow()) }
     }
 
     fn ask(&self, thread: &GpuThread, source: &mut Source, ask: Ask, now: MonoTime) {
@@ -295,16 +291,18 @@ impl GpuTask {
                 source.view.kind = kind;
                 self.ask(thread, source, Ask::Discover, now);
             }
-            Answer::Discovered { gpus, driver_version } => {
+            Answer::Discovered { gpus, devices, driver_version } => {
                 source.view.driver_version = driver_version.or(source.view.driver_version.take());
                 match gpus {
                     Ok(found) => {
                         source.discovered_at = Some(now);
                         source.discover_after = now.after(DISCOVER_PERIOD);
                         Self::error(source, found.trouble);
+                        source.listed.keep(|uuid| found.items.iter().any(|gpu| gpu.uuid == *uuid));
                         self.tell(Update::Gpus(found.items)).await;
-                        let loads = loads(&self.views.borrow());
-                        self.ask(thread, source, Ask::Sample { now, loads }, now);
+                        source.round.set_devices(devices);
+                        let ask = self.sample(source.round.all(), now);
+                        self.ask(thread, source, ask, now);
                     }
                     Err(error) => {
                         source.discover_after = now.after(DISCOVER_RETRY);
@@ -341,32 +339,26 @@ impl GpuTask {
     }
 
     /// Finds out whose the processes are, off this runtime: /proc may be slow.
-    async fn count(&self, mut census: Census, at: MonoTime, holders: Vec<GpuHolders>) -> Census {
-        let located = |engine: &Arc<EngineView>| Located {
-            id: engine.id.clone(),
-            port: engine.url.port(),
-            pid: engine.pid,
-        };
-        let engines = self.views.borrow().engines.iter().map(located).collect();
-        let held = pids(&holders);
-        self.holders.send_if_modified(|before| {
-            *before != held && {
-                *before = held;
-                true
-            }
-        });
+    async fn count(&self, mut counters: Counters, at: MonoTime, holders: Vec<GpuHolders>) -> Counters {
+        let views = self.views.borrow().engines.clone();
         let counted = tokio::task::spawn_blocking(move || {
-            let lists = census.take(holders, engines);
-            (census, lists)
+            let (held, lists) = counters.count(holders, &views);
+            (counters, held, lists)
         });
         match counted.await {
-            Ok((census, lists)) => {
+            Ok((counters, held, lists)) => {
+                self.holders.send_if_modified(|before| {
+                    *before != held && {
+                        *before = held;
+                        true
+                    }
+                });
                 self.tell(Update::Processes { at, lists }).await;
-                census
+                counters
             }
             Err(error) => {
                 warn!(%error, "the processes of the gpus could not be told");
-                Census::new(Procfs::new("/proc"))
+                Counters::new()
             }
         }
     }
@@ -383,18 +375,11 @@ impl GpuTask {
     }
 }
 
-/// Who holds the GPUs; `None` where no GPU tells.
-fn pids(lists: &[GpuHolders]) -> Holders {
-    let told: BTreeSet<u32> =
-        lists.iter().filter_map(|list| list.holders.as_ref()).flatten().map(|holder| holder.pid).collect();
-    lists.iter().any(|list| list.holders.is_some()).then(|| told.into_iter().collect())
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc as std_mpsc;
 
-    use aya_domain::GpuInfo;
+    use aya_domain::{GpuInfo, GpuSample};
     use aya_gpu::{Collected, GpuError};
 
     use super::*;

@@ -1,8 +1,10 @@
 //! The agent's own metrics. Labels come from the configuration (endpoints, schedulers) or closed sets.
 
+use std::time::Duration;
+
 use aya_domain::{EndpointId, EndpointUrl, EngineHealth, ReportKind, Signal, SignalReport, SignalState};
 use aya_engine::{Absent, Page};
-use aya_observe::metrics::prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use aya_observe::metrics::prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use aya_observe::metrics::{MetricError, Registry};
 
 use crate::prober::FetchError;
@@ -28,11 +30,22 @@ pub(crate) struct Metrics {
     skipped: IntCounterVec,
     connects: IntCounterVec,
     connected: IntGaugeVec,
+    ticks: [Histogram; 2],
     gpu_samples: IntCounter,
     gpu_failures: IntCounter,
     gpu_stall: Gauge,
     gpu_events: IntCounterVec,
 }
+
+/// What of the agent keeps a beat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    Gpus,
+    Engines,
+}
+
+/// Upper bounds, in seconds, of how late a beat may be.
+const LATE_SECONDS: [f64; 8] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5];
 
 const HEALTHS: [&str; 4] = ["ready", "loading", "busy", "down"];
 
@@ -40,6 +53,12 @@ impl Metrics {
     pub(crate) fn new(node: &str) -> Result<Self, MetricError> {
         let registry = Registry::new();
         let version = env!("CARGO_PKG_VERSION");
+        let ticks = registry.histogram_vec(
+            "aya_agent_tick_late_seconds",
+            "How late the readings of GPUs and engines began.",
+            &["part"],
+            &LATE_SECONDS,
+        )?;
         registry.info("aya_agent_info", "The agent.", &[("version", version), ("node", node)])?;
         Ok(Self {
             probes: registry.counter_vec(
@@ -82,7 +101,9 @@ impl Metrics {
                 "1 while the stream to a scheduler stands.",
                 &["scheduler"],
             )?,
-            gpu_samples: registry.counter("aya_agent_gpu_collections_total", "Readings of all GPUs.")?,
+            ticks: ["gpus", "engines"].map(|part| ticks.with_label_values(&[part])),
+            gpu_samples: registry
+                .counter("aya_agent_gpu_collections_total", "Readings of one or more GPUs.")?,
             gpu_failures: registry
                 .counter("aya_agent_gpu_collection_failures_total", "Readings of GPUs that failed.")?,
             gpu_stall: registry.gauge_f64(
@@ -174,6 +195,16 @@ impl Metrics {
             connects: self.connects.with_label_values(&[scheduler]),
             connected: self.connected.with_label_values(&[scheduler]),
         }
+    }
+
+    /// A beat came so late.
+    pub(crate) fn tick_late(&self, part: Part, late: Duration) {
+        let [gpus, engines] = &self.ticks;
+        let histogram = match part {
+            Part::Gpus => gpus,
+            Part::Engines => engines,
+        };
+        histogram.observe(late.as_secs_f64());
     }
 
     pub(crate) fn gpus_read(&self, failed: bool) {

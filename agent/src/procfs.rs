@@ -3,6 +3,7 @@
 //! Only /proc is read, and only of the processes that are asked for. What cannot be read (a process that has ended,
 //! another user's sockets, another PID namespace) is absent. Every list has a limit.
 
+pub(crate) mod inside;
 #[cfg(test)]
 pub(crate) mod made;
 mod sockets;

@@ -17,7 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Part};
 use crate::prober::{FetchError, Prober};
 use crate::view::Update;
 
@@ -86,7 +86,7 @@ impl Sampler {
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                _ = ticks.tick() => {}
+                due = ticks.tick() => self.metrics.tick_late(Part::Engines, due.elapsed()),
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,

@@ -17,6 +17,7 @@ mod read;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -41,6 +42,8 @@ pub struct NvmlSource {
     listener: Option<Listener>,
     /// Devices that were there once and are not in the list any more: told until they are back.
     gone: BTreeSet<GpuUuid>,
+    /// Of each board, why its last reading failed.
+    failed: Vec<Option<GpuError>>,
     /// What was wrong at the last discovery.
     trouble: Option<String>,
     /// Why `nvml` is closed.
@@ -70,6 +73,7 @@ impl NvmlSource {
             ledger: Arc::new(Ledger::new(tell)),
             listener: None,
             gone: BTreeSet::new(),
+            failed: Vec::new(),
             trouble: None,
             closed_by: GpuError::DriverNotLoaded,
         }
@@ -117,6 +121,7 @@ impl NvmlSource {
         }
         self.gone.extend(self.boards.iter().map(|board| board.info.uuid.clone()));
         self.boards = found;
+        self.failed = vec![None; self.boards.len()];
         for board in &self.boards {
             self.gone.remove(&board.info.uuid);
         }
@@ -168,23 +173,37 @@ impl GpuSource for NvmlSource {
         }
     }
 
-    fn sample(&mut self, _now: MonoTime) -> Result<Collected<(GpuUuid, GpuSample)>, GpuError> {
+    fn sample(&mut self, now: MonoTime) -> Result<Collected<(GpuUuid, GpuSample)>, GpuError> {
+        self.sample_some(0..self.boards.len(), now)
+    }
+
+    fn devices(&self) -> usize {
+        self.boards.len()
+    }
+
+    fn sample_some(
+        &mut self,
+        devices: Range<usize>,
+        _now: MonoTime,
+    ) -> Result<Collected<(GpuUuid, GpuSample)>, GpuError> {
         let nvml = self.nvml.as_ref().ok_or_else(|| self.closed_by.clone())?;
-        let mut items = Vec::with_capacity(self.boards.len());
-        let mut failed = Vec::new();
-        for board in &mut self.boards {
-            match board.read(nvml, &self.ledger) {
-                Ok(samples) => items.extend(samples),
-                Err(error) => failed.push((board.info.uuid.clone(), error)),
-            }
+        let mut items = Vec::with_capacity(devices.len());
+        let boards = self.boards.iter_mut().zip(&mut self.failed);
+        for (board, failed) in boards.take(devices.end).skip(devices.start) {
+            let read = board.read(nvml, &self.ledger);
+            *failed = read.as_ref().err().cloned();
+            items.extend(read.unwrap_or_default());
         }
-        let lines = failed.iter().map(|(uuid, error)| match self.ledger.last(uuid) {
+        let boards = self.boards.iter().map(|board| &board.info.uuid).zip(&self.failed);
+        let failed = boards.filter_map(|(uuid, failed)| Some((uuid, failed.as_ref()?)));
+        let lines = failed.map(|(uuid, error)| match self.ledger.last(uuid) {
             Some(xid) => format!("{uuid}: {error}, XID {xid}"),
             None => format!("{uuid}: {error}"),
         });
         let trouble = told(self.trouble.iter().cloned().chain(lines));
-        match failed.pop() {
-            Some((_, error)) if items.is_empty() => Err(self.close_after(error)),
+        let all_failed = self.failed.iter().all(Option::is_some);
+        match self.failed.iter().flatten().next_back().cloned() {
+            Some(error) if all_failed => Err(self.close_after(error)),
             _ => Ok(Collected { items, trouble }),
         }
     }

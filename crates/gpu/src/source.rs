@@ -1,6 +1,7 @@
 //! What a source of GPU readings can do.
 
 use std::fmt;
+use std::ops::Range;
 
 use aya_domain::{Bytes, GpuInfo, GpuSample, GpuSourceKind, GpuUuid, MonoTime, Ratio};
 
@@ -70,6 +71,24 @@ pub trait GpuSource: Send + fmt::Debug {
     /// # Errors
     /// [`GpuError`] if not one GPU could be read.
     fn sample(&mut self, now: MonoTime) -> Result<Collected<(GpuUuid, GpuSample)>, GpuError>;
+
+    /// Devices that can be read one at a time, since the last discovery; one where all are read at once.
+    fn devices(&self) -> usize {
+        1
+    }
+
+    /// One reading of some of these devices, by their places: reading them one after another through the time between
+    /// two readings holds a driver's locks for short moments only. Its trouble is that of all devices.
+    ///
+    /// # Errors
+    /// [`GpuError`] if not one device could be read the last time.
+    fn sample_some(
+        &mut self,
+        _devices: Range<usize>,
+        now: MonoTime,
+    ) -> Result<Collected<(GpuUuid, GpuSample)>, GpuError> {
+        self.sample(now)
+    }
 
     /// The processes that hold the GPUs: some milliseconds per GPU on a real driver. A GPU that did not answer is
     /// missing, and so are all of a source that knows no processes.

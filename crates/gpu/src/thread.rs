@@ -4,6 +4,7 @@
 //! goes on reporting that the driver stalls since when. It asks one thing at a time, and never waits here.
 
 use std::io;
+use std::ops::Range;
 use std::time::Duration;
 
 use aya_domain::{GpuInfo, GpuSample, GpuSourceKind, GpuUuid, MonoTime};
@@ -18,9 +19,10 @@ const FAREWELL: Duration = Duration::from_millis(700);
 #[derive(Debug)]
 pub enum Ask {
     Discover,
-    /// A reading of every GPU, after telling a simulated source what runs on them.
+    /// A reading of some devices, by their places, after telling a simulated source what runs on them.
     Sample {
         now: MonoTime,
+        devices: Range<usize>,
         loads: Vec<GpuLoad>,
     },
     /// Who holds the GPUs.
@@ -35,6 +37,8 @@ pub enum Answer {
     Opened(GpuSourceKind),
     Discovered {
         gpus: Result<Collected<GpuInfo>, GpuError>,
+        /// How many can be read one at a time.
+        devices: usize,
         driver_version: Option<String>,
     },
     /// `at` is the `now` of the question.
@@ -115,11 +119,11 @@ fn answer(source: &mut dyn GpuSource, ask: Ask) -> Answer {
     match ask {
         Ask::Discover => {
             let gpus = source.discover();
-            Answer::Discovered { gpus, driver_version: source.driver_version() }
+            Answer::Discovered { gpus, devices: source.devices(), driver_version: source.driver_version() }
         }
-        Ask::Sample { now, loads } => {
+        Ask::Sample { now, devices, loads } => {
             source.observe(&loads);
-            Answer::Sampled { at: now, samples: source.sample(now) }
+            Answer::Sampled { at: now, samples: source.sample_some(devices, now) }
         }
         Ask::Holders { now } => Answer::Held { at: now, holders: source.holders() },
     }
@@ -159,10 +163,10 @@ mod tests {
                 .unwrap();
         assert_eq!(heard.recv_timeout(PATIENCE), Ok(Answer::Opened(GpuSourceKind::None)));
         thread.ask(Ask::Discover).unwrap();
-        let discovered = Answer::Discovered { gpus: NoGpus.discover(), driver_version: None };
+        let discovered = Answer::Discovered { gpus: NoGpus.discover(), devices: 1, driver_version: None };
         assert_eq!(heard.recv_timeout(PATIENCE), Ok(discovered));
         let at = MonoTime::from_millis(7);
-        thread.ask(Ask::Sample { now: at, loads: Vec::new() }).unwrap();
+        thread.ask(Ask::Sample { now: at, devices: 0..1, loads: Vec::new() }).unwrap();
         let sampled = Answer::Sampled { at, samples: Ok(Collected::all(Vec::new())) };
         assert_eq!(heard.recv_timeout(PATIENCE), Ok(sampled));
     }

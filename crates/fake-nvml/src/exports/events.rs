@@ -7,9 +7,6 @@ use std::time::Duration;
 use crate::abi::{Code, Handle, Out};
 use crate::state::{Driver, EventSet, LOOK_AGAIN, Registration, gpu_handle, now, sleep, with_state};
 
-/// Single-bit and double-bit ECC errors, performance state, critical XID, clock: what an H100 names.
-const SUPPORTED: u64 = 0x1f;
-
 /// `nvmlEventData_t` with the handle as a number.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -23,8 +20,8 @@ pub(crate) struct EventData {
 
 exports! {
     nvmlDeviceGetSupportedEventTypes(device: Handle, out: Out<c_ulonglong>) = |driver| {
-        driver.gpu(device)?;
-        out.put(SUPPORTED)
+        let gpu = driver.gpu(device)?;
+        out.put(gpu.event_types)
     };
     nvmlEventSetCreate(out: Out<Handle>) = |_| {
         let handle = with_state(|state| {
@@ -35,8 +32,8 @@ exports! {
         out.put(handle)
     };
     nvmlDeviceRegisterEvents(device: Handle, kinds: c_ulonglong, set: Handle) = |driver| {
-        let (gpu, _) = driver.gpu_at(device)?;
-        if kinds & !SUPPORTED != 0 {
+        let (gpu, described) = driver.gpu_at(device)?;
+        if kinds & !described.event_types != 0 {
             return Err(Code::NOT_SUPPORTED);
         }
         let registration = Registration { gpu, kinds, version: driver.version, since: driver.since_load };

@@ -4,6 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+/// What a driver of the 590 line announces for an H100: single-bit and double-bit ECC errors, performance state, critical
+/// XID, clock, fatal poison, GPU unavailable, recovery action.
+const EVENT_TYPES: u64 = 0xe01f;
+
 /// A device. `null` in an optional reading: this product does not have it.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -46,6 +50,8 @@ pub struct Gpu {
     pub remapped_rows: Option<[u32; 4]>,
     /// What the driver says has to be done (field 230).
     pub recovery_action: Option<u32>,
+    /// NVML's bits of the events that it announces.
+    pub event_types: u64,
     /// Received and sent.
     pub pcie_kbps: [u32; 2],
     /// Generation and lanes now, and at most.
@@ -132,6 +138,7 @@ impl Default for Gpu {
             ecc_uncorrected: Some(0),
             remapped_rows: Some([0; 4]),
             recovery_action: Some(0),
+            event_types: EVENT_TYPES,
             pcie_kbps: [1_200_000, 900_000],
             pcie_link: Some([5, 16, 5, 16]),
             fields: BTreeMap::new(),

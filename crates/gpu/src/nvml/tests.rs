@@ -411,6 +411,35 @@ fn the_xid_of_a_lost_gpu_is_told_with_it() {
 }
 
 #[test]
+fn recovery_actions_and_gpus_that_go_are_heard_where_the_driver_announces_them() {
+    let quiet = json!({"gpus": [{}, {}]});
+    let mut fake = Fake::play(&quiet);
+    fake.discover_and_listen();
+    fake.sample();
+    let second = fake.source.boards[1].info.uuid.clone();
+    let drain = json!({"gpus": [{}, {"recovery_action": 4}], "events": [{"at_ms": 0, "gpu": 1, "kind": 0x8000, "data": 4}]});
+    fake.change(&drain);
+    // No reading is made meanwhile: the event alone tells.
+    let told = fake.happenings(1).remove(0);
+    assert_eq!((&told.gpu, told.kind), (&second, GpuEventKind::Recovery { action: 4 }));
+    fake.change(&json!({"gpus": [{}, {}], "events": [{"at_ms": 0, "gpu": 1, "kind": 0x4000}]}));
+    let told = fake.happenings(1).remove(0);
+    assert_eq!((&told.gpu, told.kind), (&second, GpuEventKind::Lost));
+
+    let old = json!({"gpus": [{"event_types": 31}], "events": []});
+    let mut fake = Fake::play(&old);
+    fake.discover_and_listen();
+    let events = json!([{"at_ms": 0, "gpu": 0, "kind": 0x8000}, {"at_ms": 0, "gpu": 0, "data": 31}]);
+    fake.change(&json!({"gpus": [{"event_types": 31, "recovery_action": 4}], "events": events}));
+    let told = fake.happenings(1).remove(0);
+    assert_eq!(
+        told.kind,
+        GpuEventKind::Xid { code: 31 },
+        "an old driver tells nothing of recoveries, but its XIDs"
+    );
+}
+
+#[test]
 fn failures_of_single_readings_cost_only_themselves() {
     let mut fake = Fake::play(&fixture("flaky"));
     let found = fake.discover();
@@ -470,7 +499,8 @@ fn calls(fake: &Fake, function: &str) -> u64 {
 #[test]
 fn a_reading_is_cheap() {
     let mut fake = Fake::play(&fixture("h100x2"));
-    fake.discover();
+    // The listener's own questions are not counted: they are over by then.
+    fake.discover_and_listen();
     fake.sample();
     let count = |fake: &Fake, names: &mut dyn Iterator<Item = &&str>| -> u64 {
         names.map(|name| calls(fake, name)).sum()
@@ -494,6 +524,34 @@ fn eight_gpus_are_read_one_by_one() {
     assert_eq!((infos.len(), samples.len()), (8, 8));
     let power: Vec<_> = samples.iter().map(|sample| sample.power.unwrap().get() / 1000).collect();
     assert_eq!(power, [300, 320, 340, 360, 380, 400, 420, 440]);
+}
+
+#[test]
+fn devices_are_read_some_at_a_time_and_their_trouble_is_told_until_it_is_over() {
+    let mut scenario = json!({"gpus": [{}, {}, {}]});
+    let mut fake = Fake::play(&scenario);
+    let uuids: Vec<_> = fake.discover().items.into_iter().map(|gpu| gpu.uuid).collect();
+    assert_eq!(fake.source.devices(), 3);
+    let read = |fake: &mut Fake, devices| {
+        let read = fake.source.sample_some(devices, MonoTime::ZERO)?;
+        let places = read.items.iter().map(|(uuid, _)| uuids.iter().position(|u| u == uuid).unwrap());
+        Ok::<_, GpuError>((places.collect::<Vec<_>>(), read.trouble))
+    };
+    assert_eq!(read(&mut fake, 1..2), Ok((vec![1], None)));
+    assert_eq!(read(&mut fake, 2..9), Ok((vec![2], None)));
+    scenario["gpus"][1] = json!({"lost": true});
+    fake.change(&scenario);
+    assert_eq!(read(&mut fake, 0..1), Ok((vec![0], None)), "nobody has asked it yet");
+    let trouble = read(&mut fake, 1..2).unwrap().1;
+    assert!(trouble.as_deref().is_some_and(|trouble| trouble.starts_with(uuids[1].as_str())), "{trouble:?}");
+    assert_eq!(read(&mut fake, 2..3), Ok((vec![2], trouble)));
+    scenario["gpus"][1] = json!({});
+    fake.change(&scenario);
+    assert_eq!(read(&mut fake, 1..3), Ok((vec![1, 2], None)));
+    scenario["gpus"] = json!([{"lost": true}, {"lost": true}, {"lost": true}]);
+    fake.change(&scenario);
+    assert!(read(&mut fake, 0..2).is_ok(), "one has not failed");
+    assert_eq!(read(&mut fake, 2..3), Err(GpuError::Lost));
 }
 
 #[test]
