@@ -2,6 +2,7 @@
 
 pub(crate) mod agents;
 pub(crate) mod engines;
+pub(crate) mod hang;
 pub(crate) mod load;
 mod process;
 pub(crate) mod relay;

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use bench::{agents, engines, load, relay, steady};
+use bench::{agents, engines, hang, load, relay, steady};
 
 /// Measures Aya; see benches/METHOD.md.
 #[derive(Debug, Parser)]
@@ -20,7 +20,7 @@ enum Command {
     Relay(relay::Options),
     /// What 500 agents at 4 reports per second cost a scheduler.
     Telemetry(steady::TelemetryOptions),
-    /// What an agent with 8 simulated GPUs and 4 simulated engines costs its host.
+    /// What an agent with 8 GPUs and 4 simulated engines costs its host: simulated GPUs, then the fake NVML, which then hangs.
     Agent(steady::AgentOptions),
     /// Serve fixed answers as vLLM would, on several ports.
     Engines(engines::Options),
@@ -36,7 +36,10 @@ fn main() -> ExitCode {
     let done = runtime.map_err(anyhow::Error::from).and_then(|runtime| match command {
         Command::Relay(options) => runtime.block_on(relay::run(options)),
         Command::Telemetry(options) => runtime.block_on(steady::telemetry(options)),
-        Command::Agent(options) => runtime.block_on(steady::agent(options)),
+        Command::Agent(options) => runtime.block_on(async {
+            steady::agent(&options).await?;
+            hang::agent(&options).await
+        }),
         Command::Engines(options) => runtime.block_on(engines::run(options)),
         Command::Load(options) => runtime.block_on(load::run(options)),
         Command::Agents(options) => runtime.block_on(agents::run(options)),

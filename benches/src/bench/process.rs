@@ -76,6 +76,10 @@ impl Process {
         }
     }
 
+    pub(crate) const fn pid(&self) -> u32 {
+        self.pid
+    }
+
     /// Seconds of CPU that it and its children took so far.
     pub(crate) fn cpu_s(&self) -> f64 {
         family(self.pid).into_iter().map(cpu_s).sum()

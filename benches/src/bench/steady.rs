@@ -13,9 +13,9 @@ use super::process::{MEASURED_CORE, OTHER_CORE, Process, aya, free_port, helper,
 use super::target::scheduler_config;
 
 /// Time for connections, first reports and caches.
-const SETTLE: Duration = Duration::from_secs(8);
+pub(crate) const SETTLE: Duration = Duration::from_secs(8);
 const START_MAX: Duration = Duration::from_secs(10);
-const ENGINES: u32 = 4;
+pub(crate) const ENGINES: u32 = 4;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct TelemetryOptions {
@@ -28,17 +28,20 @@ pub(crate) struct TelemetryOptions {
 #[derive(Debug, clap::Args)]
 pub(crate) struct AgentOptions {
     #[arg(long, default_value_t = 30)]
-    seconds: u64,
+    pub(crate) seconds: u64,
+    /// Leave out the driver that hangs for 30 s.
+    #[arg(long)]
+    pub(crate) no_hang: bool,
 }
 
 /// CPU and memory over a while.
-struct Steady {
-    core_percent: f64,
-    rss_mib: f64,
-    seconds: f64,
+pub(crate) struct Steady {
+    pub(crate) core_percent: f64,
+    pub(crate) rss_mib: f64,
+    pub(crate) seconds: f64,
 }
 
-async fn watch(process: &Process, seconds: u64) -> Steady {
+pub(crate) async fn watch(process: &Process, seconds: u64) -> Steady {
     let (began, before) = (Instant::now(), process.cpu_s());
     pause(Duration::from_secs(seconds)).await;
     let seconds = began.elapsed().as_secs_f64();
@@ -46,14 +49,14 @@ async fn watch(process: &Process, seconds: u64) -> Steady {
 }
 
 /// A scheduler whose ports are known.
-struct Scheduler {
-    process: Process,
-    admin: u16,
-    grpc: u16,
+pub(crate) struct Scheduler {
+    pub(crate) process: Process,
+    pub(crate) admin: u16,
+    pub(crate) grpc: u16,
 }
 
 impl Scheduler {
-    async fn start(dir: &Path, core: &str) -> Result<Self> {
+    pub(crate) async fn start(dir: &Path, core: &str) -> Result<Self> {
         let (listen, admin, grpc) = (free_port()?, free_port()?, free_port()?);
         let conf = dir.join("scheduler.toml");
         fs::write(&conf, scheduler_config(listen, admin, grpc))?;
@@ -105,7 +108,7 @@ pub(crate) async fn telemetry(options: TelemetryOptions) -> Result<()> {
 }
 
 /// One agent at its default periods, beside four simulated engines and reporting to one scheduler.
-pub(crate) async fn agent(options: AgentOptions) -> Result<()> {
+pub(crate) async fn agent(options: &AgentOptions) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let scheduler = Scheduler::start(dir.path(), OTHER_CORE).await?;
     let mut agent = pinned(MEASURED_CORE, aya()?);
@@ -139,7 +142,7 @@ pub(crate) async fn agent(options: AgentOptions) -> Result<()> {
 }
 
 /// Waits until a path answers.
-async fn answers(port: u16, path: &str) -> Result<()> {
+pub(crate) async fn answers(port: u16, path: &str) -> Result<()> {
     let until = Instant::now() + START_MAX;
     while get(port, path).await.is_err() {
         ensure!(Instant::now() < until, "port {port} does not answer {path}");

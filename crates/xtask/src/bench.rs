@@ -13,7 +13,7 @@ pub(crate) enum Bench {
     Relay,
     /// A scheduler with 500 agents.
     Telemetry,
-    /// An agent with 8 GPUs and 4 engines.
+    /// An agent with 8 GPUs and 4 engines, and one whose driver hangs.
     Agent,
 }
 
@@ -30,6 +30,9 @@ pub(crate) fn run(bench: Bench, args: &[String]) -> Result<()> {
         Bench::Agent => "agent",
     };
     cargo(&["build", "--release", "-p", "aya-cli", "-p", "aya-benches", "--bins"]).run()?;
+    if bench == Bench::Agent {
+        cargo(&["build", "--release", "-p", "aya-fake-nvml"]).run()?;
+    }
     let mut step = Step::new(target().join("release/aya-bench")).args(&[name]);
     step.command.args(args);
     step.run()
