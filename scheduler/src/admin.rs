@@ -7,6 +7,7 @@ mod decisions;
 mod events;
 mod fleet;
 mod learned;
+mod pcie;
 mod queues;
 mod scrape;
 mod serve;

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use aya_domain::{
-    Condition, Endpoint, Gpu, GpuProcess, Health, MonoTime, Node, PcieLink, Reading, SignalReport,
-};
+use aya_domain::{Condition, Endpoint, Gpu, GpuProcess, Health, MonoTime, Node, Reading, SignalReport};
 use aya_trace::ConditionJson;
 use serde::Serialize;
 
 use super::learned::LearnedJson;
+use super::pcie::PcieLinkJson;
 use crate::view::{Companion, FarmView};
 
 #[derive(Debug, Serialize)]
@@ -129,15 +128,6 @@ struct GpuJson {
     processes_age_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     age_ms: Option<u64>,
-}
-
-/// How a GPU is connected, and how it could be.
-#[derive(Debug, Serialize)]
-struct PcieLinkJson {
-    generation: u32,
-    lanes: u32,
-    generation_max: u32,
-    lanes_max: u32,
 }
 
 /// What is wrong with a GPU or an endpoint, and since when.
@@ -319,7 +309,7 @@ fn gpu_json(gpu: &Gpu, now: MonoTime) -> GpuJson {
         nvlink_tx_bytes_per_second: sample.nvlink_tx_bytes_per_second,
         nvlink_rx_bytes_per_second: sample.nvlink_rx_bytes_per_second,
         pcie_replays: sample.pcie_replays,
-        pcie_link: sample.pcie_link.map(pcie_link_json),
+        pcie_link: sample.pcie_link.map(Into::into),
         pages_retired: sample.pages_retired,
         page_retirement_pending: sample.page_retirement_pending,
         nvlink_errors: sample.nvlink_errors,
@@ -328,11 +318,6 @@ fn gpu_json(gpu: &Gpu, now: MonoTime) -> GpuJson {
         processes_age_ms: gpu.processes.as_ref().map(|list| millis(list.age(now))),
         age_ms: gpu.sample.map(|reading| millis(reading.age(now))),
     }
-}
-
-fn pcie_link_json(link: PcieLink) -> PcieLinkJson {
-    let PcieLink { generation, lanes, generation_max, lanes_max } = link;
-    PcieLinkJson { generation, lanes, generation_max, lanes_max }
 }
 
 fn process_json(process: &GpuProcess) -> ProcessJson {
