@@ -125,9 +125,9 @@ impl Census {
         match host {
             Host::Ours => true,
             Host::Other(None) => false,
-            Host::Other(address) => match self.proc.network(pid) {
+            Host::Other(Some(address)) => match self.proc.network(pid) {
                 Network::Ours => false,
-                Network::Other(its) => its.map(IpAddr::V4) == address,
+                Network::Other(its) => its.into_iter().any(|ip| IpAddr::V4(ip) == address),
             },
         }
     }
