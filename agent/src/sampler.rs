@@ -33,6 +33,8 @@ pub(crate) struct Sampler {
     /// Per page of the plan: which of its paths is asked.
     paths: Vec<usize>,
     prober: Prober,
+    /// For the metrics, where they are somewhere else.
+    metrics_prober: Option<Prober>,
     readings: EngineReadings,
     health: Option<Reading<EngineHealth>>,
     answered_at: Option<MonoTime>,
@@ -60,12 +62,14 @@ impl Sampler {
     ) -> Self {
         let plan = plan(engine.kind);
         let key = engine.api_key.as_ref();
+        let prober = |url| Prober::new(url, key, polling.probe_timeout, polling.page_max);
         Self {
             id,
             kind: engine.kind,
             period: round_period(engine.kind, polling),
             paths: vec![0; plan.pages.len()],
-            prober: Prober::new(&engine.url, key, polling.probe_timeout, polling.page_max),
+            prober: prober(&engine.url),
+            metrics_prober: engine.metrics_url.as_ref().map(prober),
             readings: EngineReadings::new(engine.kind),
             plan,
             health: None,
@@ -183,7 +187,12 @@ impl Sampler {
     async fn ask_page(&mut self, at: usize) -> bool {
         let Some(PagePlan { page, .. }) = self.plan.pages.get(at).copied() else { return true };
         let findings = match self.fetch(at).await {
-            Ok(status) => parse(self.kind, page, status, self.prober.body()),
+            Ok(status) => parse(
+                self.kind,
+                page,
+                status,
+                prober_of(page, &mut self.prober, &mut self.metrics_prober).body(),
+            ),
             Err(FetchError::TooLarge) => absent(self.kind, page, Absent::Page(PageError::TooLarge)),
             Err(FetchError::Failed(_) | FetchError::TimedOut(_)) => return false,
         };
@@ -200,7 +209,7 @@ impl Sampler {
         };
         loop {
             let path = page.paths.get(*chosen).copied().unwrap_or("/");
-            let got = self.prober.get(path).await;
+            let got = prober_of(page.page, &mut self.prober, &mut self.metrics_prober).get(path).await;
             self.metrics.probe(&self.id, page.page, &got);
             let missing = got == Ok(404);
             if missing && *chosen + 1 < page.paths.len() {
@@ -229,5 +238,13 @@ impl Sampler {
             self.metrics.absences(&self.id, &self.told, &absences);
             self.told = absences;
         }
+    }
+}
+
+/// Whom to ask for a page.
+const fn prober_of<'a>(page: Page, main: &'a mut Prober, metrics: &'a mut Option<Prober>) -> &'a mut Prober {
+    match (page, metrics) {
+        (Page::Metrics, Some(prober)) => prober,
+        _ => main,
     }
 }

@@ -108,6 +108,23 @@ fn is_ready(report: &Report) -> bool {
 }
 
 #[tokio::test]
+async fn metrics_are_read_where_they_are_configured_to_be() {
+    let (mut scheduler, metrics) = (FakeScheduler::start().await, vllm().await);
+    let engine =
+        FakeEngine::start(&[("/health", page("")), ("/v1/models", fixture!("vllm/models.http"))]).await;
+    let more = format!(
+        "[[engine]]\nkind = \"vllm\"\nurl = \"http://{}\"\nmetrics_url = \"http://{}\"\n",
+        engine.addr, metrics.addr
+    );
+    let agent = Running::start(&[&scheduler], &[], &more).await;
+    let told = scheduler.next().await.engines.remove(0);
+    assert_eq!((&told.health.value, told.running.map(|r| r.value)), (&EngineHealth::Ready, Some(4)));
+    assert!(metrics.seen.lock().iter().all(|head| head.starts_with("GET /metrics ")), "and nothing else");
+    assert!(engine.seen.lock().iter().all(|head| !head.starts_with("GET /metrics ")));
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn the_first_report_is_full_and_complete_and_deltas_follow() {
     let (mut scheduler, engine) = (FakeScheduler::start().await, vllm().await);
     let agent = Running::start(&[&scheduler], &[("vllm", &engine)], "").await;

@@ -117,6 +117,8 @@ pub struct EngineConfig {
     pub kind: EngineKind,
     /// Where the agent reads it.
     pub url: EndpointUrl,
+    /// Where its metrics are, if not there: a bare Triton has them on port 8002.
+    pub metrics_url: Option<EndpointUrl>,
     /// `NODE-KIND-PORT` unless configured.
     pub name: Option<EndpointId>,
     /// The cost of its steps, where the operator knows better than the GPU's name tells.
@@ -265,6 +267,7 @@ impl EngineConfig {
         Self {
             kind,
             url,
+            metrics_url: None,
             name: None,
             profile: None,
             kv_bytes_per_token: None,
@@ -284,6 +287,7 @@ impl EngineConfig {
 
     fn read(r: &mut Reader<'_>, origin: &Origin) -> Option<Self> {
         let (kind, url) = (r.required("kind", origin), r.required("url", origin));
+        let metrics_url = r.parsed_if_set("metrics_url");
         let name = r.parsed_if_set("name");
         let profile = r.parsed_if_set("profile").map(|Profile(profile)| profile);
         let kv_bytes_per_token = r.size_if_set("kv_bytes_per_token").map(Bytes);
@@ -295,6 +299,7 @@ impl EngineConfig {
         Some(Self {
             kind: kind?,
             url: url?,
+            metrics_url,
             name,
             profile,
             kv_bytes_per_token,
