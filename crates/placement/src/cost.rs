@@ -177,9 +177,12 @@ impl Site {
 
         let rate = prefill_rate + new.uncached / DUTY_WINDOW_S;
         let duty = (rate * cost.per_token_s).min(DUTY_MAX);
-        let tpot_before = decode_step / (1.0 - duty);
-        let kv_after = kv_tokens + new.prompt + new.output / 2.0;
-        let tpot_after = step_time_s(cost, decoding + 1.0, kv_after, 0.0) / (1.0 - duty);
+        // Who waits for a first token decodes soon: counted here, or short prompts would all go where none decodes yet.
+        let residents = f64::from(self.load.requests).max(decoding);
+        let kv_before = kv_tokens + prefill_tokens;
+        let tpot_before = step_time_s(cost, residents.max(1.0), kv_before, 0.0) / (1.0 - duty);
+        let kv_after = kv_before + new.prompt + new.output / 2.0;
+        let tpot_after = step_time_s(cost, residents + 1.0, kv_after, 0.0) / (1.0 - duty);
 
         let stall = new.uncached * cost.per_token_s + own_attention;
         let slowdown = new.output.min(new.residual) * (tpot_after - tpot_before);
@@ -190,7 +193,7 @@ impl Site {
             predicted_tpot_s: tpot_after,
             ttft_s: weights.ttft * ttft,
             decode_s: new.output * tpot_after,
-            harm_s: weights.harm * decoding * (stall + slowdown),
+            harm_s: weights.harm * residents * (stall + slowdown),
             slo_s: weights.slo * (ttft - weights.slo_share * slo_ttft_s).max(0.0),
             misses: Misses::Unknown,
             uncertainty_s: doubt_s,

@@ -44,11 +44,11 @@ fn the_terms_are_those_of_the_formulas() {
         (1200, 200.0, 150.0),
         [
             0.311_013_238_378_904_66,
-            0.015_541_564_991_432_435,
-            3.108_312_998_286_487,
-            0.437_038_948_455_404_7,
+            0.015_830_204_802_007_8,
+            3.166_040_960_401_560_2,
+            0.500_166_327_921_526,
             0.0,
-            4.789_404_900_257_510_5,
+            4.910_260_241_838_705,
         ],
     );
     check(
@@ -68,11 +68,11 @@ fn the_terms_are_those_of_the_formulas() {
         (9000, 300.0, 400.0),
         [
             0.570_103_666_851_313,
-            0.013_472_145_946_754_8,
-            4.041_643_784_026_44,
-            5.101_972_766_773_203,
+            0.014_214_207_234_375_829,
+            4.264_262_170_312_748,
+            5.869_838_481_829_245,
             0.0,
-            11.424_031_218_204_895,
+            12.414_515_319_547_245,
         ],
     );
 }
@@ -86,6 +86,14 @@ fn foreign_requests_weigh_like_our_own() {
     same("a: a100 nd=5 K=9000", "a: a100 fr=5 fk=9000");
     same("a: a100 np=2 P=2048", "a: a100 fw=2");
     same("a: a100 nd=5 K=9000", "a: a100 nd=2 K=4000 fr=3 fk=5000");
+}
+
+/// Else a burst of tiny prompts goes where none has its first token yet: up to 77 of 100 to one of four engines.
+#[test]
+fn who_waits_for_a_first_token_weighs_like_who_streams() {
+    let total = |text: &str| total_s(&terms_of(&fleet(text), &request(20, None)));
+    let (streaming, waiting) = (total("a: a100 nd=24 K=480"), total("a: a100 np=24 P=480"));
+    assert!((waiting / streaming - 1.0).abs() < 0.1, "{waiting} beside {streaming}");
 }
 
 /// Else a burst of tiny prompts prefers engines whose prompts are still in prefill.
