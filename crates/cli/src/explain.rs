@@ -1,5 +1,6 @@
 //! Why a request went where it went: one sentence first, then everything it rests on.
 
+use aya_placement::{Filter, Policy, is_left_out};
 use aya_trace::{
     CandidateJson, PlacementJson, RecordJson, RejectionJson, TermsJson, VerdictKind, WaitedFor,
     placement_sentence, rejection_sentence,
@@ -12,7 +13,15 @@ pub(crate) fn render(record: &RecordJson, style: Style) -> String {
     let mut blocks = vec![style.strong(&headline(record)), identity(record)];
     let scored = scored(record);
     if !scored.is_empty() {
-        blocks.push(section("scored (seconds; the smallest cost wins)", costs(record, &scored)));
+        let title = if is_cost(record) {
+            "scored (seconds; the smallest cost wins)".to_owned()
+        } else {
+            let policy = plain(policy(record));
+            format!(
+                "scored by policy {policy} (the smallest score wins; aya's cost terms are predicted, for information)"
+            )
+        };
+        blocks.push(section(&title, costs(record, &scored)));
     }
     let (rejected, strangers) = rejected(record);
     let mut lines = if rejected.is_empty() { Vec::new() } else { rejections(&rejected) };
@@ -44,6 +53,32 @@ fn scored(record: &RecordJson) -> Vec<&CandidateJson> {
     scored
 }
 
+/// Whether totals are costs in seconds, the sums of their terms. Other policies rank by numbers of their own.
+pub(crate) fn is_cost(record: &RecordJson) -> bool {
+    scored(record).into_iter().filter(|candidate| !left_out(candidate)).all(|candidate| {
+        let terms = candidate.terms.unwrap_or_default();
+        let missed = terms.miss_s.or(terms.miss_at_least_s);
+        let parts = [terms.ttft_s, terms.decode_s, terms.harm_s, terms.slo_s, missed, terms.uncertainty_s];
+        let sum: f64 = parts.into_iter().flatten().sum();
+        candidate.total.is_none_or(|total| (total - sum).abs() <= 1e-6 * total.abs().max(1.0))
+    })
+}
+
+/// Whether a filter of the policy left a candidate out, so that its total is no score.
+pub(crate) fn left_out(candidate: &CandidateJson) -> bool {
+    candidate.total.is_some_and(is_left_out)
+}
+
+pub(crate) fn policy(record: &RecordJson) -> &str {
+    record.decision.policy.as_deref().unwrap_or("unknown")
+}
+
+/// Whether the policy draws those that it considers, and leaves nobody out for another reason.
+pub(crate) fn draws(record: &RecordJson) -> bool {
+    let filters = Policy::named(policy(record)).map(|policy| policy.filters).unwrap_or_default();
+    !filters.is_empty() && filters.iter().all(|filter| matches!(filter, Filter::Sample(_)))
+}
+
 /// Endpoints of the model that were rejected, and how many there are of other models: those are no news.
 fn rejected(record: &RecordJson) -> (Vec<&CandidateJson>, usize) {
     let candidates = record.decision.candidates.iter();
@@ -54,12 +89,17 @@ fn rejected(record: &RecordJson) -> (Vec<&CandidateJson>, usize) {
 }
 
 fn headline(record: &RecordJson) -> String {
+    let failed = failed(record);
+    let last = if failed.is_empty() || record.attempts.len() < 2 { "Went to" } else { "Last went to" };
+    if let Some(refused) = queue_refusal(record) {
+        return plain(&format!("{failed}{refused}{}", waited(record)));
+    }
     let decision = &record.decision;
     let text = match (&decision.placement, &decision.chosen) {
         _ if record.admission.shed.is_some() => shed(record),
         (Some(PlacementJson::Placed), Some(chosen)) => {
             let told = (cached(record, chosen), missing(record), waited(record));
-            format!("Went to {chosen}: {}.{}{}{}", reason(record), told.0, told.1, told.2)
+            format!("{last} {chosen}: {}.{}{}{}", reason(record), told.0, told.1, told.2)
         }
         (Some(placement), _) if record.queue_ms > 0.0 => {
             format!("{}.{}", capital(&placement_sentence(placement)), waited(record))
@@ -70,7 +110,33 @@ fn headline(record: &RecordJson) -> String {
             None => format!("Ended before any endpoint was considered.{}", waited(record)),
         },
     };
-    plain(&text)
+    plain(&format!("{failed}{text}"))
+}
+
+/// How the attempts failed, as a sentence, if every one did.
+fn failed(record: &RecordJson) -> String {
+    if record.attempts.is_empty() || record.attempts.iter().any(|attempt| attempt.result != "failed") {
+        return String::new();
+    }
+    let mut endpoints: Vec<&str> = record.attempts.iter().map(|attempt| attempt.endpoint.as_str()).collect();
+    endpoints.sort_unstable();
+    endpoints.dedup();
+    let mut reasons: Vec<&str> = record.attempts.iter().filter_map(|a| a.reason.as_deref()).collect();
+    reasons.sort_unstable();
+    reasons.dedup();
+    let why = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
+    format!("Failed on {}{why}. ", counted(endpoints.len(), "endpoint"))
+}
+
+/// Why it lost its place in the queue or got none, as a sentence.
+fn queue_refusal(record: &RecordJson) -> Option<&'static str> {
+    match record.outcome.error.as_deref()? {
+        "displaced" => Some(
+            "Not placed: displaced in the full queue by a more urgent request, or one of a tenant with fewer waiting.",
+        ),
+        "queue_full" => Some("Refused: it would have had to wait, and the queue was full at its limit."),
+        _ => None,
+    }
 }
 
 /// What it was refused for, as a sentence.
@@ -133,20 +199,34 @@ fn cached(record: &RecordJson, chosen: &str) -> String {
 fn reason(record: &RecordJson) -> String {
     let decision = &record.decision;
     let rejected = rejected(record).0.len();
-    let field = scored(record).len();
+    let scored = scored(record);
+    let field = scored.iter().filter(|candidate| !left_out(candidate)).count();
     let others = if rejected > 0 { format!(", {rejected} rejected") } else { String::new() };
+    let (by, what, unit) = if is_cost(record) {
+        (String::new(), "cost", " s")
+    } else {
+        (format!("by policy {}: ", policy(record)), "score", "")
+    };
+    // Of how many they were drawn, where not all were considered.
+    let of = if field < scored.len() {
+        let word = if draws(record) { "drawn" } else { "kept" };
+        format!("{word} of {} that could take it", scored.len())
+    } else {
+        "that could take it".to_owned()
+    };
     match (&decision.runner_up, decision.margin_s, decision.ties) {
         (_, _, Some(ties)) => {
             format!(
-                "{} had the same lowest cost, the seed chose among them{others}",
+                "{by}{} had the same lowest {what}, the seed chose among them{others}",
                 counted(to_usize(ties), "endpoint")
             )
         }
-        (Some(second), Some(margin), None) => {
-            let of = counted(field, "endpoint");
-            format!("lowest cost of {of} that could take it, {} s ahead of {second}{others}", cost(margin))
+        (Some(second), Some(margin), None) if field > 1 => {
+            let (field, margin) = (counted(field, "endpoint"), cost(margin));
+            format!("{by}lowest {what} of {field} {of}, {margin}{unit} ahead of {second}{others}")
         }
-        _ => format!("the only endpoint that could take it{others}"),
+        _ if field < scored.len() => format!("{by}the only endpoint {of}{others}"),
+        _ => format!("the only endpoint {of}{others}"),
     }
 }
 
@@ -178,6 +258,9 @@ fn identity(record: &RecordJson) -> String {
 }
 
 fn costs(record: &RecordJson, scored: &[&CandidateJson]) -> Vec<String> {
+    let is_cost = is_cost(record);
+    // Terms that do not add up to the score stand without the signs of a sum.
+    let head = |head: &'static str| if is_cost { head } else { head.trim_start_matches(['=', '+', ' ']) };
     let terms_of = |candidate: &CandidateJson| candidate.terms.unwrap_or_default();
     // Columns that only a scheduler fills that keeps account of streams and caches.
     let misses = scored.iter().any(|c| misses(&terms_of(c)).is_some());
@@ -185,7 +268,7 @@ fn costs(record: &RecordJson, scored: &[&CandidateJson]) -> Vec<String> {
     let columns = [
         (" ", Side::Left, true),
         ("ENDPOINT", Side::Left, true),
-        ("COST", Side::Right, true),
+        (if is_cost { "COST" } else { "SCORE" }, Side::Right, true),
         ("= TTFT", Side::Right, true),
         ("+ ANSWER", Side::Right, true),
         ("+ HARM", Side::Right, true),
@@ -199,8 +282,9 @@ fn costs(record: &RecordJson, scored: &[&CandidateJson]) -> Vec<String> {
         ("DATA", Side::Left, true),
     ];
     let heads: Vec<_> =
-        columns.iter().filter(|(.., shown)| *shown).map(|(head, side, _)| (*head, *side)).collect();
+        columns.iter().filter(|(.., shown)| *shown).map(|(name, side, _)| (head(name), *side)).collect();
     let mut table = Table::new(&heads);
+    let unscored = if draws(record) { "not drawn" } else { "left out" };
     for candidate in scored {
         let terms = terms_of(candidate);
         let seconds = |value: Option<f64>| or_absent(value, cost);
@@ -208,7 +292,7 @@ fn costs(record: &RecordJson, scored: &[&CandidateJson]) -> Vec<String> {
         let cells = [
             if chosen { ">" } else { " " }.to_owned(),
             candidate.endpoint.clone(),
-            seconds(candidate.total),
+            if left_out(candidate) { unscored.to_owned() } else { seconds(candidate.total) },
             seconds(terms.ttft_s),
             seconds(terms.decode_s),
             seconds(terms.harm_s),

@@ -4,6 +4,7 @@ use aya_trace::{CandidateJson, RecordJson, TermsJson, VerdictKind, rejection_sen
 use serde::Serialize;
 
 use crate::exit::Failure;
+use crate::explain::{draws, is_cost, left_out, policy};
 use crate::table::{Side, Table};
 use crate::text::{ABSENT, Style, ago, cost, ms, or_absent, plain};
 
@@ -28,6 +29,9 @@ pub(crate) struct WhyNot<'a> {
     winner: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     difference_s: Option<f64>,
+    /// Instead of `difference_s`, where the policy ranks by other numbers than seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    score_difference: Option<f64>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     terms: Vec<Row>,
     #[serde(skip)]
@@ -49,6 +53,7 @@ pub(crate) fn answer<'a>(record: &'a RecordJson, endpoint: &'a str) -> Result<Wh
         sentence,
         winner: decision.chosen.as_deref(),
         difference_s: None,
+        score_difference: None,
         terms: Vec::new(),
         both: None,
     };
@@ -56,6 +61,10 @@ pub(crate) fn answer<'a>(record: &'a RecordJson, endpoint: &'a str) -> Result<Wh
         let because = candidate.rejection.as_ref();
         let because = because.map_or_else(|| "was rejected without a reason".to_owned(), rejection_sentence);
         return Ok(simple(format!("Not {endpoint}: it {because}.")));
+    }
+    if left_out(candidate) {
+        let did = if draws(record) { "did not draw it" } else { "left it out" };
+        return Ok(simple(format!("Not {endpoint}: policy {} {did}.", policy(record))));
     }
     match decision.chosen.as_deref().and_then(find) {
         None => Ok(simple(format!("{endpoint} could have taken it, but nothing was chosen."))),
@@ -70,17 +79,19 @@ fn compared<'a>(
     winner: &'a CandidateJson,
 ) -> WhyNot<'a> {
     let terms = rows(candidate.terms.unwrap_or_default(), winner.terms.unwrap_or_default());
-    let difference_s = candidate.total.zip(winner.total).map(|(loser, winner)| loser - winner);
-    let scorer = record.decision.policy.as_deref().unwrap_or("the policy");
+    let difference = candidate.total.zip(winner.total).map(|(loser, winner)| loser - winner);
+    let in_seconds = is_cost(record);
     let (id, chosen) = (&candidate.endpoint, &winner.endpoint);
-    let sentence = match difference_s {
+    let sentence = match difference {
         None => format!("Not {id}: its score is no number."),
         Some(difference) if difference.abs() < 1e-9 * winner.total.unwrap_or(0.0).abs().max(1e-9) => {
             format!("Not {id}: it scored the same as {chosen}, and the seed chose.")
         }
-        // Other policies than the cost rank by numbers of their own; their terms do not add up to the score.
-        Some(difference) if !adds_up(candidate, &terms) => {
-            format!("Not {id}: by {scorer} it scored {} worse than {chosen}.", cost(difference))
+        Some(difference) if !in_seconds => {
+            let (scorer, worse) = (policy(record), cost(difference));
+            format!(
+                "Not {id}: by policy {scorer} it scored {worse} worse than {chosen}; aya's cost terms did not decide."
+            )
         }
         Some(difference) => {
             format!("Not {id}: predicted {} s worse than {chosen}, {}.", cost(difference), reasons(&terms))
@@ -90,15 +101,11 @@ fn compared<'a>(
         endpoint: id,
         sentence,
         winner: Some(chosen),
-        difference_s,
-        terms,
+        difference_s: difference.filter(|_| in_seconds),
+        score_difference: difference.filter(|_| !in_seconds),
+        terms: if in_seconds { terms } else { Vec::new() },
         both: Some((candidate, winner)),
     }
-}
-
-fn adds_up(candidate: &CandidateJson, terms: &[Row]) -> bool {
-    let sum: f64 = terms.iter().filter_map(|row| row.endpoint_s).sum();
-    candidate.total.is_some_and(|total| (total - sum).abs() <= 1e-6 * total.abs().max(1.0))
 }
 
 fn rows(loser: TermsJson, winner: TermsJson) -> Vec<Row> {
@@ -141,7 +148,7 @@ pub(crate) fn render(answer: &WhyNot<'_>, style: Style) -> String {
     let sentence = style.strong(&plain(&answer.sentence));
     let Some((candidate, winner)) = answer.both else { return sentence };
     let mut table = Table::new(&[
-        ("TERM", Side::Left),
+        (if answer.terms.is_empty() { "FACT" } else { "TERM" }, Side::Left),
         ("THIS ONE", Side::Right),
         ("CHOSEN", Side::Right),
         ("DIFFERENCE", Side::Right),
@@ -152,9 +159,10 @@ pub(crate) fn render(answer: &WhyNot<'_>, style: Style) -> String {
         let [term, this, chosen] = cells;
         table.row(&[term, this, chosen, format!("{:+.3} s", row.difference_s)]);
     }
-    let difference = or_absent(answer.difference_s, |s| format!("{s:+.3}"));
+    let difference = or_absent(answer.difference_s.or(answer.score_difference), |s| format!("{s:+.3}"));
+    let name = if answer.terms.is_empty() { "score" } else { "total" };
     let total = |candidate: &CandidateJson| or_absent(candidate.total, cost);
-    table.row(&["total".to_owned(), total(candidate), total(winner), difference]);
+    table.row(&[name.to_owned(), total(candidate), total(winner), difference]);
     let mut fact = |name: &str, show: &dyn Fn(&CandidateJson) -> String| {
         table.row(&[name.to_owned(), show(candidate), show(winner), ABSENT.to_owned()]);
     };
@@ -213,8 +221,22 @@ mod tests {
         record.decision.candidates[2].total = Some(1.0);
         assert_eq!(
             answer(&record, "gpu-2").unwrap().sentence,
-            "Not gpu-2: by lc it scored 3.000 worse than gpu-3."
+            "Not gpu-2: by policy lc it scored 3.000 worse than gpu-3; aya's cost terms did not decide."
         );
+        let shown = render(&answer(&record, "gpu-2").unwrap(), Style { colour: false });
+        let score = shown.lines().find(|line| line.starts_with("score")).unwrap();
+        assert_eq!(score.split_whitespace().collect::<Vec<_>>(), ["score", "4.000", "1.000", "+3.000"]);
+        assert!(!shown.contains("harm"), "{shown}");
+        let json = serde_json::to_value(answer(&record, "gpu-2").unwrap()).unwrap();
+        assert_eq!((json.get("difference_s"), json.get("terms")), (None, None));
+        for (policy, expect) in [
+            ("p2c", "Not gpu-2: policy p2c did not draw it."),
+            ("chbl", "Not gpu-2: policy chbl left it out."),
+        ] {
+            record.decision.policy = Some(policy.to_owned());
+            record.decision.candidates[1].total = Some(1e12);
+            assert_eq!(answer(&record, "gpu-2").unwrap().sentence, expect);
+        }
     }
 
     #[test]

@@ -27,4 +27,5 @@ pub use decide::{Seen, decide, decide_knowing, decide_noting, queueing_s};
 pub use foresee::LOOKED_AT_MAX;
 pub use knowledge::{Consulted, Insights, Knowledge, LookedAt, Stream};
 pub use policy::{CostWeights, Filter, HoldRules, Picker, Policy, Scorer, UnknownPolicy, Weighted};
+pub use rank::is_left_out;
 pub use words::{BadWord, EndpointSpeed};

@@ -15,6 +15,13 @@ use crate::policy::{Filter, Picker, Policy, Scorer};
 
 /// Added to the total of an endpoint that a filter leaves out.
 const LEFT_OUT: f64 = 1e12;
+
+/// Whether a total is that of an endpoint that a filter left out: it keeps the order, and is no score to show.
+#[must_use]
+pub const fn is_left_out(total: f64) -> bool {
+    total >= LEFT_OUT
+}
+
 /// Tokens per KV block, where a scorer counts blocks.
 const BLOCK: f64 = 16.0;
 /// expected-wait: tokens per second of any engine, tokens of an unknown prompt, seconds for a full cache.
@@ -324,8 +331,7 @@ fn mean_requests(farm: &Farm<'_>, candidates: &mut [Candidate]) -> (f64, f64) {
 }
 
 fn keep(candidates: &mut [Candidate], stays: impl Fn(EndpointIndex) -> bool) {
-    let considered = |total: f64| total < LEFT_OUT;
-    if !scored(candidates).any(|(index, total)| considered(*total) && stays(index)) {
+    if !scored(candidates).any(|(index, total)| !is_left_out(*total) && stays(index)) {
         return;
     }
     for (index, total) in scored(candidates) {
@@ -339,7 +345,7 @@ fn keep(candidates: &mut [Candidate], stays: impl Fn(EndpointIndex) -> bool) {
 fn sample(farm: &Farm<'_>, count: u32, candidates: &mut [Candidate]) {
     let draw = |index: EndpointIndex| splitmix64(splitmix64(farm.seed) ^ splitmix64(u64::from(index.0)));
     let mut draws = Vec::with_capacity(candidates.len());
-    let left = scored(candidates).filter(|(_, total)| **total < LEFT_OUT);
+    let left = scored(candidates).filter(|(_, total)| !is_left_out(**total));
     draws.extend(left.map(|(index, _)| draw(index)));
     draws.sort_unstable();
     let last = usize::try_from(count).unwrap_or(usize::MAX).saturating_sub(1);
@@ -351,11 +357,11 @@ fn sample(farm: &Farm<'_>, count: u32, candidates: &mut [Candidate]) {
 /// The least of totals with Gumbel noise is a draw by their softmax.
 fn soften(farm: &Farm<'_>, temperature: f64, candidates: &mut [Candidate]) {
     let (mut least, mut most) = (f64::INFINITY, f64::NEG_INFINITY);
-    for (_, total) in scored(candidates).filter(|(_, total)| **total < LEFT_OUT) {
+    for (_, total) in scored(candidates).filter(|(_, total)| !is_left_out(**total)) {
         (least, most) = (least.min(*total), most.max(*total));
     }
     let spread = (most - least).max(f64::MIN_POSITIVE);
-    for (index, total) in scored(candidates).filter(|(_, total)| **total < LEFT_OUT) {
+    for (index, total) in scored(candidates).filter(|(_, total)| !is_left_out(**total)) {
         let drawn =
             unit(splitmix64(farm.seed ^ splitmix64(u64::from(index.0) ^ 0x5f))).clamp(1e-12, 1.0 - 1e-12);
         let gumbel = -(-drawn.ln()).ln();

@@ -130,6 +130,7 @@ fn cached_tokens_and_expected_misses_are_shown_where_they_are_known() {
         let candidates = &mut record.decision.candidates;
         let candidate = candidates.iter_mut().find(|c| c.endpoint == endpoint).unwrap();
         candidate.cached_tokens = Some(cached);
+        candidate.total = candidate.total.map(|total| total + expected.unwrap_or(0.0));
         let terms = candidate.terms.as_mut().unwrap();
         (terms.miss_s, terms.miss_at_least_s) = (expected, at_least);
     }
@@ -159,6 +160,72 @@ fn the_headline_says_what_the_choice_came_down_to() {
 }
 
 #[test]
+fn a_policy_that_ranks_by_other_numbers_shows_scores_and_those_it_left_out() {
+    const LEFT_OUT: f64 = 1e12;
+    for (policy, totals, expect, table) in [
+        (
+            "rr",
+            (1.0, 0.0),
+            "Went to gpu-3: by policy rr: lowest score of 2 endpoints that could take it, 1.000 ahead of gpu-2, \
+             2 rejected.",
+            "gpu-2     1.000  0.310",
+        ),
+        (
+            "p2c",
+            (LEFT_OUT + 4.0, 3.0),
+            "Went to gpu-3: by policy p2c: the only endpoint drawn of 2 that could take it, 2 rejected.",
+            "gpu-2     not drawn  0.310",
+        ),
+        (
+            "chbl",
+            (LEFT_OUT, 0.5),
+            "Went to gpu-3: by policy chbl: the only endpoint kept of 2 that could take it, 2 rejected.",
+            "gpu-2     left out  0.310",
+        ),
+    ] {
+        let mut record = sample();
+        record.decision.policy = Some(policy.to_owned());
+        record.decision.margin_s = Some(totals.0 - totals.1);
+        record.decision.candidates[1].total = Some(totals.0);
+        record.decision.candidates[2].total = Some(totals.1);
+        headline_is(&record, expect);
+        let shown = render(&record, Style { colour: false });
+        let title =
+            format!("scored by policy {policy} (the smallest score wins; aya's cost terms are predicted,");
+        for part in [title.as_str(), table, "TTFT  ANSWER   HARM    SLO  STALE"] {
+            assert!(shown.contains(part), "{part:?} in\n{shown}");
+        }
+        assert!(!shown.contains("COST") && !shown.contains("000000"), "{shown}");
+    }
+    let mut record = sample();
+    record.decision.policy = Some("p2c".to_owned());
+    let mut third = record.decision.candidates[1].clone();
+    (third.endpoint, third.total) = ("gpu-6".to_owned(), Some(LEFT_OUT));
+    record.decision.candidates.push(third);
+    record.decision.candidates[1].total = Some(3.0);
+    headline_is(
+        &record,
+        "Went to gpu-3: by policy p2c: lowest score of 2 endpoints drawn of 3 that could take it, 0.550 ahead of \
+         gpu-2, 2 rejected.",
+    );
+}
+
+#[test]
+fn what_failed_everywhere_says_so_first() {
+    let mut record = sample();
+    record.attempts[0].reason = Some("connect".to_owned());
+    record.attempts[1].result = "failed".to_owned();
+    record.attempts[1].reason = Some("timeout".to_owned());
+    let went = "gpu-3: lowest cost of 2 endpoints that could take it, 0.550 s ahead of gpu-2, 2 rejected.";
+    headline_is(&record, &format!("Failed on 2 endpoints (connect, timeout). Last went to {went}"));
+    record.attempts.remove(0);
+    headline_is(&record, &format!("Failed on 1 endpoint (timeout). Went to {went}"));
+    record.decision.placement = Some(PlacementJson::HeldNoneReady);
+    record.queue_ms = 0.0;
+    headline_is(&record, "Failed on 1 endpoint (timeout). Not placed: no endpoint of the model is ready.");
+}
+
+#[test]
 fn what_was_not_placed_says_why() {
     let mut record = sample();
     record.decision.chosen = None;
@@ -173,6 +240,19 @@ fn what_was_not_placed_says_why() {
     ] {
         record.decision.placement = Some(placement);
         headline_is(&record, expect);
+    }
+    for (error, expect) in [
+        (
+            "displaced",
+            "Not placed: displaced in the full queue by a more urgent request, or one of a tenant with fewer waiting.",
+        ),
+        ("queue_full", "Refused: it would have had to wait, and the queue was full at its limit."),
+    ] {
+        record.outcome.error = Some(error.to_owned());
+        for placement in [Some(PlacementJson::HeldAllFull), None] {
+            record.decision.placement = placement;
+            headline_is(&record, expect);
+        }
     }
     record.decision.placement = None;
     record.outcome.error = Some("invalid_json".to_owned());
