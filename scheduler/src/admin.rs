@@ -140,7 +140,7 @@ async fn metrics(State(admin): State<Admin>) -> Response {
 async fn fleet(State(admin): State<Admin>) -> Json<fleet::FleetJson> {
     let now = admin.shared.clock.now();
     let time = admin.shared.clock.wall(now).to_string();
-    Json(fleet::FleetJson::new(&admin.shared.view.load(), now, time))
+    Json(fleet::FleetJson::new(&admin.shared.view.load(), &admin.shared.room.depths(), now, time))
 }
 
 async fn config(State(admin): State<Admin>) -> Json<serde_json::Value> {

@@ -12,6 +12,7 @@ mod sent;
 mod stream;
 mod whole;
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,9 +75,11 @@ impl Hints {
             Some(_) | None => None,
         };
         let deadline = match text("x-aya-deadline-ms")? {
-            Some(ms) => Some(Duration::from_millis(ms.parse().map_err(|_| {
-                bad("x-aya-deadline-ms", "x-aya-deadline-ms is not a whole number of milliseconds".to_owned())
-            })?)),
+            Some(ms) => {
+                let message = "x-aya-deadline-ms is not a whole number of milliseconds, 1 or more";
+                let ms: NonZeroU64 = ms.parse().map_err(|_| bad("x-aya-deadline-ms", message.to_owned()))?;
+                Some(Duration::from_millis(ms.get()))
+            }
             None => None,
         };
         let priority = match text("x-aya-priority")? {
@@ -233,9 +236,11 @@ fn not_placed(
     account.head(response.headers_mut());
     match unplaced.reason {
         NotPlaced::Refused(_) => account.refuse(&error),
-        NotPlaced::WaitedOut(_) | NotPlaced::QueueFull { .. } | NotPlaced::Displaced | NotPlaced::Shed(_) => {
-            account.fail(&error);
-        }
+        NotPlaced::WaitedOut(_)
+        | NotPlaced::DeadlineExceeded(_)
+        | NotPlaced::QueueFull { .. }
+        | NotPlaced::Displaced
+        | NotPlaced::Shed(_) => account.fail(&error),
     }
     response
 }

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use aya_admission::{
     Blocked, Departure, Entered, Entry, FairQueue, QueueFull, QueueRules, Standing, TicketId,
@@ -55,6 +56,16 @@ impl Waiters {
 pub(crate) struct PoolDepth {
     pub(crate) model: ModelId,
     pub(crate) waiting: [usize; Priority::ALL.len()],
+    /// How long the one who came first waits.
+    pub(crate) oldest: Duration,
+}
+
+impl PoolDepth {
+    fn of(model: &ModelId, queue: &FairQueue, now: MonoTime) -> Self {
+        let waiting = Priority::ALL.map(|class| queue.len_of(class));
+        let oldest = queue.oldest().map(|since| now.since(since)).unwrap_or_default();
+        Self { model: model.clone(), waiting, oldest }
+    }
 }
 
 impl WaitingRoom {
@@ -103,19 +114,15 @@ impl WaitingRoom {
 
     /// How many wait, per model with a queue.
     pub(crate) fn depths(&self) -> Vec<PoolDepth> {
-        let depth = |(model, waiters): (&ModelId, &Waiters)| PoolDepth {
-            model: model.clone(),
-            waiting: Priority::ALL.map(|class| waiters.queue.len_of(class)),
-        };
-        self.pools.lock().iter().map(depth).collect()
+        let (now, pools) = (self.clock.now(), self.pools.lock());
+        pools.iter().map(|(model, waiters)| PoolDepth::of(model, &waiters.queue, now)).collect()
     }
 
     /// The first `most` who wait for each model, in order, with how many there are.
     pub(crate) fn standings(&self, most: usize) -> Vec<(PoolDepth, Vec<Standing>)> {
         let (now, pools) = (self.clock.now(), self.pools.lock());
         let one = |(model, waiters): (&ModelId, &Waiters)| {
-            let waiting = Priority::ALL.map(|class| waiters.queue.len_of(class));
-            (PoolDepth { model: model.clone(), waiting }, waiters.queue.standings(most, now))
+            (PoolDepth::of(model, &waiters.queue, now), waiters.queue.standings(most, now))
         };
         pools.iter().map(one).collect()
     }

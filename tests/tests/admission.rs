@@ -353,7 +353,7 @@ async fn b3_nothing_is_sent_after_its_deadline_and_who_waited_in_vain_hears_so_t
                 sent += 1;
             }
             503 => {
-                assert_eq!((answer.error().as_str(), attempts.len()), ("503 queue_timeout", 0));
+                assert_eq!((answer.error().as_str(), attempts.len()), ("503 deadline_exceeded", 0));
                 let told = seconds(&record["outcome"]["e2e_ms"]);
                 // Late by no more than a busy machine makes it.
                 assert!((deadline..deadline + 500.0).contains(&told), "{deadline} ms: {record}");

@@ -109,6 +109,11 @@ async fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
         waiting.spawn(async move { api.chat(&chat(1)).await });
     }
     queue_depth(&farm, 2.0).await;
+    for path in ["/api/v1/fleet", "/api/v1/queues"] {
+        let queue = farm.admin().get(path).await.ok().json()["queues"][0].clone();
+        assert_eq!(queue["waiting"], 2, "{path}: {queue}");
+        assert!(queue["oldest_waited_ms"].is_u64(), "{path}: {queue}");
+    }
     let refused = within(Duration::from_secs(1), "a refusal", farm.api().chat(&chat(1))).await;
     assert_eq!(refused.error(), "429 queue_full");
     assert!((1..=120).contains(&retry_after(&refused)));
@@ -149,12 +154,15 @@ async fn a_clients_deadline_ends_the_wait_but_not_the_answer() {
     assert_eq!(within_deadline.status, 200);
     let occupied = occupy(&farm).await;
     for (deadline, expect) in
-        [("150", "503 queue_timeout"), ("0", "503 queue_timeout"), ("soon", "400 -"), ("-1", "400 -")]
+        [("150", "503 deadline_exceeded"), ("0", "400 -"), ("soon", "400 -"), ("-1", "400 -")]
     {
         let (api, headers, body) = (farm.api(), [("x-aya-deadline-ms", deadline)], chat(1));
         let answer =
             within(Duration::from_secs(2), "the deadline", api.post_with(path, &headers, &body)).await;
         assert_eq!(answer.error(), expect, "{deadline}");
+        let said = answer.json()["error"]["message"].to_string();
+        assert!(said.contains("x-aya-deadline-ms"), "{said}");
+        assert_eq!(said.contains("deadline of 150 ms"), deadline == "150", "{said}");
     }
     assert_eq!(farm.engine("e1").count("submitted").await, 2);
     drop(occupied);
@@ -171,12 +179,13 @@ async fn who_never_came_to_the_head_of_the_queue_is_told_its_wait_too() {
     queue_depth(&farm, 1.0).await;
     let headers = [("x-aya-deadline-ms", "200")];
     let answer = farm.api().post_with("/v1/chat/completions", &headers, &chat(1)).await;
-    assert_eq!(answer.error(), "503 queue_timeout");
+    assert_eq!(answer.error(), "503 deadline_exceeded");
     let told: u64 = answer.header("x-aya-queue-ms").unwrap().parse().unwrap();
     assert!((200..1500).contains(&told), "{told}");
     // And why it found no room, as those before it found none.
     let record = farm.record_of(&answer).await;
     assert_eq!(record["candidates"][0]["rejection"]["reason"], "slots_full", "{record}");
+    assert_eq!(record["request"]["deadline_ms"], 200.0, "{record}");
     drop(occupied);
     let _ = head.join_next().await.unwrap().unwrap().ok();
     farm.assert_accounted().await;

@@ -312,6 +312,12 @@ impl FairQueue {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
+    /// Since when the oldest ticket waits; tickets are given out in ascending order.
+    #[must_use]
+    pub fn oldest(&self) -> Option<MonoTime> {
+        self.waiting.first_key_value().map(|(_, waiting)| waiting.entered)
+    }
+
     /// The first `most` tickets with what operators ask about them, in order.
     #[must_use]
     pub fn standings(&self, most: usize, now: MonoTime) -> Vec<Standing> {

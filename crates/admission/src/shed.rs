@@ -65,13 +65,19 @@ pub struct Shed {
 
 impl fmt::Display for Shed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { reason, predicted_s, allowed_s, .. } = self;
+        let Self { reason, predicted_s, allowed_s, probability } = self;
         match reason {
             ShedReason::Queueing => {
+                let (predicted, allowed) = (span(*predicted_s), span(*allowed_s));
                 write!(
                     f,
-                    "it would wait {predicted_s:.2} s behind others, at most {allowed_s:.2} s are allowed"
-                )
+                    "it would lose about {predicted} to others, and requests are shed around {allowed} of queueing"
+                )?;
+                // Below what is allowed too: refusals begin before it.
+                if *probability < 1.0 {
+                    write!(f, "; this one was chosen (probability {probability:.2})")?;
+                }
+                Ok(())
             }
             ShedReason::Deadline => {
                 write!(f, "it would wait {predicted_s:.1} s in the queue, and may wait {allowed_s:.1} s")
@@ -107,6 +113,11 @@ impl ShedRules {
         let drawn = unit(splitmix64(seed));
         queueing.into_iter().chain(deadline).find(|shed| drawn < shed.probability)
     }
+}
+
+/// Seconds as milliseconds where they are few.
+fn span(seconds: f64) -> String {
+    if seconds < 0.9995 { format!("{:.0} ms", seconds * 1e3) } else { format!("{seconds:.1} s") }
 }
 
 /// 0 up to `from`, 1 from `to` on, straight between them; a number that is none is 0.
@@ -165,6 +176,29 @@ mod tests {
         let shed = ShedRules::PATIENT.shed(&wait(Some(9.0)), 1).unwrap();
         assert_eq!(shed.reason, ShedReason::Deadline);
         assert_eq!(shed.to_string(), "it would wait 9.0 s in the queue, and may wait 2.0 s");
+    }
+
+    #[test]
+    fn a_drawn_refusal_says_that_it_was_drawn() {
+        let shed = |predicted_s, probability| {
+            let reason = ShedReason::Queueing;
+            Shed { reason, predicted_s, allowed_s: 0.05, probability }.to_string()
+        };
+        for (predicted_s, probability, expect) in [
+            (
+                0.03,
+                0.13,
+                "it would lose about 30 ms to others, and requests are shed around 50 ms of queueing; this one was \
+                 chosen (probability 0.13)",
+            ),
+            (
+                1.26,
+                1.0,
+                "it would lose about 1.3 s to others, and requests are shed around 50 ms of queueing",
+            ),
+        ] {
+            assert_eq!(shed(predicted_s, probability), expect);
+        }
     }
 
     #[test]

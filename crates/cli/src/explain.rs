@@ -97,6 +97,7 @@ fn headline(record: &RecordJson) -> String {
     let decision = &record.decision;
     let text = match (&decision.placement, &decision.chosen) {
         _ if record.admission.shed.is_some() => shed(record),
+        _ if record.outcome.error.as_deref() == Some("deadline_exceeded") => late(record),
         (Some(PlacementJson::Placed), Some(chosen)) => {
             let told = (cached(record, chosen), missing(record), waited(record));
             format!("{last} {chosen}: {}.{}{}{}", reason(record), told.0, told.1, told.2)
@@ -155,6 +156,16 @@ fn shed(record: &RecordJson) -> String {
             "Refused as overload: a wait of {predicted} in the queue was predicted, and it may wait {allowed}."
         ),
     }
+}
+
+/// How the client's deadline passed before it was sent, as a sentence.
+fn late(record: &RecordJson) -> String {
+    let deadline = or_absent(record.decision.request.deadline_ms, ms);
+    let held = match &record.decision.placement {
+        Some(PlacementJson::Placed) | None => String::new(),
+        Some(held) => format!(" ({})", placement_sentence(held)),
+    };
+    format!("Not sent: its client's deadline of {deadline} passed{held}.{}", waited(record))
 }
 
 /// How it waited, as a sentence.

@@ -9,6 +9,17 @@ pub(crate) struct FleetJson {
     pub(crate) time: String,
     pub(crate) nodes: Vec<NodeJson>,
     pub(crate) endpoints: Vec<EndpointJson>,
+    /// Empty: nobody waits, or the scheduler does not say.
+    #[serde(default)]
+    pub(crate) queues: Vec<QueueJson>,
+}
+
+/// Who waits for a model.
+#[derive(Debug, Deserialize)]
+pub(crate) struct QueueJson {
+    pub(crate) model: String,
+    pub(crate) waiting: u64,
+    pub(crate) oldest_waited_ms: f64,
 }
 
 #[derive(Debug, Deserialize)]

@@ -1,10 +1,10 @@
 //! The farm on one screen: how much of it works, what needs attention, then endpoints and nodes.
 
-use crate::fleet::{EndpointJson, FleetJson, GpuJson, NodeJson};
+use crate::fleet::{EndpointJson, FleetJson, GpuJson, NodeJson, QueueJson};
 use aya_trace::ConditionJson;
 
 use crate::table::{Side, Table};
-use crate::text::{Style, ago, counted, gib, or_absent, percent, plain};
+use crate::text::{Style, ago, counted, gib, ms, or_absent, percent, plain};
 
 /// A line per GPU with `gpus`, else a line per node.
 pub(crate) fn render(fleet: &FleetJson, gpus: bool, style: Style) -> String {
@@ -50,7 +50,8 @@ fn headline(fleet: &FleetJson) -> String {
 /// Everything that is not as it should be, worst first.
 fn attention(fleet: &FleetJson) -> Vec<String> {
     let because = |reason: &Option<String>| reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default();
-    let mut lines = Vec::new();
+    let mut lines: Vec<String> =
+        fleet.queues.iter().map(|queue| queue_line(queue, &fleet.endpoints)).collect();
     for node in &fleet.nodes {
         if node.freshness != "fresh" || !node.connected {
             let connection = if node.connected { "" } else { ", disconnected" };
@@ -74,6 +75,18 @@ fn attention(fleet: &FleetJson) -> Vec<String> {
         lines.extend(endpoint.conditions.iter().filter_map(|condition| condition_line(endpoint, condition)));
     }
     lines
+}
+
+/// Who waits for a model, and how many of its endpoints could take somebody.
+fn queue_line(queue: &QueueJson, endpoints: &[EndpointJson]) -> String {
+    let serves = |endpoint: &&EndpointJson| endpoint.models.iter().any(|model| model.id == queue.model);
+    let serving: Vec<_> = endpoints.iter().filter(serves).collect();
+    let ready = match serving.iter().filter(|endpoint| endpoint.is_ready()).count() {
+        _ if serving.is_empty() => "no endpoint serves it".to_owned(),
+        ready => format!("{ready} of {} ready", counted(serving.len(), "endpoint")),
+    };
+    let oldest = ms(queue.oldest_waited_ms);
+    format!("model {}: {ready}, {} waiting, the oldest for {oldest}", queue.model, queue.waiting)
 }
 
 /// What a rule does to an endpoint, where it is more than a note; a power limit that is reached is no news.
@@ -158,7 +171,7 @@ fn endpoint_state(endpoint: &EndpointJson) -> String {
     } else if !endpoint.is_ready() {
         endpoint.health.clone()
     } else if let Some(left) = endpoint.cooling_ms.filter(|left| *left > 0.0) {
-        format!("pauses {}", crate::text::ms(left))
+        format!("pauses {}", ms(left))
     } else if endpoint.health == "degraded" {
         endpoint.health.clone()
     } else if let Some(speed) = endpoint.speed_ratio.filter(|speed| *speed < 1.0) {

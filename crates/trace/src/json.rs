@@ -111,6 +111,9 @@ pub struct RequestJson {
     pub max_tokens: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expected_output_tokens: Option<f64>,
+    /// From arrival, as the client asked; nothing is sent later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<f64>,
 }
 
 /// Whether an endpoint could take the request.
@@ -302,6 +305,7 @@ fn request_json(kind: RequestKind, request: Option<&Request>) -> RequestJson {
         prompt_tokens_estimate: request.map(|r| r.prompt_tokens.get()),
         max_tokens: request.and_then(|r| r.max_tokens).map(|t| t.get()),
         expected_output_tokens: request.and_then(|r| finite(r.expected_output)),
+        deadline_ms: request.and_then(|r| Some(millis(r.deadline?.since(r.arrived_at)))),
     }
 }
 

@@ -8,6 +8,8 @@ use serde::Serialize;
 
 use super::learned::LearnedJson;
 use super::pcie::PcieLinkJson;
+use super::queues::QueueDepth;
+use crate::room::PoolDepth;
 use crate::view::{Companion, FarmView};
 
 #[derive(Debug, Serialize)]
@@ -18,6 +20,8 @@ pub(crate) struct FleetJson {
     endpoints: Vec<EndpointJson>,
     /// Models that are known, with the number of endpoints that serve each.
     models: Vec<ModelJson>,
+    /// Only those in which somebody waits.
+    queues: Vec<QueueDepth>,
 }
 
 #[derive(Debug, Serialize)]
@@ -234,7 +238,7 @@ struct ServedModelJson {
 
 impl FleetJson {
     /// The whole farm at `now`.
-    pub(crate) fn new(view: &FarmView, now: MonoTime, time: String) -> Self {
+    pub(crate) fn new(view: &FarmView, queues: &[PoolDepth], now: MonoTime, time: String) -> Self {
         let snapshot = &view.snapshot;
         Self {
             generation: snapshot.generation,
@@ -251,6 +255,7 @@ impl FleetJson {
                 .iter()
                 .map(|(id, pool)| ModelJson { id: id.to_string(), endpoints: pool.members.len() })
                 .collect(),
+            queues: queues.iter().map(QueueDepth::from).collect(),
         }
     }
 }
@@ -390,6 +395,6 @@ fn reason(health: &Health) -> Option<String> {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

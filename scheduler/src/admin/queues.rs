@@ -8,6 +8,7 @@ use aya_domain::Priority;
 use serde::Serialize;
 
 use super::Admin;
+use super::fleet::millis;
 use crate::room::PoolDepth;
 
 /// Requests told of one queue: its front.
@@ -18,10 +19,29 @@ struct Queues {
     queues: Vec<Queue>,
 }
 
+/// How much waits for a model; also in `GET /api/v1/fleet`.
 #[derive(Debug, Serialize)]
-struct Queue {
+pub(super) struct QueueDepth {
     model: String,
     waiting: usize,
+    /// Of the one who came first.
+    oldest_waited_ms: u64,
+}
+
+impl From<&PoolDepth> for QueueDepth {
+    fn from(depth: &PoolDepth) -> Self {
+        Self {
+            model: depth.model.to_string(),
+            waiting: depth.waiting.iter().sum(),
+            oldest_waited_ms: millis(depth.oldest),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Queue {
+    #[serde(flatten)]
+    depth: QueueDepth,
     /// By class; a class in which nobody waits is 0.
     waiting_by_priority: serde_json::Map<String, serde_json::Value>,
     /// The front, at most 50.
@@ -49,13 +69,12 @@ fn queue((depth, front): (PoolDepth, Vec<Standing>)) -> Queue {
         position: at,
         priority: standing.class.as_str(),
         tenant: standing.tenant.to_string(),
-        waited_ms: u64::try_from(standing.waited.as_millis()).unwrap_or(u64::MAX),
+        waited_ms: millis(standing.waited),
         overtaken: standing.overtaken,
     };
     let by_class = Priority::ALL.into_iter().zip(depth.waiting);
     Queue {
-        model: depth.model.to_string(),
-        waiting: depth.waiting.iter().sum(),
+        depth: QueueDepth::from(&depth),
         waiting_by_priority: by_class.map(|(class, n)| (class.as_str().to_owned(), n.into())).collect(),
         front: front.into_iter().enumerate().map(waiting).collect(),
     }

@@ -22,7 +22,7 @@ pub(super) fn render(
     }
     mirror_conditions(metrics, view);
     metrics.queue_depth.reset();
-    for PoolDepth { model, waiting } in room.depths() {
+    for PoolDepth { model, waiting, .. } in room.depths() {
         let label = metrics.label(&model);
         for (class, depth) in Priority::ALL.into_iter().zip(waiting) {
             let depth = i64::try_from(depth).unwrap_or(i64::MAX);

@@ -61,8 +61,10 @@ pub(crate) struct Placed {
 #[derive(Debug)]
 pub(crate) enum NotPlaced {
     Refused(RefusalReason),
-    /// The longest configured wait, or the client's deadline, is over.
+    /// The longest configured wait is over.
     WaitedOut(HoldReason),
+    /// The client's deadline is over. `None`: there was room, but not for those who come so late.
+    DeadlineExceeded(Option<HoldReason>),
     /// The queue is at its limit.
     QueueFull {
         limit: usize,
@@ -128,8 +130,12 @@ pub(crate) async fn place(
         let now = shared.clock.now();
         if late || now >= wait.until {
             let held = last.or_else(|| look(shared, request, policy));
-            let (reason, decided) = held.map_or((HoldReason::AllFull, None), |(r, d)| (r, Some(d)));
-            return Err(Unplaced { reason: NotPlaced::WaitedOut(reason), decided });
+            let (held, decided) = held.map_or((None, None), |(r, d)| (Some(r), Some(d)));
+            let reason = match request.deadline {
+                Some(deadline) if now >= deadline => NotPlaced::DeadlineExceeded(held),
+                Some(_) | None => NotPlaced::WaitedOut(held.unwrap_or(HoldReason::AllFull)),
+            };
+            return Err(Unplaced { reason, decided });
         }
         match &ticket {
             Some(waiting) => {

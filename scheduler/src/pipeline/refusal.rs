@@ -29,6 +29,18 @@ pub(super) fn error(shared: &Shared, request: &Request, reason: &NotPlaced) -> A
                 .code("queue_timeout")
                 .retry_after_s(retry_after_s(shared, request))
         }
+        NotPlaced::DeadlineExceeded(held) => {
+            let why = match held {
+                Some(HoldReason::AllFull) => format!(": every endpoint of `{model}` stayed full"),
+                Some(HoldReason::NoneReady) => format!(": no endpoint of `{model}` is ready"),
+                None => String::new(),
+            };
+            let ms = request.deadline.map_or(0, |deadline| deadline.since(request.arrived_at).as_millis());
+            let message = format!("not sent within its deadline of {ms} ms (x-aya-deadline-ms){why}");
+            ApiError::new(503, "unavailable_error", message)
+                .code("deadline_exceeded")
+                .retry_after_s(retry_after_s(shared, request))
+        }
         NotPlaced::QueueFull { limit } => {
             ApiError::new(429, "rate_limit_error", format!("{limit} requests already wait for `{model}`"))
                 .code("queue_full")

@@ -89,6 +89,23 @@ fn a_wait_and_a_refusal_are_told_with_their_numbers() {
 }
 
 #[test]
+fn a_deadline_that_passed_is_the_reason_that_is_told() {
+    let mut record = sample();
+    record.decision.request.deadline_ms = Some(500.0);
+    record.outcome.error = Some("deadline_exceeded".to_owned());
+    (record.admission.queue_position, record.queue_ms) = (Some(3), 500.2);
+    for (placement, held) in [
+        (Some(PlacementJson::HeldAllFull), " (not placed: every endpoint that fits is full)"),
+        (Some(PlacementJson::HeldNoneReady), " (not placed: no endpoint of the model is ready)"),
+        (None, ""),
+    ] {
+        record.decision.placement = placement;
+        let waited = "It waited 500 ms, 3 ahead of it when it came.";
+        headline_is(&record, &format!("Not sent: its client's deadline of 500 ms passed{held}. {waited}"));
+    }
+}
+
+#[test]
 fn a_placement_is_explained_from_the_reason_down_to_the_outcome() {
     check(
         &sample(),

@@ -65,6 +65,22 @@ fn a_reading_that_a_ready_engine_should_give_and_does_not_is_told_with_its_reaso
 }
 
 #[test]
+fn who_waits_is_told_with_the_endpoints_that_could_take_it() {
+    let mut fleet = fleet();
+    let mut check = |model: &str, health: &str, expect: &str| {
+        fleet.endpoints[0].health = health.to_owned();
+        let queue = json!({"model": model, "waiting": 9, "oldest_waited_ms": 1_500});
+        fleet.queues = vec![serde_json::from_value(queue).unwrap()];
+        let shown = render(&fleet, false, Style { colour: false });
+        let mut lines = shown.lines().skip_while(|line| *line != "needs attention");
+        assert_eq!(lines.nth(1), Some(expect), "{shown}");
+    };
+    check("llama", "unhealthy", "  model llama: 0 of 1 endpoint ready, 9 waiting, the oldest for 1.50 s");
+    check("llama", "healthy", "  model llama: 1 of 1 endpoint ready, 9 waiting, the oldest for 1.50 s");
+    check("qwen", "healthy", "  model qwen: no endpoint serves it, 9 waiting, the oldest for 1.50 s");
+}
+
+#[test]
 fn the_farm_on_one_screen_begins_with_what_needs_attention() {
     check(
         &fleet(),
@@ -110,7 +126,8 @@ fn an_unread_value_is_a_dash_and_never_a_zero() {
 
 #[test]
 fn an_empty_farm_says_what_to_do() {
-    let empty = FleetJson { generation: 0, time: "t".to_owned(), nodes: vec![], endpoints: vec![] };
+    let empty =
+        FleetJson { generation: 0, time: "t".to_owned(), nodes: vec![], endpoints: vec![], queues: vec![] };
     let shown = render(&empty, false, Style { colour: false });
     assert!(shown.contains("aya agent --scheduler http://HOST:8082"), "{shown}");
 }
