@@ -156,7 +156,8 @@ async fn a_wedged_engine_without_requests_comes_back_through_a_probe() {
 
 #[tokio::test]
 async fn a_push_back_is_no_failure() {
-    let farm = Farm::of(aya!()).engine(sim("a")).engine(sim("b")).start().await;
+    // While the other pauses, this one answers: slowly, or there are more records than one page holds.
+    let farm = Farm::of(aya!()).engine(sim("a").slow()).engine(sim("b")).start().await;
     farm.engine("b").fault(&json!({"503_ratio": 1.0})).await;
     within(Duration::from_secs(30), "push-backs", async {
         while farm.scheduler.metrics().await.with("aya_endpoint_failures_total", "endpoint=\"b\"") < 3.5 {
