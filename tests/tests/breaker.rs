@@ -94,9 +94,13 @@ async fn an_ejected_endpoint_comes_back_through_a_probe_and_slowly() {
     .await;
     let finished = farm.engine("b").count("finished").await;
     farm.engine("b").fault(&json!({"500_ratio": 0.0})).await;
+    // It generates before any client's request comes: nobody but the probe asks it.
+    until("a generation", async || {
+        let now = farm.engine("b").count("finished").await;
+        if now > finished { Ok(()) } else { Err(now) }
+    })
+    .await;
     is_free(&farm, "b").await;
-    // It has generated before any client's request came, and nobody but the probe was told.
-    assert!(farm.engine("b").count("finished").await > finished, "nothing was generated");
     let metrics = farm.scheduler.metrics().await;
     assert!(metrics.with("aya_probes_total", "result=\"ok\"") > 0.5, "no probe");
     let endpoint = farm.scheduler.endpoint("b").await;
