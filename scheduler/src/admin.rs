@@ -106,7 +106,7 @@ async fn healthz() -> Json<Status> {
 /// Ready: a new request could be placed.
 async fn readyz(State(admin): State<Admin>) -> (StatusCode, Json<Status>) {
     let view = admin.shared.view.load();
-    let reason = if admin.shared.is_draining() {
+    let reason = if admin.shared.stopping.is_draining() {
         Some("shutting down")
     } else if !view.snapshot.endpoints.iter().any(is_ready) {
         Some("no endpoint is ready")

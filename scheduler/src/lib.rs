@@ -22,6 +22,7 @@ mod routes;
 mod scheduler;
 mod shared;
 mod steps;
+mod stopping;
 mod telemetry;
 mod tenants;
 mod view;

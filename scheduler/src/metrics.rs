@@ -95,6 +95,7 @@ pub(crate) struct Metrics {
     pub(crate) tokens_in: IntCounter,
     pub(crate) tokens_out: IntCounter,
     pub(crate) connections: IntGauge,
+    pub(crate) accept_errors: IntCounter,
     pub(crate) reports: IntCounter,
     pub(crate) reports_refused: IntCounter,
     pub(crate) records: IntCounter,
@@ -167,6 +168,8 @@ impl Metrics {
             tokens_in: tokens.with_label_values(&["prompt"]),
             tokens_out: tokens.with_label_values(&["completion"]),
             connections: make.gauge("aya_client_connections", "Open client connections.")?,
+            accept_errors: make
+                .counter("aya_accept_errors_total", "Connections that could not be accepted, try by try.")?,
             reports: make.counter("aya_telemetry_reports_total", "Reports of agents applied.")?,
             reports_refused: make
                 .counter("aya_telemetry_reports_refused_total", "Reports that were impossible.")?,

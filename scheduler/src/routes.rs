@@ -3,7 +3,10 @@
 //! The route table is exact. Nothing of a client's path is ever joined to an engine's URL, and an engine's
 //! management paths cannot be reached.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use aya_domain::{ModelId, RequestId, RequestKind};
 use aya_proxy::downstream::RequestHead;
@@ -102,16 +105,32 @@ pub(crate) async fn infer(
                 account.refuse(&error);
                 respond::error(&error)
             }
-            Ok(hints) => pipeline::run(shared, account, Ask { kind, body, hints }).await,
+            Ok(hints) => unless_cut(shared, pipeline::run(shared, account, Ask { kind, body, hints })).await,
         },
     };
     finish(shared, &id, response)
 }
 
+/// The answer, or a refusal if the scheduler's time is over before it begins. To be polled anew at each step.
+async fn unless_cut(
+    shared: &Shared,
+    answering: impl Future<Output = Response<ClientBody>>,
+) -> Response<ClientBody> {
+    let mut answering = pin!(answering);
+    poll_fn(|cx| match answering.as_mut().poll(cx) {
+        Poll::Pending if shared.stopping.is_cutting() => {
+            Poll::Ready(respond::error(&respond::shutting_down()))
+        }
+        Poll::Pending => Poll::Pending,
+        Poll::Ready(answer) => Poll::Ready(answer),
+    })
+    .await
+}
+
 /// What every answer has; a draining scheduler takes no further request on the connection.
 fn finish(shared: &Shared, id: &RequestId, mut response: Response<ClientBody>) -> Response<ClientBody> {
     respond::set(response.headers_mut(), respond::X_REQUEST_ID, id.as_str());
-    if shared.is_draining() { respond::and_close(response) } else { response }
+    if shared.stopping.is_draining() { respond::and_close(response) } else { response }
 }
 
 fn wrong_method(allow: &'static str) -> Response<ClientBody> {

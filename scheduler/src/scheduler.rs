@@ -5,7 +5,6 @@ use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
@@ -31,6 +30,7 @@ use crate::pipeline::admit::Promises;
 use crate::prober::Prober;
 use crate::room::WaitingRoom;
 use crate::shared::Shared;
+use crate::stopping::Stopping;
 use crate::telemetry::{AgentStreams, FleetWriter};
 use crate::tenants::Tenants;
 use crate::view::FarmView;
@@ -125,8 +125,7 @@ impl Scheduler {
                 value.set_sensitive(true);
                 Some(value)
             }),
-            draining: AtomicBool::new(false),
-            cutting: AtomicBool::new(false),
+            stopping: Stopping::new(),
             config,
             clock,
         };
@@ -170,14 +169,14 @@ impl Scheduler {
         tasks.spawn(run_prober(Prober::new(Arc::clone(&shared), handle.clone()), control.clone()));
         let router = admin::router(Admin { shared: Arc::clone(&shared), fleet: handle, ring });
         tasks.spawn(serve_admin(admin, router, control.clone()));
-        let cores = start_cores(api, &shared, &shutdown)?;
+        let cores = start_cores(api, &shared)?;
         let result = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
             Some(ended) = tasks.join_next() => ended.unwrap_or_else(|panicked| Err(panicked.into())),
         };
-        shared.draining.store(true, Ordering::Release);
-        shutdown.cancel();
-        join_threads(cores).await;
+        let times = &shared.config.timeouts;
+        info!(accepting_for = ?times.accept_grace.min(times.drain), open_requests_for = ?times.drain, "stopping");
+        shared.stopping.run(times, join_threads(cores)).await;
         control.cancel();
         while tasks.join_next().await.is_some() {}
         drop(shared);
@@ -317,11 +316,10 @@ async fn serve_admin(
 fn start_cores(
     sockets: Vec<TcpListener>,
     shared: &Arc<Shared>,
-    shutdown: &CancellationToken,
 ) -> Result<Vec<JoinHandle<()>>, SchedulerError> {
     let start = |(at, socket): (usize, TcpListener)| {
-        let (shared, shutdown) = (Arc::clone(shared), shutdown.clone());
-        let core = move || on_own_runtime(listener::run(socket, shared, shutdown));
+        let shared = Arc::clone(shared);
+        let core = move || on_own_runtime(listener::run(socket, shared));
         std::thread::Builder::new().name(format!("aya-core-{at}")).spawn(core).map_err(SchedulerError::Thread)
     };
     sockets.into_iter().enumerate().map(start).collect()

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use aya_config::SchedulerConfig;
@@ -17,6 +16,7 @@ use crate::metrics::Metrics;
 use crate::models::ModelState;
 use crate::pipeline::admit::Promises;
 use crate::room::WaitingRoom;
+use crate::stopping::Stopping;
 use crate::tenants::Tenants;
 use crate::view::FarmView;
 
@@ -42,9 +42,7 @@ pub(crate) struct Shared {
     pub(crate) prefix_key: PrefixKey,
     /// Sent to every engine as `Authorization: Bearer`, if configured.
     pub(crate) upstream_authorization: Option<http::HeaderValue>,
-    pub(crate) draining: AtomicBool,
-    /// The time to drain is over: whatever ends from now on was cut off by us, not left by its client.
-    pub(crate) cutting: AtomicBool,
+    pub(crate) stopping: Stopping,
     /// What requests of models outside the fleet are counted under.
     pub(crate) unknown_model: Arc<ModelState>,
 }
@@ -65,13 +63,5 @@ impl Shared {
     /// The policy of requests for a model that ask for none.
     pub(crate) fn policy_of(&self, model: &ModelId) -> &Policy {
         self.model_policies.get(model).unwrap_or(&self.default_policy)
-    }
-
-    pub(crate) fn is_cutting(&self) -> bool {
-        self.cutting.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
     }
 }

@@ -4,7 +4,7 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
-use aya_tests::{Exit, Farm, Process, aya, chat, sim, streamed, until, within};
+use aya_tests::{Exit, Farm, Process, aya, chat, sim, until, within};
 use serde_json::json;
 
 /// Runs a command that is expected to end by itself.
@@ -138,82 +138,6 @@ async fn the_demo_runs_once_on_free_ports_and_exits_with_0() {
     for word in ["rr", "aya", "TTFT p99", "hopper-8b", "Went to"] {
         assert!(exit.out.contains(word), "{word} is not in {}", exit.out);
     }
-}
-
-#[tokio::test]
-async fn a_scheduler_that_is_told_to_stop_finishes_what_it_began() {
-    let mut farm = Farm::of(aya!()).engine(sim("e1").slow()).start().await;
-    let stream = farm.api().begin_chat(&streamed(80)).await;
-    farm.scheduler.process.terminate();
-    // Nobody new is served, and those who ask are told to go.
-    until("the listener to close", async || {
-        match farm.api().try_open("GET", "/v1/models", &[], bytes::Bytes::new()).await {
-            Err(_) => Ok(()),
-            Ok(live) => Err(live.status),
-        }
-    })
-    .await;
-    assert_eq!(farm.admin().get("/readyz").await.status, 503);
-    let events = stream.events().await;
-    assert_eq!((events.len(), events.last().map(String::as_str)), (82, Some("[DONE]")));
-    let exit = within(Duration::from_secs(5), "the end", farm.scheduler.process.ended()).await;
-    assert_eq!(exit.code, Some(0), "{}", exit.err);
-}
-
-#[tokio::test]
-async fn what_does_not_finish_in_the_time_to_drain_is_cut() {
-    let records = tempfile::tempdir().unwrap();
-    let toml = format!("decisions.dir = {:?}\n[timeouts]\ndrain = \"300ms\"", records.path());
-    let mut farm = Farm::of(aya!()).scheduler(&toml).engine(sim("e1").slow().max_sequences(1)).start().await;
-    let mut stream = farm.api().begin_chat(&streamed(50_000)).await;
-    assert!(stream.event().await.is_some());
-    let api = farm.api();
-    let mut waiting = tokio::task::JoinSet::new();
-    waiting.spawn(async move {
-        api.try_open("POST", "/v1/chat/completions", &[], chat(1).to_string().into()).await
-    });
-    until("the second to wait", async || {
-        let depth = farm.scheduler.metrics().await.sum("aya_queue_depth");
-        if depth > 0.5 { Ok(()) } else { Err(depth) }
-    })
-    .await;
-    farm.scheduler.process.terminate();
-    let exit = within(Duration::from_secs(4), "the end", farm.scheduler.process.ended()).await;
-    assert_eq!(exit.code, Some(0), "{}", exit.err);
-    until("the engine to stop", async || {
-        let left = farm.engine("e1").count("in_flight").await;
-        if left == 0 { Ok(()) } else { Err(left) }
-    })
-    .await;
-    // Their clients had not gone: the records say who cut them off, and are on disk.
-    let file = std::fs::read_dir(records.path()).unwrap().next().unwrap().unwrap().path();
-    let text = std::fs::read_to_string(file).unwrap();
-    let mut ends: Vec<_> = text
-        .lines()
-        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["outcome"].take())
-        // The inputs of decisions stand between the records.
-        .filter(|outcome| outcome["status"].is_string())
-        .map(|o| (o["status"].to_string(), o["http_status"].as_u64(), o["error"].to_string()))
-        .collect();
-    ends.sort();
-    let end = |status: &str, http| (format!("\"{status}\""), http, "\"shutting_down\"".to_owned());
-    assert_eq!(ends, [end("truncated", Some(200)), end("upstream_error", None)]);
-}
-
-#[tokio::test]
-async fn a_second_signal_ends_the_scheduler_at_once() {
-    let mut farm = Farm::of(aya!()).engine(sim("e1").slow()).start().await;
-    let mut stream = farm.api().begin_chat(&streamed(50_000)).await;
-    assert!(stream.event().await.is_some());
-    farm.scheduler.process.terminate();
-    until("readiness to fall", async || {
-        let status = farm.admin().get("/readyz").await.status;
-        if status == 503 { Ok(()) } else { Err(status) }
-    })
-    .await;
-    farm.scheduler.process.terminate();
-    let exit = within(Duration::from_secs(2), "the end", farm.scheduler.process.ended()).await;
-    assert_eq!(exit.code, Some(130), "{}", exit.err);
 }
 
 #[tokio::test]

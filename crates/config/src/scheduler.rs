@@ -91,7 +91,9 @@ pub struct Timeouts {
     pub total: Duration,
     /// A client that does not read its answer.
     pub write_stall: Duration,
-    /// Open requests at shutdown.
+    /// At shutdown, accepting further while nobody is told any more that we are ready; a part of `drain`.
+    pub accept_grace: Duration,
+    /// Open requests at shutdown, from its beginning.
     pub drain: Duration,
 }
 
@@ -301,6 +303,7 @@ impl Timeouts {
             inter_token: r.duration("inter_token", "60s", "10ms"..="1d"),
             total: r.duration("total", "3600s", "10ms"..="7d"),
             write_stall: r.duration("write_stall", "60s", "10ms"..="1d"),
+            accept_grace: r.duration("accept_grace", "2s", "0s"..="1h"),
             drain: r.duration("drain", "30s", "0s"..="1h"),
         }
     }

@@ -8,6 +8,9 @@ use bytes::Bytes;
 pub(crate) trait Pieces: std::fmt::Debug + Send {
     /// The next piece; `None` ends the response.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>>;
+
+    /// Ends it before its end: what the client is told instead of the rest; empty if nothing is missing.
+    fn cut(&mut self) -> Bytes;
 }
 
 /// The body of an answer.

@@ -15,6 +15,16 @@ const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// The longest `Retry-After` that clients obey, in seconds.
 const RETRY_AFTER_MAX_S: u32 = 120;
 
+/// Of requests that are cut off before their answer began.
+pub(crate) const CUT_STATUS: u16 = 503;
+
+/// The scheduler ends before the answer does.
+pub(crate) fn shutting_down() -> ApiError {
+    ApiError::new(CUT_STATUS, "unavailable_error", "the scheduler is shutting down")
+        .code("shutting_down")
+        .retry_after_s(1)
+}
+
 /// 404 for a model that nobody serves, naming those that are.
 pub(crate) fn unknown_model(asked: &str, known: &[ModelId]) -> ApiError {
     let known: Vec<&str> = known.iter().map(ModelId::as_str).collect();

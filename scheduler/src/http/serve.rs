@@ -7,30 +7,37 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
+use aya_config::Timeouts;
 use aya_observe::Clock;
 use aya_proxy::ApiError;
 use aya_proxy::downstream::{self, AnswerLength, AnswerShape, RequestHead, write_head};
 use bytes::Bytes;
 use http::{Method, Response, header};
 use tokio::net::TcpStream;
-use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::attention::Attention;
 use super::body::ClientBody;
 use super::respond;
-use super::wire::{Wire, WireEnd};
+use super::wire::{Idle, Wire, WireEnd};
 use crate::routes::{self, Call};
 use crate::shared::Shared;
+use crate::stopping::Step;
 
-/// Serves a connection until its client or `shutdown` ends it.
-pub(crate) async fn serve(socket: TcpStream, shared: Arc<Shared>, shutdown: CancellationToken) {
+/// What a connection that was accepted last may take to send its request when the scheduler closes idle ones.
+const FIRST_AT_CLOSE_MAX: Duration = Duration::from_millis(500);
+
+/// Serves a connection until its client or the scheduler's end ends it. Must stay on its thread.
+pub(crate) async fn serve(socket: TcpStream, shared: Arc<Shared>) {
+    let _attention = Attention::of_this_task().await;
     // Without it the last piece of a small answer waits for the client's acknowledgement; failing costs only that.
     let _ = socket.set_nodelay(true);
     let mut connection =
         Connection { wire: Wire::new(socket, shared.clock.clone(), shared.config.timeouts.clone()), shared };
     loop {
-        match connection.request(&shutdown).await {
+        match connection.request().await {
             Ok(Next::Request) => {}
             Ok(Next::Close) => return,
             Ok(Next::Linger) => return connection.wire.linger().await,
@@ -58,9 +65,10 @@ struct Connection {
 
 impl Connection {
     /// One request and its answer.
-    async fn request(&mut self, shutdown: &CancellationToken) -> Result<Next, WireEnd> {
+    async fn request(&mut self) -> Result<Next, WireEnd> {
         let limit = self.shared.config.limits.head_max;
-        let head = match self.wire.head(limit, shutdown).await {
+        let shared = &self.shared;
+        let head = match self.wire.head(limit, |times| may_idle(shared, times)).await {
             Ok(Some(head)) => downstream::parse(&head),
             Ok(None) => return Ok(Next::Close),
             Err(WireEnd::Head(error)) => Err(error),
@@ -133,7 +141,8 @@ impl Connection {
             ClientBody::Whole(bytes) => self.wire.write_whole(head, &bytes).await?,
             ClientBody::Stream(mut pieces) => {
                 let chunked = length == AnswerLength::Chunked;
-                self.wire.write_stream(head, pieces.as_mut(), chunked).await?;
+                let stopping = &self.shared.stopping;
+                self.wire.write_stream(head, pieces.as_mut(), chunked, || stopping.is_cutting()).await?;
             }
         }
         Ok(match (keep_alive, closes) {
@@ -142,6 +151,13 @@ impl Connection {
             (false, false) => Next::Close,
         })
     }
+}
+
+fn may_idle(shared: &Shared, times: &Timeouts) -> Idle {
+    if shared.stopping.step() >= Step::Closing {
+        return Idle { first: times.first_byte.min(FIRST_AT_CLOSE_MAX), next: Duration::ZERO };
+    }
+    Idle { first: times.first_byte, next: times.idle }
 }
 
 /// Room for an answer's head and a small body, in bytes.
@@ -171,7 +187,7 @@ fn with_date(clock: &Clock, then: impl FnOnce(&str)) {
     let second = now.as_nanos() / 1_000_000_000;
     DATE.with_borrow_mut(|(at, text)| {
         if *at != second {
-            let wall = std::time::Duration::from_secs(clock.wall(now).as_unix_s());
+            let wall = Duration::from_secs(clock.wall(now).as_unix_s());
             *text = httpdate::fmt_http_date(std::time::UNIX_EPOCH + wall);
             *at = second;
         }

@@ -9,7 +9,7 @@ mod body;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -22,7 +22,6 @@ use aya_proxy::upstream::PhaseTimer;
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
-use tokio_util::sync::CancellationToken;
 
 use super::body::Pieces;
 
@@ -57,6 +56,15 @@ pub(crate) enum Wait {
     Linger,
 }
 
+/// How long a connection may wait for a request that has not begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Idle {
+    /// The first one.
+    pub(crate) first: Duration,
+    /// A further one.
+    pub(crate) next: Duration,
+}
+
 /// Why a connection ends.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WireEnd {
@@ -79,6 +87,7 @@ pub(crate) struct Wire {
     timeouts: Timeouts,
     ahead: Vec<u8>,
     is_first: bool,
+    idle_since: MonoTime,
     /// However slowly the client takes its answer, it has until here.
     answer_until: MonoTime,
 }
@@ -93,26 +102,30 @@ impl Wire {
             timeouts,
             ahead: Vec::new(),
             is_first: true,
+            idle_since: MonoTime::ZERO,
             answer_until: MonoTime::ZERO,
         }
     }
 
-    /// The next request's head; `None` if the client is done, or at shutdown if it has not begun one.
+    /// The next request's head; `None` if the client is done, or has not begun one for as long as it may now.
+    /// To be polled anew when `idle` has changed.
     pub(crate) async fn head(
         &mut self,
         limit: usize,
-        shutdown: &CancellationToken,
+        idle: impl Fn(&Timeouts) -> Idle,
     ) -> Result<Option<Bytes>, WireEnd> {
-        if !std::mem::take(&mut self.is_first) {
+        let mut may = Idle { first: self.timeouts.first_byte, next: self.timeouts.idle };
+        let is_first = std::mem::take(&mut self.is_first);
+        if !is_first {
             self.timer.start(Wait::Idle, self.timeouts.idle);
         }
+        self.idle_since = self.clock.now();
         let mut bytes = HeadBytes::default();
         let ahead = std::mem::take(&mut self.ahead);
         if let Some((head, used)) = bytes.take(&ahead, limit)? {
             self.ahead = ahead.get(used..).unwrap_or_default().to_vec();
             return Ok(Some(head));
         }
-        let mut stopping = pin!(shutdown.cancelled());
         let mut begun = false;
         poll_fn(|cx| {
             loop {
@@ -133,12 +146,24 @@ impl Wire {
                     Poll::Ready(Some(taken)) => Poll::Ready(Ok(taken?)),
                     Poll::Ready(None) if begun => Poll::Ready(Err(WireEnd::Closed)),
                     Poll::Ready(None) => Poll::Ready(Ok(None)),
-                    Poll::Pending if !begun && stopping.as_mut().poll(cx).is_ready() => Poll::Ready(Ok(None)),
-                    Poll::Pending => self.timer.poll(cx).map(|wait| Err(WireEnd::Late(wait))),
+                    Poll::Pending => {
+                        let now_may = idle(&self.timeouts);
+                        if !begun && now_may != may {
+                            may = now_may;
+                            self.may_idle(if is_first { may.first } else { may.next });
+                        }
+                        self.timer.poll(cx).map(|wait| Err(WireEnd::Late(wait)))
+                    }
                 };
             }
         })
         .await
+    }
+
+    /// Bounds the present idle wait anew, from its beginning on.
+    fn may_idle(&mut self, limit: Duration) {
+        let waited = self.clock.now().since(self.idle_since);
+        self.timer.start(self.timer.phase(), limit.saturating_sub(waited));
     }
 
     /// From here on the request is being answered.
@@ -187,12 +212,14 @@ impl Wire {
         .await
     }
 
-    /// Writes a head and then pieces as they come; those that are ready at once go out together.
+    /// Writes a head and then pieces as they come; those that are ready at once go out together. To be polled anew
+    /// when `is_cut` turns true: then the pieces' last words follow.
     pub(crate) async fn write_stream(
         &mut self,
         head: Vec<u8>,
         pieces: &mut dyn Pieces,
         chunked: bool,
+        is_cut: impl Fn() -> bool,
     ) -> Result<(), WireEnd> {
         // What the socket did not take; until it is out nothing more is asked of the engine.
         let (mut unsent, mut sent) = (Vec::new(), 0);
@@ -208,7 +235,12 @@ impl Wire {
                 let (left, is_idle) = GATHERED.with_borrow_mut(|out| {
                     out.clear();
                     out.append(&mut front);
-                    ended = gather(pieces, cx, chunked, out);
+                    ended = if is_cut() {
+                        last_words(pieces, chunked, out);
+                        true
+                    } else {
+                        gather(pieces, cx, chunked, out)
+                    };
                     if out.is_empty() {
                         return Ok((Vec::new(), true));
                     }
@@ -287,6 +319,19 @@ impl Wire {
         .await
         // It ends either way.
         .unwrap_or(());
+    }
+}
+
+/// Appends what is left to say when there is no time for the rest.
+fn last_words(pieces: &mut dyn Pieces, chunked: bool, out: &mut Vec<u8>) {
+    let last = pieces.cut();
+    match chunked {
+        true if last.is_empty() => out.extend_from_slice(CHUNK_END),
+        true => {
+            chunk(out, &last);
+            out.extend_from_slice(CHUNK_END);
+        }
+        false => out.extend_from_slice(&last),
     }
 }
 

@@ -302,14 +302,18 @@ impl Account {
 
 /// The end of a request that is dropped open: its client has gone, unless the scheduler cuts it off as it stops.
 pub(super) fn abandoned(shared: &Shared, if_cut: OutcomeStatus) -> (OutcomeStatus, Option<&'static str>) {
-    if shared.is_cutting() { (if_cut, Some("shutting_down")) } else { (OutcomeStatus::ClientCancelled, None) }
+    if shared.stopping.is_cutting() {
+        (if_cut, Some("shutting_down"))
+    } else {
+        (OutcomeStatus::ClientCancelled, None)
+    }
 }
 
 impl Drop for Account {
     fn drop(&mut self) {
         if self.open.is_some() {
             let (status, error) = abandoned(&self.shared, OutcomeStatus::UpstreamError);
-            self.close(End { status, http_status: None, error });
+            self.close(End { status, http_status: error.map(|_| respond::CUT_STATUS), error });
         }
     }
 }

@@ -18,6 +18,7 @@ use tokio::time::Sleep;
 
 use super::account::{Account, End, abandoned};
 use crate::http::body::Pieces;
+use crate::http::respond;
 use crate::ledger::Lease;
 use crate::metrics::EndpointMetrics;
 use crate::shared::Shared;
@@ -149,10 +150,10 @@ impl StreamBody {
     /// Cut by the endpoint's fault.
     fn failed(&mut self, message: &str) -> Bytes {
         self.blame();
-        self.cut(message)
+        self.truncate(message)
     }
 
-    fn cut(&mut self, message: &str) -> Bytes {
+    fn truncate(&mut self, message: &str) -> Bytes {
         self.close(OutcomeStatus::Truncated, Some("stream_truncated"));
         truncated(message).to_sse_frame().into()
     }
@@ -195,10 +196,25 @@ impl Pieces for StreamBody {
                 Poll::Ready(None) => return Poll::Ready(self.ended()),
                 Poll::Pending => {
                     ready!(self.total.as_mut().poll(cx));
-                    return Poll::Ready(Some(self.cut("the request's total time is over")));
+                    return Poll::Ready(Some(self.truncate("the request's total time is over")));
                 }
             }
         }
+    }
+
+    fn cut(&mut self) -> Bytes {
+        let mut last = self.held.drain(..).collect::<Vec<Bytes>>().concat();
+        let facts = self.scanner.facts();
+        if matches!(self.state, State::Ended) {
+            // What is held is the end.
+        } else if facts.done && facts.is_success(self.choices) {
+            self.close(OutcomeStatus::Completed, None);
+        } else {
+            let error = respond::shutting_down();
+            last.extend_from_slice(&error.to_sse_frame());
+            self.close(OutcomeStatus::Truncated, error.code);
+        }
+        last.into()
     }
 }
 

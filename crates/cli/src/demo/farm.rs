@@ -180,7 +180,7 @@ fn scheduler_config(plan: FarmPlan) -> String {
     let real = |modelled_s: f64| format!("{}ms", millis((modelled_s / plan.time_scale * 1e3).max(1.0)));
     format!(
         "listen = \"127.0.0.1:{}\"\nadmin_listen = \"127.0.0.1:{}\"\ngrpc_listen = \"127.0.0.1:{}\"\n\
-         [queue]\nwait_max = \"{QUEUE_WAIT}\"\n[timeouts]\ndrain = \"{DRAIN}\"\n\
+         [queue]\nwait_max = \"{QUEUE_WAIT}\"\n[timeouts]\ndrain = \"{DRAIN}\"\naccept_grace = \"0s\"\n\
          [placement]\nseed = {}\nslo_ttft = \"{}\"\nhold_backlog = \"{}\"\n",
         port(0),
         port(1),
