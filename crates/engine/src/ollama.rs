@@ -37,10 +37,12 @@ fn model(entry: &Value) -> Option<LoadedModel> {
     let expires_at = entry.get("expires_at").and_then(Value::as_str);
     let expires_at =
         expires_at.filter(|t| t.len() <= MAX_TIME_BYTES && t.bytes().all(|b| b.is_ascii_graphic()));
+    let (size, vram) = (bytes("size"), bytes("size_vram"));
     Some(LoadedModel {
         id: ModelId::parse(name).ok()?,
-        size: bytes("size"),
-        vram: bytes("size_vram"),
+        size,
+        // More of it in VRAM than there is of it is a mistake, and nobody knows of which of the two.
+        vram: vram.filter(|vram| size.is_none_or(|size| *vram <= size)),
         context_length: json::tokens(entry.get("context_length")).ok(),
         expires_at: expires_at.map(str::to_owned),
     })

@@ -12,6 +12,8 @@
 pub mod assemble;
 pub mod downstream;
 mod framing;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod headers;
 pub mod openai_error;
 pub mod prefix;

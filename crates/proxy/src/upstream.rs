@@ -21,6 +21,7 @@ pub use exchange::{Response, ResponseBody, Socket, exchange};
 pub use pool::{close_idle, idle_sockets};
 pub use request::{Method, RequestHead};
 pub use response::ResponseHead;
+pub(crate) use response::parse as parse_response;
 pub use timer::PhaseTimer;
 
 /// Largest head of an answer, in bytes, all informational heads before it included.

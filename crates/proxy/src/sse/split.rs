@@ -82,7 +82,11 @@ impl Splitter {
                 self.line = whole;
             }
         }
-        self.check(self.event + self.line.len() + rest.len())?;
+        let begun = self.line.len() + rest.len();
+        if begun > 0 {
+            // Between two lines there is nothing to bound: the next one may be the empty one that ends the event.
+            self.check(self.event + begun)?;
+        }
         self.line.extend_from_slice(rest);
         self.keep(held);
         Ok(())

@@ -36,17 +36,17 @@ impl ResponseHead {
 
 /// A head that was read whole.
 #[derive(Debug)]
-pub(super) struct ParsedHead {
-    pub(super) head: ResponseHead,
-    pub(super) framing: Framing,
+pub(crate) struct ParsedHead {
+    pub(crate) head: ResponseHead,
+    pub(crate) framing: Framing,
     /// Whether the connection can serve another request after this answer.
     pub(super) keep_alive: bool,
     /// Bytes before the body.
-    pub(super) length: usize,
+    pub(crate) length: usize,
 }
 
 /// Reads a head; `None` while it is incomplete.
-pub(super) fn parse(input: &[u8]) -> Result<Option<ParsedHead>, UpstreamError> {
+pub(crate) fn parse(input: &[u8]) -> Result<Option<ParsedHead>, UpstreamError> {
     let mut skipped = 0;
     for _ in 0..=INFORMATIONAL_MAX {
         let rest = input.get(skipped..).unwrap_or_default();
