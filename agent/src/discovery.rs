@@ -12,6 +12,7 @@ mod lookout;
 mod published;
 mod statement;
 mod survey;
+mod vigil;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -29,7 +30,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use self::lookout::{Listed, Lookout, Standing, Verdict};
-use self::survey::{Listener, Site, Survey, survey};
+use self::survey::{Listener, Site, Survey};
+use self::vigil::{Vigil, Wanted};
 use crate::metrics::Metrics;
 use crate::prober::Prober;
 use crate::procfs::Procfs;
@@ -79,6 +81,7 @@ struct Found {
 #[derive(Default)]
 struct Memory {
     lookout: Lookout,
+    vigil: Vigil,
     found: BTreeMap<Site, Found>,
     looks: u64,
 }
@@ -112,7 +115,7 @@ impl Discovery {
     /// Looks once at everything.
     async fn look(&mut self, memory: &mut Memory, listed: &[Listed], shutdown: &CancellationToken) {
         let holders = self.holders.borrow_and_update().clone();
-        let survey = self.survey(holders.as_deref().unwrap_or_default(), &memory.found).await;
+        let survey = self.survey(holders.clone().unwrap_or_default(), memory).await;
         memory.lookout.keep(&survey);
         self.dismiss(memory, &survey).await;
         let begun = self.clock.now();
@@ -138,15 +141,24 @@ impl Discovery {
     }
 
     /// Reads /proc off this runtime: it may be slow.
-    async fn survey(&self, holders: &[u32], found: &BTreeMap<Site, Found>) -> Survey {
-        let (proc, mode, holders) = (self.proc.clone(), self.config.discovery.mode, holders.to_vec());
-        let kept: Vec<u32> = found.keys().map(|site| site.pid).collect();
-        let own = std::process::id();
-        let surveyed = tokio::task::spawn_blocking(move || survey(&proc, mode, &holders, &kept, own)).await;
-        surveyed.unwrap_or_else(|error| {
-            warn!(%error, "the listening processes could not be told");
-            Survey::default()
-        })
+    async fn survey(&self, holders: Vec<u32>, memory: &mut Memory) -> Arc<Survey> {
+        let (proc, mode, own) = (self.proc.clone(), self.config.discovery.mode, std::process::id());
+        let kept = memory.found.keys().map(|site| site.pid).collect();
+        let mut vigil = std::mem::take(&mut memory.vigil);
+        let surveyed = tokio::task::spawn_blocking(move || {
+            let survey = vigil.look(&proc, Wanted { mode, holders, kept }, own);
+            (vigil, survey)
+        });
+        match surveyed.await {
+            Ok((vigil, survey)) => {
+                memory.vigil = vigil;
+                survey
+            }
+            Err(error) => {
+                warn!(%error, "the listening processes could not be told");
+                Arc::default()
+            }
+        }
     }
 
     /// Asks one port what it is, on one connection that is closed afterwards.

@@ -20,17 +20,22 @@ const VRAM_JUMP_BYTES: u64 = 256 << 20;
 pub(crate) struct Round {
     period: Duration,
     devices: usize,
+    /// As the last discovery found.
+    known: Option<usize>,
     next: usize,
 }
 
 impl Round {
     /// Each device once in a period.
     pub(crate) const fn new(period: Duration) -> Self {
-        Self { period, devices: 1, next: 0 }
+        Self { period, devices: 1, known: None, next: 0 }
     }
 
-    pub(crate) fn set_devices(&mut self, devices: usize) {
+    /// There are so many devices now; whether that is another number than before.
+    pub(crate) fn set_devices(&mut self, devices: usize) -> bool {
+        let before = self.known.replace(devices);
         self.devices = devices.max(1);
+        before != self.known
     }
 
     pub(crate) const fn all(&self) -> Range<usize> {
@@ -62,34 +67,61 @@ impl Round {
     }
 }
 
-/// When the processes were last listed, what each GPU held then, and what it holds now.
+/// When the processes of each GPU were last listed, and whose they are was last found out.
 #[derive(Debug, Default)]
 pub(crate) struct Listed {
-    at: Option<MonoTime>,
-    then: BTreeMap<GpuUuid, Bytes>,
-    now: BTreeMap<GpuUuid, Bytes>,
+    of: BTreeMap<GpuUuid, List>,
+    counted: Option<MonoTime>,
+    /// A GPU's memory changed: whose it is now is found out without waiting for the other lists.
+    jumped: bool,
+}
+
+/// One GPU's list.
+#[derive(Debug)]
+struct List {
+    at: MonoTime,
+    /// What the GPU held then.
+    used: Option<Bytes>,
 }
 
 impl Listed {
-    /// Whether it is time for another list of all, which is taken to be made then; these GPUs have just been read.
+    /// Whether it is time for another list of these GPUs, which have just been read; it is taken to be made then.
+    ///
+    /// Each GPU is listed after a reading of its own, so that the lists are spread over the period as the readings are.
     pub(crate) fn is_due(&mut self, samples: &[(GpuUuid, GpuSample)], now: MonoTime) -> bool {
-        let jumped = |(uuid, sample): &(GpuUuid, GpuSample)| {
-            let (then, used) = (self.then.get(uuid), sample.vram_used);
-            used.is_some_and(|used| then.is_none_or(|then| then.get().abs_diff(used.get()) > VRAM_JUMP_BYTES))
-        };
-        let old = self.at.is_none_or(|at| now.since(at) >= PROCESSES_PERIOD);
-        let due = old || samples.iter().any(jumped);
-        self.now.extend(samples.iter().filter_map(|(uuid, sample)| Some((uuid.clone(), sample.vram_used?))));
+        let jumped = samples.iter().any(|(uuid, sample)| {
+            let then = self.of.get(uuid).and_then(|list| list.used);
+            then.zip(sample.vram_used)
+                .is_some_and(|(then, used)| then.get().abs_diff(used.get()) > VRAM_JUMP_BYTES)
+        });
+        let old = |uuid| self.of.get(uuid).is_none_or(|list| now.since(list.at) >= PROCESSES_PERIOD);
+        let due = jumped || samples.iter().any(|(uuid, _)| old(uuid));
         if due {
-            self.at = Some(now);
-            self.then = self.now.clone();
+            let list = |(uuid, sample): &(GpuUuid, GpuSample)| {
+                (uuid.clone(), List { at: now, used: sample.vram_used })
+            };
+            self.of.extend(samples.iter().map(list));
         }
+        self.jumped |= jumped;
         due
+    }
+
+    /// Whether the lists are to be looked through, now that another one has come: after a jump, and when every GPU has
+    /// been listed since the last time, or should have been.
+    pub(crate) fn is_whole(&mut self, now: MonoTime) -> bool {
+        let since = |counted: MonoTime| {
+            self.of.values().all(|list| list.at > counted) || now.since(counted) >= PROCESSES_PERIOD * 2
+        };
+        let whole = self.jumped || self.counted.is_none_or(since);
+        if whole {
+            (self.counted, self.jumped) = (Some(now), false);
+        }
+        whole
     }
 
     /// The list of GPUs has been read again: those that are gone are forgotten.
     pub(crate) fn keep(&mut self, is_there: impl Fn(&GpuUuid) -> bool) {
-        self.now.retain(|uuid, _| is_there(uuid));
+        self.of.retain(|uuid, _| is_there(uuid));
     }
 }
 
@@ -121,22 +153,30 @@ mod tests {
     }
 
     #[test]
-    fn processes_are_listed_when_a_list_is_old_or_memory_jumps() {
+    fn processes_are_listed_after_a_reading_of_their_gpu_when_the_list_is_old_or_memory_jumps() {
         let mut listed = Listed::default();
         let mut due = |name: &str, mib: u64, at_ms: u64| {
             let sample = GpuSample { vram_used: Some(Bytes(mib << 20)), ..GpuSample::default() };
-            listed.is_due(&[(GpuUuid::parse(name).unwrap(), sample)], MonoTime::from_millis(at_ms))
+            let now = MonoTime::from_millis(at_ms);
+            let due = listed.is_due(&[(GpuUuid::parse(name).unwrap(), sample)], now);
+            (due, due && listed.is_whole(now.after(Duration::from_millis(1))))
         };
         for (name, mib, at_ms, expect) in [
-            ("a", 0, 0, true),
-            ("b", 0, 100, true),
-            ("a", 200, 1_000, false),
-            ("b", 300, 1_100, true),
-            ("a", 300, 2_000, false),
-            ("a", 500, 3_000, true),
-            ("b", 300, 7_900, false),
-            ("a", 500, 8_000, true),
-            ("b", 300, 8_100, false),
+            ("a", 0, 0, (true, true)),
+            // Nobody waits for the second list of a GPU that has not been listed yet.
+            ("b", 0, 500, (true, false)),
+            ("a", 200, 1_000, (false, false)),
+            // A jump does not wait for the others.
+            ("b", 300, 1_500, (true, true)),
+            ("a", 300, 2_000, (true, true)),
+            ("b", 300, 2_500, (false, false)),
+            ("b", 300, 6_500, (true, false)),
+            // Both have been listed since.
+            ("a", 300, 7_000, (true, true)),
+            ("b", 300, 11_500, (true, false)),
+            // The other one does not answer.
+            ("b", 300, 16_500, (true, false)),
+            ("b", 300, 21_500, (true, true)),
         ] {
             assert_eq!(due(name, mib, at_ms), expect, "{name} {mib} at {at_ms}");
         }

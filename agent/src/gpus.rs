@@ -10,7 +10,7 @@ use std::time::Duration;
 use aya_config::{AgentConfig, GpuChoice as Configured};
 use aya_domain::{EngineKind, GpuSourceKind, GpuUuid, MonoTime, NodeId};
 use aya_gpu::{
-    Answer, Ask, GpuChoice, GpuHappening, GpuHolders, GpuSource, GpuThread, Product, SimulatedGpu, Tell, open,
+    Answer, Ask, GpuChoice, GpuHappening, GpuSource, GpuThread, Product, SimulatedGpu, Tell, open,
 };
 use aya_observe::Clock;
 use tokio::sync::{mpsc, watch};
@@ -194,7 +194,7 @@ impl GpuTask {
             round: Round::new(self.period),
             listed: Listed::default(),
         };
-        let mut census = Counters::new();
+        let mut counters = Counters::new();
         let mut step = source.round.step();
         let mut ticks = ticks(epoch.max(Instant::now()), step);
         loop {
@@ -207,7 +207,10 @@ impl GpuTask {
                 answer = answers.recv() => match answer {
                     Some(Answer::Held { at, holders }) => {
                         source.answered(&self.metrics);
-                        census = self.count(census, at, holders).await;
+                        counters.take(at, holders);
+                        if source.listed.is_whole(self.clock.now()) {
+                            counters = self.count(counters).await;
+                        }
                     }
                     Some(answer) => self.take(&thread, &mut source, answer).await,
                     None => {
@@ -300,9 +303,11 @@ impl GpuTask {
                         Self::error(source, found.trouble);
                         source.listed.keep(|uuid| found.items.iter().any(|gpu| gpu.uuid == *uuid));
                         self.tell(Update::Gpus(found.items)).await;
-                        source.round.set_devices(devices);
-                        let ask = self.sample(source.round.all(), now);
-                        self.ask(thread, source, ask, now);
+                        // Others than before are read at once; those that are known wait for their turns.
+                        if source.round.set_devices(devices) {
+                            let ask = self.sample(source.round.all(), now);
+                            self.ask(thread, source, ask, now);
+                        }
                     }
                     Err(error) => {
                         source.discover_after = now.after(DISCOVER_RETRY);
@@ -311,7 +316,7 @@ impl GpuTask {
                 }
                 self.tell(Update::Source(source.view.clone())).await;
             }
-            Answer::Sampled { at, samples } => {
+            Answer::Sampled { at, devices, samples } => {
                 self.metrics.gpus_read(samples.is_err());
                 match samples {
                     Ok(samples) => {
@@ -324,7 +329,7 @@ impl GpuTask {
                         if source.view.kind == GpuSourceKind::Nvml
                             && source.listed.is_due(&samples.items, now)
                         {
-                            self.ask(thread, source, Ask::Holders { now }, now);
+                            self.ask(thread, source, Ask::Holders { now, devices }, now);
                         }
                         self.tell(Update::Samples { at, samples: samples.items }).await;
                     }
@@ -339,10 +344,10 @@ impl GpuTask {
     }
 
     /// Finds out whose the processes are, off this runtime: /proc may be slow.
-    async fn count(&self, mut counters: Counters, at: MonoTime, holders: Vec<GpuHolders>) -> Counters {
+    async fn count(&self, mut counters: Counters) -> Counters {
         let views = self.views.borrow().engines.clone();
         let counted = tokio::task::spawn_blocking(move || {
-            let (held, lists) = counters.count(holders, &views);
+            let (held, lists) = counters.count(&views);
             (counters, held, lists)
         });
         match counted.await {
@@ -353,7 +358,7 @@ impl GpuTask {
                         true
                     }
                 });
-                self.tell(Update::Processes { at, lists }).await;
+                self.tell(Update::Processes(lists)).await;
                 counters
             }
             Err(error) => {

@@ -115,9 +115,8 @@ impl Procfs {
         if sockets.is_empty() {
             return Ok(Vec::new());
         }
-        let network = fs::read_link(self.of(pid, "ns/net")).unwrap_or_else(|_| self.of(pid, "net"));
-        let all = tables.0.entry(network).or_insert_with(|| self.listening_in_network_of(pid));
-        let own = all.iter().filter(|(_, inode)| sockets.contains(inode));
+        let all = tables.0.entry(self.network_name(pid)).or_insert_with(|| self.listening_in_network_of(pid));
+        let own = all.0.iter().filter(|(_, inode)| sockets.contains(inode));
         let mut addrs: Vec<SocketAddr> = own.map(|(addr, _)| *addr).collect();
         // The address that is the easiest to reach first: all before one, IPv4 before IPv6, loopback last.
         addrs.sort_by_key(|addr| {
@@ -127,11 +126,19 @@ impl Procfs {
         Ok(addrs)
     }
 
-    fn listening_in_network_of(&self, pid: u32) -> Vec<(SocketAddr, u64)> {
+    /// What tells its network from others.
+    pub(crate) fn network_name(&self, pid: u32) -> PathBuf {
+        fs::read_link(self.of(pid, "ns/net")).unwrap_or_else(|_| self.of(pid, "net"))
+    }
+
+    /// What listens in its network, whosever it is.
+    pub(crate) fn listening_in_network_of(&self, pid: u32) -> Listening {
         let table = |name| fs::read_to_string(self.of(pid, name)).unwrap_or_default();
         let tables = ["net/tcp", "net/tcp6"].map(table);
         let lines = tables.iter().flat_map(|table| table.lines().skip(1).take(SOCKETS_MAX));
-        lines.filter_map(listening).collect()
+        let mut all: Vec<_> = lines.filter_map(listening).collect();
+        all.sort_unstable();
+        Listening(all)
     }
 
     /// The numbers of its open sockets.
@@ -177,7 +184,11 @@ fn socket(target: &Path) -> Option<u64> {
 /// The listening sockets of every network that was looked at: a busy host's table has thousands of lines, and all its
 /// processes share it. For one look at many processes, not for longer.
 #[derive(Debug, Default)]
-pub(crate) struct Tables(BTreeMap<PathBuf, Vec<(SocketAddr, u64)>>);
+pub(crate) struct Tables(BTreeMap<PathBuf, Listening>);
+
+/// The listening sockets of one network with their numbers, sorted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Listening(Vec<(SocketAddr, u64)>);
 
 /// Why it is not known where a process can be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]

@@ -174,9 +174,9 @@ impl View {
                     self.gpu(&uuid, |gpu| gpu.sample = Some(Reading::new(sample, at)));
                 }
             }
-            Update::Processes { at, lists } => {
-                for (uuid, list) in lists {
-                    self.gpu(&uuid, |gpu| gpu.processes = Some(Reading::new(Arc::new(list), at)));
+            Update::Processes(lists) => {
+                for (uuid, Reading { value, sampled_at }) in lists {
+                    self.gpu(&uuid, |gpu| gpu.processes = Some(Reading::new(Arc::new(value), sampled_at)));
                 }
             }
         }
@@ -258,10 +258,7 @@ pub(crate) enum Update {
         at: MonoTime,
         samples: Vec<(GpuUuid, GpuSample)>,
     },
-    Processes {
-        at: MonoTime,
-        lists: Vec<(GpuUuid, GpuProcesses)>,
-    },
+    Processes(Vec<(GpuUuid, Reading<GpuProcesses>)>),
     Happened {
         at: MonoTime,
         happened: GpuHappening,

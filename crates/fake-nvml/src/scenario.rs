@@ -174,6 +174,14 @@ impl Scenario {
         })
     }
 
+    /// How long nothing happens by itself after this moment: until the next event or the next step.
+    #[must_use]
+    pub fn quiet_for(&self, since_load: Duration) -> Duration {
+        let events = self.events.iter().map(|event| Duration::from_millis(event.at_ms));
+        let coming = events.chain(self.stages.iter().map(|stage| stage.from)).filter(|at| *at > since_load);
+        coming.min().map_or(Duration::MAX, |at| at.saturating_sub(since_load))
+    }
+
     /// The GPUs as they are this long after loading.
     #[must_use]
     pub fn gpus(&self, since_load: Duration) -> Arc<Vec<Gpu>> {

@@ -22,6 +22,8 @@ use crate::scenario::{FILE_MAX, GPUS_MAX, Gpu, Mig, Scenario};
 const SCENARIO_ENV: &str = "AYA_FAKE_NVML_SCENARIO";
 /// How often a waiting call looks at the scenario again, so that a new one can end the wait.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// The same for a wait for events, which never ends: a real driver sleeps in it, so this one must cost next to nothing.
+pub(crate) const LISTEN_AGAIN: Duration = Duration::from_millis(20);
 
 /// The first handle of a GPU, and of a slice: chosen so that no stale or foreign pointer looks like one.
 const GPU_HANDLES: usize = 0x1000;

@@ -208,9 +208,10 @@ impl GpuSource for NvmlSource {
         }
     }
 
-    fn holders(&mut self) -> Vec<GpuHolders> {
+    fn holders(&mut self, devices: Range<usize>) -> Vec<GpuHolders> {
         let Some(nvml) = &self.nvml else { return Vec::new() };
-        self.boards.iter().flat_map(|board| board.holders(nvml)).collect()
+        let boards = self.boards.iter().take(devices.end).skip(devices.start);
+        boards.flat_map(|board| board.holders(nvml)).collect()
     }
 }
 

@@ -90,9 +90,9 @@ pub trait GpuSource: Send + fmt::Debug {
         self.sample(now)
     }
 
-    /// The processes that hold the GPUs: some milliseconds per GPU on a real driver. A GPU that did not answer is
-    /// missing, and so are all of a source that knows no processes.
-    fn holders(&mut self) -> Vec<GpuHolders> {
+    /// The processes that hold the GPUs of some devices, by their places: some milliseconds per GPU on a real driver. A
+    /// GPU that did not answer is missing, and so are all of a source that knows no processes.
+    fn holders(&mut self, _devices: Range<usize>) -> Vec<GpuHolders> {
         Vec::new()
     }
 

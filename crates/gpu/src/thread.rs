@@ -25,9 +25,10 @@ pub enum Ask {
         devices: Range<usize>,
         loads: Vec<GpuLoad>,
     },
-    /// Who holds the GPUs.
+    /// Who holds the GPUs of some devices.
     Holders {
         now: MonoTime,
+        devices: Range<usize>,
     },
 }
 
@@ -44,6 +45,7 @@ pub enum Answer {
     /// `at` is the `now` of the question.
     Sampled {
         at: MonoTime,
+        devices: Range<usize>,
         samples: Result<Collected<(GpuUuid, GpuSample)>, GpuError>,
     },
     Held {
@@ -123,9 +125,10 @@ fn answer(source: &mut dyn GpuSource, ask: Ask) -> Answer {
         }
         Ask::Sample { now, devices, loads } => {
             source.observe(&loads);
-            Answer::Sampled { at: now, samples: source.sample_some(devices, now) }
+            let samples = source.sample_some(devices.clone(), now);
+            Answer::Sampled { at: now, devices, samples }
         }
-        Ask::Holders { now } => Answer::Held { at: now, holders: source.holders() },
+        Ask::Holders { now, devices } => Answer::Held { at: now, holders: source.holders(devices) },
     }
 }
 
@@ -167,7 +170,7 @@ mod tests {
         assert_eq!(heard.recv_timeout(PATIENCE), Ok(discovered));
         let at = MonoTime::from_millis(7);
         thread.ask(Ask::Sample { now: at, devices: 0..1, loads: Vec::new() }).unwrap();
-        let sampled = Answer::Sampled { at, samples: Ok(Collected::all(Vec::new())) };
+        let sampled = Answer::Sampled { at, devices: 0..1, samples: Ok(Collected::all(Vec::new())) };
         assert_eq!(heard.recv_timeout(PATIENCE), Ok(sampled));
     }
 

@@ -5,7 +5,7 @@ use std::ffi::{c_uint, c_ulonglong};
 use std::time::Duration;
 
 use crate::abi::{Code, Handle, Out};
-use crate::state::{Driver, EventSet, LOOK_AGAIN, Registration, gpu_handle, now, sleep, with_state};
+use crate::state::{Driver, EventSet, LISTEN_AGAIN, Registration, gpu_handle, now, sleep, with_state};
 
 /// `nvmlEventData_t` with the handle as a number.
 #[repr(C)]
@@ -55,7 +55,7 @@ exports! {
             if left.is_zero() {
                 return Err(Code::TIMEOUT);
             }
-            sleep(left.min(LOOK_AGAIN));
+            sleep(left.min(LISTEN_AGAIN).min(driver.scenario.quiet_for(driver.since_load)));
         }
     };
     nvmlEventSetFree(set: Handle) = |_| {

@@ -593,11 +593,12 @@ fn counters_and_rates_are_read_in_the_units_of_their_names() {
 fn holders_are_named_with_what_they_hold_as_far_as_the_driver_tells() {
     let mut busy = Fake::play(&fixture("h100x8-busy"));
     busy.discover();
-    let holders = busy.source.holders();
+    let holders = busy.source.holders(0..8);
     assert_eq!(holders.len(), 8);
     let first = holders[0].holders.as_ref().unwrap();
     assert_eq!((first.len(), first[4]), (5, GpuHolder { pid: 7004, vram: Some(Bytes(11_400 * MIB)) }));
     assert_eq!(calls(&busy, "nvmlDeviceGetComputeRunningProcesses_v3"), 8, "one call each");
+    assert_eq!(busy.source.holders(2..3), holders[2..3], "one device's is asked by itself");
 
     let process = |pid: u64| json!({"pid": pid, "mib": 1});
     let many: Vec<_> = (1..=200).map(process).collect();
@@ -605,14 +606,14 @@ fn holders_are_named_with_what_they_hold_as_far_as_the_driver_tells() {
     gpus["gpus"][2]["faults"] = json!({"nvmlDeviceGetComputeRunningProcesses_v3": 3});
     let mut fake = Fake::play(&gpus);
     fake.discover();
-    let holders = fake.source.holders();
+    let holders = fake.source.holders(0..3);
     assert_eq!(holders[0].holders.as_ref().map(Vec::len), Some(200), "a list longer than its first room");
     assert_eq!(holders[1].holders.as_deref(), Some(&[GpuHolder { pid: 5, vram: None }][..]));
     assert_eq!(holders[2].holders, None, "not supported is not nobody");
 
     let mut mig = Fake::play(&fixture("h100-mig"));
     let gpus: Vec<_> = mig.discover().items.into_iter().map(|info| info.uuid).collect();
-    let named: Vec<_> = mig.source.holders().into_iter().map(|list| list.gpu).collect();
+    let named: Vec<_> = mig.source.holders(0..9).into_iter().map(|list| list.gpu).collect();
     assert_eq!(named, gpus, "slices have lists of their own");
 }
 

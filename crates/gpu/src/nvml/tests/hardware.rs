@@ -80,7 +80,7 @@ fn readings_of_this_machine_are_plausible_and_the_same_ones_each_time() {
 #[ignore = "needs an NVIDIA driver: cargo xtask hardware"]
 fn processes_and_events_of_this_machine_can_be_asked_for() {
     let (mut source, infos) = discovered();
-    let held = source.holders();
+    let held = source.holders(0..source.devices());
     assert!(held.len() <= infos.len(), "{held:?}");
     let soon = crossbeam_channel::tick(std::time::Duration::from_millis(5));
     let listens = soon.iter().take(4_000).any(|_| source.ledger.is_listening());
