@@ -90,6 +90,7 @@ fn engine_report(engine: &EngineView, gpus: Vec<GpuUuid>, url: &EndpointUrl, now
             None => aged(&readings.max_sequences, now),
         },
         prefix_cache: aged(&readings.prefix_cache, now),
+        work: aged(&readings.work, now),
         profile: engine.profile.or_else(|| readings.profile.value().copied()),
         kv_bytes_per_token: engine.kv_bytes_per_token,
         gpus,

@@ -104,7 +104,7 @@ pub(crate) struct Metrics {
     pub(crate) record_write_errors: IntCounter,
 }
 
-/// Seven readings per endpoint, each in one state.
+/// Eight readings per endpoint, each in one state.
 fn endpoint_signal(make: &Registry) -> Result<IntGaugeVec, MetricError> {
     let help = "1 for the state that a reading of an endpoint's engine is in.";
     make.gauge_vec("aya_endpoint_signal", help, &["endpoint", "signal", "state"])

@@ -230,7 +230,8 @@ fn breaker_params(config: &SchedulerConfig) -> BreakerParams {
         probes: config.probe.recovery,
         probe_failures: few(config.probe.failures),
         wedged_after: breaker.wedged_after,
-        wedged_whole_after: breaker.wedged_whole_after,
+        // Silence for longer than a request may take at all has outlasted every request there.
+        wedged_whole_after: breaker.wedged_whole_after.min(config.timeouts.total),
         slow_start: breaker.slow_start,
         slower_percent: few(breaker.slower_percent),
     }

@@ -28,7 +28,7 @@ pub struct BreakerConfig {
     pub trials: usize,
     /// Silence of streams, beyond their predicted prefill, that makes an endpoint wedged.
     pub wedged_after: Duration,
-    /// The same where no request streams.
+    /// The same where no request streams and the engine's own counts do not tell; at most the request's total time.
     pub wedged_whole_after: Duration,
     /// How long new and recovered endpoints take to their full share.
     pub slow_start: Duration,

@@ -84,6 +84,9 @@ pub struct EngineReport {
     /// Sequences per batch, or slots.
     pub max_sequences: Option<Aged<u32>>,
     pub prefix_cache: Option<Aged<PrefixCache>>,
+    /// A count of the engine's own that grows with every step of its work (tokens, iterations), also in the middle of
+    /// a request. Its size means nothing.
+    pub work: Option<Aged<u64>>,
     /// The cost of a step where the engine or the configuration tells it.
     pub profile: Option<EngineProfile>,
     /// KV bytes of one token, where the engine allocates on demand and the configuration tells it.

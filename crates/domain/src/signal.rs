@@ -16,6 +16,8 @@ pub enum Signal {
     MaxSequences,
     PrefixCache,
     Models,
+    /// A count that grows with every step of the engine: it tells work from standstill.
+    Work,
 }
 
 /// Whether a reading works.
@@ -42,7 +44,7 @@ pub struct SignalReport {
 
 impl Signal {
     /// Every reading, in the order of tables.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Running,
         Self::Waiting,
         Self::KvUsed,
@@ -50,6 +52,7 @@ impl Signal {
         Self::MaxSequences,
         Self::PrefixCache,
         Self::Models,
+        Self::Work,
     ];
 
     /// The name used in the API, metrics and logs.
@@ -63,6 +66,7 @@ impl Signal {
             Self::MaxSequences => "max_sequences",
             Self::PrefixCache => "prefix_cache",
             Self::Models => "models",
+            Self::Work => "work",
         }
     }
 }

@@ -123,6 +123,8 @@ pub struct Findings {
     pub kv_capacity: Finding<Tokens>,
     pub max_sequences: Finding<u32>,
     pub prefix_cache: Finding<PrefixCache>,
+    /// Grows with every step of the engine, also in the middle of a request.
+    pub work: Finding<u64>,
     pub models: Finding<Vec<ServedModel>>,
     /// The models in memory, of an engine that serves more than it holds.
     pub loaded: Finding<Vec<LoadedModel>>,

@@ -16,10 +16,12 @@ const MAX_SLOTS: usize = 4096;
 
 /// Load as the task queue counts it.
 pub(crate) fn metrics(page: &[u8]) -> Result<Findings, PageError> {
-    let [mut running, mut waiting, mut computed, mut cached] = [Tally::default(); 4];
+    let [mut running, mut waiting, mut computed, mut cached, mut decodes] = [Tally::default(); 5];
     scan_of(b"llamacpp:", page, |series| match series.name() {
         b"llamacpp:requests_processing" => running.add(series.value()),
         b"llamacpp:requests_deferred" => waiting.add(series.value()),
+        // One per batch of prompts or tokens; its counters of tokens move when a request ends.
+        b"llamacpp:n_decode_total" => decodes.add(series.value()),
         b"llamacpp:prompt_tokens_total" => computed.add(series.value()),
         b"llamacpp:prompt_tokens_cached_total" => cached.add(series.value()),
         _ => {}
@@ -33,6 +35,7 @@ pub(crate) fn metrics(page: &[u8]) -> Result<Findings, PageError> {
         running: Some(running.sum().and_then(count)),
         waiting: Some(waiting.sum().and_then(count)),
         prefix_cache: Some(prefix_cache),
+        work: Some(decodes.sum().and_then(whole)),
         ..Findings::default()
     })
 }

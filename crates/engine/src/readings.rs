@@ -68,6 +68,7 @@ pub struct EngineReadings {
     pub kv_capacity: Field<Tokens>,
     pub max_sequences: Field<u32>,
     pub prefix_cache: Field<PrefixCache>,
+    pub work: Field<u64>,
     pub models: Field<Vec<ServedModel>>,
     pub loaded: Field<Vec<LoadedModel>>,
     pub context_length: Field<Tokens>,
@@ -91,6 +92,7 @@ impl EngineReadings {
             kv_capacity: start(kind, Signal::KvCapacity),
             max_sequences: start(kind, Signal::MaxSequences),
             prefix_cache: start(kind, Signal::PrefixCache),
+            work: start(kind, Signal::Work),
             ..Self::default()
         }
     }
@@ -104,6 +106,7 @@ impl EngineReadings {
         self.kv_capacity.take(findings.kv_capacity, page, at);
         self.max_sequences.take(findings.max_sequences, page, at);
         self.prefix_cache.take(findings.prefix_cache, page, at);
+        self.work.take(findings.work, page, at);
         self.models.take(findings.models, page, at);
         self.loaded.take(findings.loaded, page, at);
         self.context_length.take(findings.context_length, page, at);
@@ -142,6 +145,7 @@ impl EngineReadings {
             ("kv_capacity", self.kv_capacity.absent()),
             ("max_sequences", self.max_sequences.absent()),
             ("prefix_cache", self.prefix_cache.absent()),
+            ("work", self.work.absent()),
             ("models", self.models.absent()),
         ]
         .into_iter()

@@ -17,7 +17,7 @@ const MAX_RANKS: usize = 1024;
 /// Load, KV pool and prefix cache.
 pub(crate) fn metrics(page: &[u8]) -> Result<Findings, PageError> {
     let [mut running, mut waiting, mut used, mut capacity] = [Tally::default(); 4];
-    let [mut asked, mut hit, mut share] = [Tally::default(); 3];
+    let [mut asked, mut hit, mut share, mut work] = [Tally::default(); 4];
     scan_of(b"sglang:", page, |series| match series.name() {
         b"sglang:num_running_reqs" if is_total(&series) => running.add(series.value()),
         b"sglang:num_queue_reqs" if is_total(&series) => waiting.add(series.value()),
@@ -25,6 +25,8 @@ pub(crate) fn metrics(page: &[u8]) -> Result<Findings, PageError> {
         b"sglang:max_total_num_tokens" => capacity.add(series.value()),
         b"sglang:prompt_tokens_total" => asked.add(series.value()),
         b"sglang:cached_tokens_total" => hit.add(series.value()),
+        // Told every 40 steps or so; the other counters of tokens move when a request ends.
+        b"sglang:realtime_tokens_total" => work.add(series.value()),
         b"sglang:cache_hit_rate" => share.add(series.value()),
         _ => {}
     })?;
@@ -35,6 +37,7 @@ pub(crate) fn metrics(page: &[u8]) -> Result<Findings, PageError> {
         kv_used: Some(used.mean().and_then(ratio)),
         kv_capacity: Some(capacity.sum().and_then(whole).map(Tokens)),
         prefix_cache: Some(prefix_cache(&asked, &hit).or(told)),
+        work: Some(work.sum().and_then(whole)),
         ..Findings::default()
     })
 }

@@ -30,6 +30,7 @@ pub fn signals(
         Signal::MaxSequences => report(kind, signal, &readings.max_sequences, period, now),
         Signal::PrefixCache => report(kind, signal, &readings.prefix_cache, period, now),
         Signal::Models => report(kind, signal, &readings.models, period, now),
+        Signal::Work => report(kind, signal, &readings.work, period, now),
     });
     state.into()
 }
@@ -86,7 +87,7 @@ fn switch(kind: EngineKind, signal: Signal) -> Option<&'static str> {
     match kind {
         EngineKind::Sglang if on_metrics => Some("start SGLang with --enable-metrics"),
         EngineKind::TrtLlm if on_metrics => Some("set return_perf_metrics for trtllm-serve"),
-        EngineKind::LlamaCpp if signal == Signal::Waiting || signal == Signal::PrefixCache => {
+        EngineKind::LlamaCpp if matches!(signal, Signal::Waiting | Signal::PrefixCache | Signal::Work) => {
             Some("start llama-server with --metrics")
         }
         EngineKind::LlamaCpp if signal != Signal::Models => Some("start llama-server with --slots"),

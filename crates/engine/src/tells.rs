@@ -6,14 +6,21 @@ use aya_domain::{EngineKind, Signal};
 use crate::finding::{Absent, Findings};
 use crate::plan::{Page, plan};
 
-const LOAD: &[Signal] =
-    &[Signal::Running, Signal::Waiting, Signal::KvUsed, Signal::KvCapacity, Signal::PrefixCache];
+const LOAD: &[Signal] = &[
+    Signal::Running,
+    Signal::Waiting,
+    Signal::KvUsed,
+    Signal::KvCapacity,
+    Signal::PrefixCache,
+    Signal::Work,
+];
 const LOAD_AND_LIMIT: &[Signal] = &[
     Signal::Running,
     Signal::Waiting,
     Signal::KvUsed,
     Signal::KvCapacity,
     Signal::PrefixCache,
+    Signal::Work,
     Signal::MaxSequences,
 ];
 
@@ -23,13 +30,29 @@ pub(crate) const fn tells(kind: EngineKind, page: Page) -> &'static [Signal] {
     match (page, kind) {
         (Page::Health | Page::Version | Page::Loaded, _) => &[],
         (Page::Models, _) => &[Signal::Models],
-        (Page::Metrics, EngineKind::LlamaCpp) => &[Signal::Running, Signal::Waiting, Signal::PrefixCache],
+        (Page::Metrics, EngineKind::LlamaCpp) => {
+            &[Signal::Running, Signal::Waiting, Signal::PrefixCache, Signal::Work]
+        }
         // How many sequences vLLM batches, only its command line knows; SGLang's is on its page of loads.
         (Page::Metrics, EngineKind::Vllm | EngineKind::Sglang | EngineKind::Tgi) => LOAD,
-        (Page::Metrics, EngineKind::TrtLlm | EngineKind::Simulated) => LOAD_AND_LIMIT,
-        (Page::Metrics, EngineKind::Triton) => {
-            &[Signal::Running, Signal::Waiting, Signal::KvUsed, Signal::KvCapacity, Signal::MaxSequences]
-        }
+        (Page::Metrics, EngineKind::Simulated) => LOAD_AND_LIMIT,
+        // No counter of TensorRT-LLM is known to move before a request ends.
+        (Page::Metrics, EngineKind::TrtLlm) => &[
+            Signal::Running,
+            Signal::Waiting,
+            Signal::KvUsed,
+            Signal::KvCapacity,
+            Signal::PrefixCache,
+            Signal::MaxSequences,
+        ],
+        (Page::Metrics, EngineKind::Triton) => &[
+            Signal::Running,
+            Signal::Waiting,
+            Signal::KvUsed,
+            Signal::KvCapacity,
+            Signal::MaxSequences,
+            Signal::Work,
+        ],
         (Page::Metrics, EngineKind::Ollama) => &[],
         (Page::Slots, _) => &[Signal::Running, Signal::KvUsed, Signal::KvCapacity, Signal::MaxSequences],
         (Page::Loads, _) => {
@@ -58,6 +81,7 @@ pub fn absent(kind: EngineKind, page: Page, reason: Absent) -> Findings {
             Signal::MaxSequences => findings.max_sequences = Some(Err(reason)),
             Signal::PrefixCache => findings.prefix_cache = Some(Err(reason)),
             Signal::Models => findings.models = Some(Err(reason)),
+            Signal::Work => findings.work = Some(Err(reason)),
         }
     }
     match (page, kind) {

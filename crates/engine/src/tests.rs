@@ -36,8 +36,8 @@ fn served(id: &str, context: u64) -> ServedModel {
 
 #[test]
 fn vllm_metrics_as_recorded() {
-    for (name, raw, running, waiting, kv, capacity, asked) in [
-        ("idle", fixture!("vllm/metrics_idle.txt"), 0, 0, 0.0, 1_048_576, 0),
+    for (name, raw, running, waiting, kv, capacity, asked, work) in [
+        ("idle", fixture!("vllm/metrics_idle.txt"), 0, 0, 0.0, 1_048_576, 0, 0),
         (
             "20 on 4 seats",
             fixture!("vllm/metrics_under_20.txt"),
@@ -46,8 +46,18 @@ fn vllm_metrics_as_recorded() {
             0.000_976_681_723_843_242_4,
             1_048_576,
             388,
+            388 + 1419 + 378,
         ),
-        ("KV pressure", fixture!("vllm/metrics_kv_pressure.txt"), 12, 0, 0.521_739_130_434_782_6, 3_072, 422),
+        (
+            "KV pressure",
+            fixture!("vllm/metrics_kv_pressure.txt"),
+            12,
+            0,
+            0.521_739_130_434_782_6,
+            3_072,
+            422,
+            422 + 1069 + 90,
+        ),
     ] {
         let got = read(EngineKind::Vllm, Page::Metrics, raw);
         let expect = Findings {
@@ -56,6 +66,7 @@ fn vllm_metrics_as_recorded() {
             kv_used: Some(Ok(ratio(kv))),
             kv_capacity: Some(Ok(Tokens(capacity))),
             prefix_cache: counters(asked, 0),
+            work: Some(Ok(work)),
             ..Findings::default()
         };
         assert_eq!(got, expect, "{name}");
@@ -156,16 +167,17 @@ fn a_depth_bomb_is_not_json() {
 
 #[test]
 fn llama_cpp_metrics_as_recorded() {
-    for (raw, running, waiting, (asked, hit)) in [
-        (fixture!("llama.cpp/metrics_idle.http"), 0, 0, (0, 0)),
-        (fixture!("llama.cpp/metrics_busy.http"), 2, 2, (54, 0)),
-        (fixture!("llama.cpp/metrics_after.http"), 0, 0, (114, 65)),
+    for (raw, running, waiting, (asked, hit), work) in [
+        (fixture!("llama.cpp/metrics_idle.http"), 0, 0, (0, 0), 0),
+        (fixture!("llama.cpp/metrics_busy.http"), 2, 2, (54, 0), 66),
+        (fixture!("llama.cpp/metrics_after.http"), 0, 0, (114, 65), 34),
     ] {
         let got = read(EngineKind::LlamaCpp, Page::Metrics, raw);
         let expect = Findings {
             running: Some(Ok(running)),
             waiting: Some(Ok(waiting)),
             prefix_cache: counters(asked, hit),
+            work: Some(Ok(work)),
             ..Findings::default()
         };
         assert_eq!(got, expect);

@@ -14,12 +14,14 @@ use crate::prometheus::{Tally, prefix_cache, scan_of};
 /// Load, token budget and prefix cache.
 pub(crate) fn metrics(page: &[u8]) -> Result<Findings, PageError> {
     let [mut running, mut waiting, mut used, mut budget] = [Tally::default(); 4];
-    let [mut asked, mut hit] = [Tally::default(); 2];
+    let [mut asked, mut hit, mut work] = [Tally::default(); 3];
     scan_of(b"tgi_", page, |series| match series.name() {
         b"tgi_batch_current_size" => running.add(series.value()),
         b"tgi_queue_size" => waiting.add(series.value()),
         b"tgi_batch_current_max_tokens" => used.add(series.value()),
         b"tgi_batch_max_total_tokens" => budget.add(series.value()),
+        // One per prefill and per decode of a batch.
+        b"tgi_batch_inference_success" => work.add(series.value()),
         b"tgi_request_input_length_sum" => asked.add(series.value()),
         b"tgi_request_skipped_tokens_sum" => hit.add(series.value()),
         _ => {}
@@ -35,6 +37,7 @@ pub(crate) fn metrics(page: &[u8]) -> Result<Findings, PageError> {
         kv_used: Some(used.sum().and_then(share)),
         kv_capacity: Some(capacity),
         prefix_cache: Some(prefix_cache(&asked, &hit)),
+        work: Some(work.sum().and_then(whole)),
         ..Findings::default()
     })
 }

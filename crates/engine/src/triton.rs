@@ -18,6 +18,7 @@ struct Told {
     used: Tally,
     blocks: Tally,
     per_block: Tally,
+    iterations: Tally,
 }
 
 /// Load, KV pool and the limit of the batch.
@@ -44,6 +45,7 @@ pub(crate) fn metrics(page: &[u8]) -> Result<Findings, PageError> {
         kv_used: Some(used),
         kv_capacity: Some(capacity.map(Tokens)),
         max_sequences: Some(told.max.sum().and_then(count)),
+        work: Some(told.iterations.sum().and_then(whole)),
         ..Findings::default()
     })
 }
@@ -65,6 +67,9 @@ impl Told {
                 Some("tokens_per") => self.per_block.add(value),
                 Some(_) | None => {}
             },
+            b"nv_trt_llm_general_metrics" if series.label("general_type") == Some("iteration_counter") => {
+                self.iterations.add(value);
+            }
             b"nv_inference_pending_request_count" => self.pending.add(value),
             _ => {}
         }

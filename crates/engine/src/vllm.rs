@@ -10,6 +10,7 @@ use aya_domain::Tokens;
 pub(crate) fn metrics(page: &[u8]) -> Result<Findings, PageError> {
     let [mut running, mut waiting, mut kv, mut kv_before_0_9, mut capacity] = [Tally::default(); 5];
     let [mut asked, mut hit, mut asked_before_0_9, mut hit_before_0_9] = [Tally::default(); 4];
+    let mut work = Tally::default();
     scan_of(b"vllm:", page, |series| match series.name() {
         b"vllm:num_requests_running" => running.add(series.value()),
         b"vllm:num_requests_waiting" => waiting.add(series.value()),
@@ -19,6 +20,11 @@ pub(crate) fn metrics(page: &[u8]) -> Result<Findings, PageError> {
         b"vllm:prefix_cache_hits_total" => hit.add(series.value()),
         b"vllm:gpu_prefix_cache_queries_total" => asked_before_0_9.add(series.value()),
         b"vllm:gpu_prefix_cache_hits_total" => hit_before_0_9.add(series.value()),
+        b"vllm:generation_tokens_total"
+        | b"vllm:prompt_tokens_total"
+        | b"vllm:iteration_tokens_total_count" => {
+            work.add(series.value());
+        }
         b"vllm:cache_config_info" => capacity.add(pool_tokens(&series)),
         _ => {}
     })?;
@@ -35,6 +41,7 @@ pub(crate) fn metrics(page: &[u8]) -> Result<Findings, PageError> {
             Err(Absent::Missing) => prefix_cache(&asked_before_0_9, &hit_before_0_9),
             other => other,
         }),
+        work: Some(work.sum().and_then(whole)),
         ..Findings::default()
     })
 }

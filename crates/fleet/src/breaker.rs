@@ -5,14 +5,17 @@
 //! health endpoint ends no ejection, because probes succeed where requests fail.
 
 mod evidence;
+mod heartbeat;
 mod judge;
 mod notice;
 mod params;
+mod silence;
 
 use std::time::Duration;
 
 use aya_domain::{Action, Cause, Condition, MonoTime, Ratio, Trip};
 
+pub(crate) use self::heartbeat::{Heartbeat, Pulse};
 pub(crate) use self::judge::Judged;
 #[cfg(test)]
 pub(crate) use self::judge::most_ejected;
@@ -24,10 +27,6 @@ use self::evidence::{Pace, Window};
 /// A recovering endpoint begins at this share of its speed and is given more in steps of [`RAMP_STEP`].
 const RAMP_FROM: f64 = 0.2;
 const RAMP_STEP: f64 = 0.1;
-/// An endpoint that has never given a token is waited for so many times longer: its prior may be far off.
-const UNPROVEN: u32 = 4;
-/// The predicted prefill work ahead counts so many times before silence is suspicious.
-const BACKLOG_FACTOR: f64 = 2.0;
 /// Half-open, a synthetic generation is waited for so long before real requests are tried.
 const PROBE_WAIT: Duration = Duration::from_secs(15);
 
@@ -90,6 +89,10 @@ pub(crate) struct Sight {
     pub(crate) per_token_s: f64,
     /// It could be given requests, were it not for its breaker.
     pub(crate) eligible: bool,
+    /// It may have to load a model before it answers.
+    pub(crate) loads_on_demand: bool,
+    /// What its engine's own counts say.
+    pub(crate) pulse: Pulse,
     /// Another endpoint of its pools has been serving for longer than a slow start takes.
     pub(crate) has_peer: bool,
 }
@@ -187,23 +190,6 @@ impl Breaker {
         }
         self.braked = None;
         Judged::Same
-    }
-
-    /// Whether it holds requests for longer than any of them can need without a token. What was predicted counts
-    /// doubly and by the endpoint's own pace, so that a long prefill has its time; decoding others are progress.
-    fn is_silent(&self, sight: &Sight, params: &BreakerParams) -> bool {
-        if self.last.in_flight == 0 || self.silent.is_zero() {
-            return false;
-        }
-        if self.last.audible == 0 {
-            return self.silent >= params.wedged_whole_after;
-        }
-        #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
-        let work_s = self.last.prefill_tokens as f64 * sight.per_token_s;
-        let work_s = work_s * BACKLOG_FACTOR * self.pace.factor().max(1.0);
-        let work = Duration::try_from_secs_f64(work_s).unwrap_or(Duration::MAX);
-        let patience = if self.proven { 1 } else { UNPROVEN };
-        self.silent >= params.wedged_after.saturating_mul(patience).saturating_add(work)
     }
 
     fn wedge(&mut self, now: MonoTime) -> Judged {

@@ -13,7 +13,7 @@ use aya_domain::{
 use aya_estimate::prior;
 
 use crate::Params;
-use crate::breaker::Breaker;
+use crate::breaker::{Breaker, Heartbeat};
 use crate::foreign::{Load, foreign};
 use crate::node::Gpus;
 use crate::own::OwnHistory;
@@ -42,6 +42,8 @@ pub(crate) struct EndpointState {
     pub(crate) conditions: Arc<[Condition]>,
     /// What its requests told.
     pub(crate) breaker: Breaker,
+    /// What its engine's own counts tell of its work.
+    pub(crate) heartbeat: Heartbeat,
     /// The conditions that follow from it.
     pub(crate) watched: Arc<[Condition]>,
     /// Its GPUs as they were before one was lost: the places in the list of those that stay may differ then.
@@ -101,6 +103,7 @@ impl EndpointState {
             vram_free: None,
             conditions: Arc::from([]),
             breaker: Breaker::default(),
+            heartbeat: Heartbeat::default(),
             watched: Arc::from([]),
             stands_on: Vec::new(),
         };
@@ -124,6 +127,8 @@ impl EndpointState {
             waiting: report.waiting.map(|aged| aged.received(received_at)),
             kv_used: report.kv_used.map(|aged| aged.received(received_at)),
         };
+        let work = report.work.map(|aged| aged.received(received_at));
+        self.heartbeat.take(work, self.load.kv_used, self.breaker.last());
         self.prefix_cache = report.prefix_cache.map(|aged| aged.received(received_at));
         if *self.signals != *report.signals {
             self.signals = report.signals.as_slice().into();

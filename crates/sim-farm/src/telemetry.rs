@@ -105,6 +105,7 @@ impl Agent {
             max_sequences: self.tells_slots.then(|| Aged::new(self.told.max_sequences, Duration::ZERO)),
             profile: Some(self.told),
             prefix_cache: None,
+            work: None,
             kv_bytes_per_token: None,
             gpus: Vec::new(),
             signals: Vec::new(),

@@ -34,6 +34,7 @@ pub(super) fn engine(engine: wire::Engine, limits: &Limits) -> Result<EngineRepo
         profile: within(engine.profile, "profile", |value| profile(&value))?,
         kv_bytes_per_token: engine.kv_bytes_per_token.map(Bytes),
         prefix_cache: within(engine.prefix_cache, "prefix_cache", |value| prefix_cache(&value))?,
+        work: within(engine.work, "work", |value| field::aged(value.value, value.age_us))?,
         gpus: gpus(&engine.gpus)?,
         signals: signals(engine.signals, limits)?,
     })
@@ -179,6 +180,9 @@ pub(super) fn engine_to_wire(engine: &EngineReport) -> wire::Engine {
         gpus: engine.gpus.iter().map(|uuid| uuid.as_str().to_owned()).collect(),
         prefix_cache: engine.prefix_cache.map(prefix_cache_to_wire),
         signals: signals_to_wire(&engine.signals),
+        work: engine
+            .work
+            .map(|work| wire::AgedTokens { value: Some(work.value), age_us: field::age_us(work.age) }),
     }
 }
 

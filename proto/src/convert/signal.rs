@@ -43,6 +43,7 @@ fn name(name: wire::SignalName) -> Option<Signal> {
         wire::SignalName::MaxSequences => Some(Signal::MaxSequences),
         wire::SignalName::PrefixCache => Some(Signal::PrefixCache),
         wire::SignalName::Models => Some(Signal::Models),
+        wire::SignalName::Work => Some(Signal::Work),
     }
 }
 
@@ -74,6 +75,7 @@ fn name_to_wire(signal: Signal) -> wire::SignalName {
         Signal::MaxSequences => wire::SignalName::MaxSequences,
         Signal::PrefixCache => wire::SignalName::PrefixCache,
         Signal::Models => wire::SignalName::Models,
+        Signal::Work => wire::SignalName::Work,
     }
 }
 

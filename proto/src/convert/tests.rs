@@ -249,9 +249,16 @@ fn engine() -> impl Strategy<Value = EngineReport> {
     let loads = (aged(any::<u32>()), aged(any::<u32>()), aged(ratio()));
     let kv_bytes = option::of(any::<u64>().prop_map(Bytes));
     let limits = (aged(any::<u64>().prop_map(Tokens)), aged(any::<u32>()), option::of(profile()), kv_bytes);
-    let gpus = (vec(id(), 0..3), aged(prefix_cache()), signals());
+    let gpus = (vec(id(), 0..3), aged(prefix_cache()), signals(), aged(any::<u64>()));
     (identity, (health, age()), aged(models), loads, limits, gpus).prop_map(
-        |((id, kind, port, version), (health, age), models, loads, limits, (gpus, prefix_cache, signals))| {
+        |(
+            (id, kind, port, version),
+            (health, age),
+            models,
+            loads,
+            limits,
+            (gpus, prefix_cache, signals, work),
+        )| {
             EngineReport {
                 id: EndpointId::parse(&id).unwrap(),
                 kind,
@@ -267,6 +274,7 @@ fn engine() -> impl Strategy<Value = EngineReport> {
                 profile: limits.2,
                 kv_bytes_per_token: limits.3,
                 prefix_cache,
+                work,
                 gpus: gpus.iter().map(|uuid| GpuUuid::parse(uuid).unwrap()).collect(),
                 signals,
             }

@@ -205,3 +205,16 @@ fn more_found_in_the_prefix_cache_than_asked_is_a_miscount() {
     let got = parse(EngineKind::Vllm, Page::Metrics, 200, page);
     assert_eq!(got.prefix_cache, Some(Err(Absent::TooLarge)));
 }
+
+#[test]
+fn what_moves_with_every_step_is_read_where_a_kind_has_it() {
+    for (kind, body, expect) in [
+        (EngineKind::Sglang, page!("sglang/metrics.txt"), Some(Ok(8_500))),
+        (EngineKind::Sglang, page!("sglang/metrics_old.txt"), Some(Err(Absent::Missing))),
+        (EngineKind::Tgi, page!("tgi/metrics.txt"), Some(Ok(4_197))),
+        (EngineKind::Triton, page!("triton/metrics.txt"), Some(Ok(15_678))),
+        (EngineKind::TrtLlm, page!("trtllm/metrics.txt"), None),
+    ] {
+        assert_eq!(parse(kind, Page::Metrics, 200, body).work, expect, "{kind}");
+    }
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aya_domain::{Condition, EndpointId, Health, ModelId, MonoTime, Trip};
+use aya_domain::{Condition, EndpointId, Health, KvAllocation, ModelId, MonoTime, Trip};
 
 use super::{BreakerNotice, Outcomes, Sight, evidence};
 use crate::endpoint::EndpointState;
@@ -53,9 +53,15 @@ impl Fleet {
             let has_peer = others(endpoint, &pools).any(|pool| {
                 pool.established > u32::from(eligible && endpoint.breaker.is_established(now, &params))
             });
-            let per_token_s = endpoint.info.profile.cost.per_token_s;
-            let judged =
-                endpoint.breaker.observe(seen, &Sight { now, per_token_s, eligible, has_peer }, &params);
+            let sight = Sight {
+                now,
+                per_token_s: endpoint.info.profile.cost.per_token_s,
+                eligible,
+                loads_on_demand: endpoint.info.kind.capabilities().kv == KvAllocation::OnDemand,
+                pulse: endpoint.heartbeat.pulse(now),
+                has_peer,
+            };
+            let judged = endpoint.breaker.observe(seen, &sight, &params);
             self.follow(&id, judged, now, effects);
         }
         self.settle_breakers(now, &pools, effects);

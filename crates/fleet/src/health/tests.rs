@@ -101,6 +101,7 @@ impl Story {
             max_sequences: None,
             profile: None,
             prefix_cache: None,
+            work: None,
             signals: Vec::new(),
             kv_bytes_per_token: None,
             gpus: gpus.iter().map(|name| uuid(name)).collect(),

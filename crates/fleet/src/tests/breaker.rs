@@ -2,32 +2,46 @@
 
 use std::time::Duration;
 
-use aya_domain::{Action, Cause, EngineHealth, MonoTime, Trip};
+use aya_domain::{Action, Cause, EngineHealth, MonoTime, Reading, Trip};
 use proptest::prelude::*;
 
 use super::farm::{Farm, at, endpoint_id, engine, full, with_health};
-use crate::breaker::{Breaker, BreakerParams, Judged, Outcomes, Sight, most_ejected};
+use crate::breaker::{Breaker, BreakerParams, Heartbeat, Judged, Outcomes, Pulse, Sight, most_ejected};
 use crate::{BreakerNotice, Event, Notice};
 
 const PARAMS: BreakerParams = BreakerParams::DEFAULT;
 
 /// One endpoint, told in words: `ok`, `fail`, `take` a request, `tok`en, `end` it, `probe` and `miss`; `>s` lets
-/// seconds pass in steps of 50 ms.
+/// seconds pass in steps of 50 ms. From `moves` or `stands` on the engine tells its own count every 250 ms.
 struct Story {
     breaker: Breaker,
     seen: Outcomes,
     now: u64,
+    heart: Heartbeat,
+    work: Option<u64>,
+    moves: bool,
+    on_demand: bool,
 }
 
 impl Story {
     fn new() -> Self {
-        let mut story = Self { breaker: Breaker::default(), seen: Outcomes::default(), now: 20_000 };
+        let mut story = Self {
+            breaker: Breaker::default(),
+            seen: Outcomes::default(),
+            now: 20_000,
+            heart: Heartbeat::default(),
+            work: None,
+            moves: false,
+            on_demand: false,
+        };
         story.look();
         story
     }
 
     fn sight(&self) -> Sight {
-        Sight { now: MonoTime::from_millis(self.now), per_token_s: 1e-3, eligible: true, has_peer: false }
+        let now = MonoTime::from_millis(self.now);
+        let (loads_on_demand, pulse) = (self.on_demand, self.heart.pulse(now));
+        Sight { now, per_token_s: 1e-3, eligible: true, loads_on_demand, pulse, has_peer: false }
     }
 
     fn grant(&mut self, judged: Judged) {
@@ -37,6 +51,11 @@ impl Story {
     }
 
     fn look(&mut self) {
+        if let Some(work) = self.work.filter(|_| self.now % 250 < 50) {
+            self.work = Some(work + u64::from(self.moves));
+            let reading = Reading::new(work, MonoTime::from_millis(self.now));
+            self.heart.take(Some(reading), None, self.breaker.last());
+        }
         let judged = self.breaker.observe(self.seen, &self.sight(), &PARAMS);
         self.grant(judged);
     }
@@ -56,6 +75,11 @@ impl Story {
                 (self.seen.in_flight, self.seen.audible) = (self.seen.in_flight + 1, self.seen.audible + 1);
             }
             "mute" => self.seen.in_flight += 1,
+            "moves" => (self.work, self.moves) = (self.work.or(Some(1)), true),
+            "stands" => (self.work, self.moves) = (self.work.or(Some(1)), false),
+            "silent" => self.work = None,
+            "loads" => self.on_demand = true,
+            "prompt" => self.seen.prefill_tokens += 1_000,
             "long" => self.seen.prefill_tokens += 10_000,
             "end" => (self.seen.in_flight, self.seen.audible) = (0, 0),
             "tok" => self.seen.tokens += 1,
@@ -154,10 +178,45 @@ fn a_long_prefill_an_unproven_endpoint_and_whole_answers_have_their_time() {
     // 10 s of predicted prefill count doubly.
     check("take tok long >22", "");
     check("take tok long >24", "wedged");
-    check("take >11", "");
-    check("take >13", "wedged");
     check("mute ok >100", "");
     check("mute ok >121", "wedged");
+}
+
+#[test]
+fn an_endpoint_that_never_gave_a_token_is_out_within_five_seconds_of_a_usual_prompt() {
+    // Its prior is 1 ms per token, counted doubly: 1,000 tokens.
+    check("take >3.9", "");
+    check("take >4.1", "wedged");
+    check("take prompt >5.9", "");
+    check("take prompt >6.1", "wedged");
+    check("loads take prompt >31", "");
+    check("loads take prompt >33", "wedged");
+}
+
+#[test]
+fn an_engine_whose_own_counts_move_works_on_something_and_has_more_time() {
+    check("take tok moves >11", "");
+    check("take tok moves >12.5", "wedged");
+    check("take tok moves >2 stands >3", "wedged");
+    check("take tok moves >5 silent >5", "wedged");
+    check("take tok stands >2.9", "");
+    check("take tok stands >3.1", "wedged");
+}
+
+#[test]
+fn whole_answers_are_waited_for_while_the_engine_works_and_no_longer() {
+    check("mute ok moves >300", "");
+    check("mute ok moves >60 stands >2.5", "");
+    check("mute ok moves >60 stands >4.5", "wedged");
+    check("mute ok moves >60 stands >4.5 moves >1 ok", "slow_start");
+    // What was never seen to move proves nothing, and what is not told any more neither.
+    check("mute ok stands >60", "");
+    check("mute ok moves >60 silent >30", "");
+    check("mute ok moves >60 silent >65", "wedged");
+    check("mute ok moves >10 end >60 mute >2", "");
+    check("mute ok moves >10 end stands >60 mute >3.6", "wedged");
+    check("mute ok moves >10 long stands >20", "");
+    check("mute ok moves >10 long stands >25", "wedged");
 }
 
 #[test]

@@ -50,6 +50,7 @@ pub(super) fn engine(id: &str, model: &str) -> EngineReport {
         max_sequences: None,
         profile: None,
         prefix_cache: None,
+        work: None,
         kv_bytes_per_token: None,
         gpus: Vec::new(),
         signals: Vec::new(),
