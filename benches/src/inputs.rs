@@ -142,6 +142,7 @@ fn engine(node: u32, at: u32, sequence: u64) -> EngineReport {
         max_sequences: Some(Aged::new(256, Duration::from_secs(7))),
         profile: None,
         prefix_cache: None,
+        work: None,
         signals: Vec::new(),
         kv_bytes_per_token: None,
         gpus: vec![uuid(node, 2 * at), uuid(node, 2 * at + 1)],
