@@ -6,7 +6,7 @@ use aya_domain::{Action, Cause, EngineHealth, MonoTime, Reading, Trip};
 use proptest::prelude::*;
 
 use super::farm::{Farm, at, endpoint_id, engine, full, with_health};
-use crate::breaker::{Breaker, BreakerParams, Heartbeat, Judged, Outcomes, Pulse, Sight, most_ejected};
+use crate::breaker::{Breaker, BreakerParams, Heartbeat, Judged, Outcomes, Sight, most_ejected};
 use crate::{BreakerNotice, Event, Notice};
 
 const PARAMS: BreakerParams = BreakerParams::DEFAULT;
