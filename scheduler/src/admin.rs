@@ -19,7 +19,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use aya_domain::{Endpoint, EndpointId, Health, NodeId, Phase};
+use aya_domain::{EndpointId, NodeId};
 use aya_fleet::Target;
 use serde::Serialize;
 
@@ -35,13 +35,6 @@ pub(crate) struct Admin {
     pub(crate) shared: Arc<Shared>,
     pub(crate) fleet: FleetHandle,
     pub(crate) ring: Arc<Ring>,
-}
-
-/// Whether an endpoint takes requests as far as anyone knows.
-fn is_ready(endpoint: &Endpoint) -> bool {
-    endpoint.phase == Phase::Serving
-        && matches!(endpoint.health, Health::Healthy | Health::Degraded { .. })
-        && endpoint.excluded_by().is_none()
 }
 
 /// All routes.
@@ -108,7 +101,7 @@ async fn readyz(State(admin): State<Admin>) -> (StatusCode, Json<Status>) {
     let view = admin.shared.view.load();
     let reason = if admin.shared.stopping.is_draining() {
         Some("shutting down")
-    } else if !view.snapshot.endpoints.iter().any(is_ready) {
+    } else if view.ready() == 0 {
         Some("no endpoint is ready")
     } else {
         None

@@ -6,6 +6,7 @@
 
 mod admin;
 mod events;
+mod handover;
 mod http;
 mod insight;
 mod journal;
@@ -27,5 +28,6 @@ mod telemetry;
 mod tenants;
 mod view;
 
+pub use handover::HandoverError;
 pub use process::prepare_process;
 pub use scheduler::{Scheduler, SchedulerError};

@@ -1,11 +1,12 @@
 //! Putting the parts together, and taking them apart in the right order.
 
+mod parts;
+mod sockets;
+
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
 use aya_admission::QueueRules;
@@ -15,23 +16,19 @@ use aya_fleet::{BreakerParams, Fleet, Params};
 use aya_observe::Clock;
 use aya_placement::{HoldRules, Policy};
 use aya_trace::DecisionLog;
-use tokio::task::JoinSet;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::info;
 
-use crate::admin::{self, Admin};
+use self::parts::Parts;
 use crate::events::EventLog;
-use crate::journal::{Journal, Ring};
-use crate::listener;
+use crate::handover::{self, HandoverError, Sockets, Taken};
+use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::models::ModelState;
 use crate::pipeline::admit::Promises;
-use crate::prober::Prober;
 use crate::room::WaitingRoom;
 use crate::shared::Shared;
 use crate::stopping::Stopping;
-use crate::telemetry::{AgentStreams, FleetWriter};
 use crate::tenants::Tenants;
 use crate::view::FarmView;
 
@@ -57,6 +54,10 @@ pub enum SchedulerError {
     /// A panic: the process must not end as if it had been asked to.
     #[error("a part of the scheduler failed: {0}")]
     Task(#[from] tokio::task::JoinError),
+    #[error("taking over through {path}: {source}")]
+    Handover { path: String, source: HandoverError },
+    #[error("the running scheduler listens on {has} for {what}, not on {wanted}: stop it to move")]
+    Elsewhere { what: &'static str, has: SocketAddr, wanted: SocketAddr },
 }
 
 /// A scheduler whose listeners are bound.
@@ -65,10 +66,10 @@ pub struct Scheduler {
     shared: Arc<Shared>,
     journal: Journal,
     fleet: Fleet,
-    api: Vec<TcpListener>,
-    admin: TcpListener,
-    grpc: TcpListener,
+    sockets: Sockets,
     addresses: Addresses,
+    /// The scheduler whose sockets these are, if they are taken over.
+    taken: Option<Taken>,
 }
 
 /// Where the scheduler listens.
@@ -85,22 +86,41 @@ impl Scheduler {
     /// # Errors
     /// [`SchedulerError`]: a busy address, an unknown policy, a directory that cannot be written.
     pub fn bind(config: SchedulerConfig, clock: Clock) -> Result<Self, SchedulerError> {
-        let failed = |what, address| move |source| SchedulerError::Bind { what, address, source };
-        if listener::is_taken(config.listen) {
-            let source = io::Error::from(io::ErrorKind::AddrInUse);
-            return Err(SchedulerError::Bind { what: "API", address: config.listen, source });
+        let sockets = sockets::bind(&config)?;
+        Self::on(sockets, None, config, clock)
+    }
+
+    /// The same; or, if the configuration says so, takes over the listeners of the scheduler that runs.
+    ///
+    /// # Errors
+    /// As [`Scheduler::bind`]; a scheduler that runs and does not let its sockets go.
+    pub async fn start(config: SchedulerConfig, clock: Clock) -> Result<Self, SchedulerError> {
+        let Some(path) = config.handover.socket.clone() else { return Self::bind(config, clock) };
+        let failed = |source| SchedulerError::Handover { path: path.display().to_string(), source };
+        if !config.handover.take_over {
+            if handover::is_offered(&path).await {
+                return Err(failed(HandoverError::InUse));
+            }
+            return Self::bind(config, clock);
         }
-        let api = listener::bind(config.listen, config.threads).map_err(failed("API", config.listen))?;
-        let admin = listen(config.admin_listen).map_err(failed("admin", config.admin_listen))?;
-        let grpc = listen(config.grpc_listen).map_err(failed("gRPC", config.grpc_listen))?;
-        let address =
-            |listener: Option<&TcpListener>, wanted| listener.map_or(Ok(wanted), TcpListener::local_addr);
-        let addresses = Addresses {
-            api: address(api.first(), config.listen).map_err(failed("API", config.listen))?,
-            admin: address(Some(&admin), config.admin_listen)
-                .map_err(failed("admin", config.admin_listen))?,
-            grpc: address(Some(&grpc), config.grpc_listen).map_err(failed("gRPC", config.grpc_listen))?,
-        };
+        match handover::take(&path).await.map_err(failed)? {
+            None => Self::bind(config, clock),
+            Some((sockets, taken)) => {
+                sockets::check(&sockets, &config)?;
+                Self::on(sockets, Some(taken), config, clock)
+            }
+        }
+    }
+
+    fn on(
+        sockets: Sockets,
+        taken: Option<Taken>,
+        mut config: SchedulerConfig,
+        clock: Clock,
+    ) -> Result<Self, SchedulerError> {
+        let addresses = Addresses::of(&sockets, &config)?;
+        // One loop per socket: a socket that is taken over and not accepted from would keep its clients waiting.
+        config.threads = sockets.api.len();
         let fleet = Fleet::new(fleet_params(&config)).with_rules(config.health.clone());
         let (journal, sender) =
             Journal::new(config.decisions.ring, config.decisions.queue, decision_log(&config)?);
@@ -129,7 +149,7 @@ impl Scheduler {
             config,
             clock,
         };
-        Ok(Self { shared: Arc::new(shared), journal, fleet, api, admin, grpc, addresses })
+        Ok(Self { shared: Arc::new(shared), journal, fleet, sockets, addresses, taken })
     }
 
     /// Where clients connect.
@@ -150,46 +170,49 @@ impl Scheduler {
         self.addresses.grpc
     }
 
-    /// Serves until `shutdown`, then drains: readiness turns false, open requests finish within the configured time.
+    /// Serves until `shutdown` or until a successor has taken over, then drains: readiness turns false, open requests
+    /// finish within the configured time.
     ///
     /// # Errors
-    /// [`SchedulerError`] if a listener fails while it serves.
+    /// [`SchedulerError`] if a listener fails while it serves, or a predecessor keeps its own.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), SchedulerError> {
-        let Self { shared, journal, fleet, api, admin, grpc, addresses } = self;
-        info!(api = %addresses.api, admin = %addresses.admin, grpc = %addresses.grpc, "scheduler listens");
-        let ring: Arc<Ring> = Arc::clone(&journal.ring);
-        let journal = journal.start(Arc::clone(&shared.metrics)).map_err(SchedulerError::Thread)?;
-        // The control side outlives the data plane: requests that finish during the drain still need the fleet.
-        let control = CancellationToken::new();
-        let (writer, handle) = FleetWriter::new(Arc::clone(&shared), fleet);
-        let mut tasks: JoinSet<Result<(), SchedulerError>> = JoinSet::new();
-        tasks.spawn(run_writer(writer, control.clone()));
-        let streams = AgentStreams::new(Arc::clone(&shared), handle.clone(), control.clone());
-        tasks.spawn(serve_grpc(grpc, streams, shared.config.limits.message_max, control.clone()));
-        tasks.spawn(run_prober(Prober::new(Arc::clone(&shared), handle.clone()), control.clone()));
-        let router = admin::router(Admin { shared: Arc::clone(&shared), fleet: handle, ring });
-        tasks.spawn(serve_admin(admin, router, control.clone()));
-        let cores = start_cores(api, &shared)?;
-        let result = tokio::select! {
-            () = shutdown.cancelled() => Ok(()),
-            Some(ended) = tasks.join_next() => ended.unwrap_or_else(|panicked| Err(panicked.into())),
+        let Self { shared, journal, fleet, sockets, addresses, taken } = self;
+        let offered = sockets.try_clone().map_err(SchedulerError::Admin)?;
+        let mut parts = Parts::start(&shared, journal, fleet, sockets.grpc)?;
+        let serving = tokio::select! {
+            () = shutdown.cancelled() => None,
+            serving = parts.serve_clients(taken, sockets.api, sockets.admin) => Some(serving),
         };
-        let times = &shared.config.timeouts;
-        info!(accepting_for = ?times.accept_grace.min(times.drain), open_requests_for = ?times.drain, "stopping");
-        shared.stopping.run(times, join_threads(cores)).await;
-        control.cancel();
-        while tasks.join_next().await.is_some() {}
+        let result = match serving {
+            Some(Ok(())) => {
+                info!(api = %addresses.api, admin = %addresses.admin, grpc = %addresses.grpc, "scheduler listens");
+                parts.until_ended(offered, &shutdown).await
+            }
+            None | Some(Err(_)) => {
+                // The predecessor goes on with these sockets.
+                shared.stopping.hand_over();
+                serving.unwrap_or(Ok(()))
+            }
+        };
         drop(shared);
-        join_threads(vec![journal]).await;
+        parts.stop().await;
         info!("scheduler stopped");
         result
     }
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let listener = TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+impl Addresses {
+    fn of(sockets: &Sockets, config: &SchedulerConfig) -> Result<Self, SchedulerError> {
+        let address = |what, listener: Option<&TcpListener>, wanted: SocketAddr| {
+            let failed = |source| SchedulerError::Bind { what, address: wanted, source };
+            listener.map_or(Ok(wanted), TcpListener::local_addr).map_err(failed)
+        };
+        Ok(Self {
+            api: address("API", sockets.api.first(), config.listen)?,
+            admin: address("admin", Some(&sockets.admin), config.admin_listen)?,
+            grpc: address("gRPC", Some(&sockets.grpc), config.grpc_listen)?,
+        })
+    }
 }
 
 fn fleet_params(config: &SchedulerConfig) -> Params {
@@ -269,73 +292,4 @@ fn policies(config: &SchedulerConfig) -> Result<Policies, SchedulerError> {
     let of_models: Result<_, aya_placement::UnknownPolicy> =
         config.model_policies.iter().map(of_model).collect();
     Ok(Policies { of_models: of_models?, all, default })
-}
-
-async fn run_writer(writer: FleetWriter, shutdown: CancellationToken) -> Result<(), SchedulerError> {
-    writer.run(shutdown).await;
-    Ok(())
-}
-
-async fn run_prober(prober: Prober, shutdown: CancellationToken) -> Result<(), SchedulerError> {
-    prober.run(shutdown).await;
-    Ok(())
-}
-
-async fn serve_grpc(
-    listener: TcpListener,
-    streams: AgentStreams,
-    message_max: usize,
-    shutdown: CancellationToken,
-) -> Result<(), SchedulerError> {
-    let failed =
-        |source| SchedulerError::Bind { what: "gRPC", address: SocketAddr::from(([0, 0, 0, 0], 0)), source };
-    let incoming = TcpListenerStream::new(tokio::net::TcpListener::from_std(listener).map_err(failed)?);
-    let service = aya_proto::AgentServiceServer::new(streams.clone())
-        .max_decoding_message_size(message_max)
-        .max_encoding_message_size(message_max);
-    let served = tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(std::time::Duration::from_secs(10)))
-        .http2_keepalive_timeout(Some(std::time::Duration::from_secs(10)))
-        .add_service(service)
-        .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned())
-        .await;
-    streams.join().await;
-    Ok(served?)
-}
-
-async fn serve_admin(
-    listener: TcpListener,
-    router: axum::Router,
-    shutdown: CancellationToken,
-) -> Result<(), SchedulerError> {
-    let listener = tokio::net::TcpListener::from_std(listener).map_err(SchedulerError::Admin)?;
-    admin::serve(listener, router, shutdown).await;
-    Ok(())
-}
-
-/// One thread and one runtime per listening socket.
-fn start_cores(
-    sockets: Vec<TcpListener>,
-    shared: &Arc<Shared>,
-) -> Result<Vec<JoinHandle<()>>, SchedulerError> {
-    let start = |(at, socket): (usize, TcpListener)| {
-        let shared = Arc::clone(shared);
-        let core = move || on_own_runtime(listener::run(socket, shared));
-        std::thread::Builder::new().name(format!("aya-core-{at}")).spawn(core).map_err(SchedulerError::Thread)
-    };
-    sockets.into_iter().enumerate().map(start).collect()
-}
-
-fn on_own_runtime(serving: impl Future<Output = io::Result<()>>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    if let Err(failure) = runtime.and_then(|runtime| runtime.block_on(serving)) {
-        error!(error = %failure, "a core stopped serving");
-    }
-}
-
-/// Waits for threads without blocking the runtime's workers.
-async fn join_threads(threads: Vec<JoinHandle<()>>) {
-    let join = move || threads.into_iter().for_each(|thread| drop(thread.join()));
-    // It fails only if the joining itself panicked, and then there is nothing left to wait for.
-    let _ = tokio::task::spawn_blocking(join).await;
 }

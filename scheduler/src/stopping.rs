@@ -67,7 +67,6 @@ impl Stopping {
     }
 
     /// From here on another process accepts.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the hand-over comes with the next commit"))]
     pub(crate) fn hand_over(&self) {
         self.handed_over.store(true, Ordering::Release);
         self.call();

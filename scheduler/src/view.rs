@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use aya_domain::{EndpointIndex, ModelId, MonoTime, OwnLoad, Snapshot};
+use aya_domain::{Endpoint, EndpointIndex, Health, ModelId, MonoTime, OwnLoad, Phase, Snapshot};
 use aya_estimate::{DecayedRate, PrefixIndex};
 use aya_trace::OwnRead;
 
@@ -37,6 +37,13 @@ impl Loads {
     }
 }
 
+/// Whether an endpoint takes requests as far as anyone knows.
+pub(crate) fn is_ready(endpoint: &Endpoint) -> bool {
+    endpoint.phase == Phase::Serving
+        && matches!(endpoint.health, Health::Healthy | Health::Degraded { .. })
+        && endpoint.excluded_by().is_none()
+}
+
 /// One published state of the farm.
 #[derive(Debug)]
 pub(crate) struct FarmView {
@@ -50,6 +57,11 @@ pub(crate) struct FarmView {
 impl FarmView {
     pub(crate) fn empty() -> Self {
         Self { snapshot: Snapshot::empty(), companions: Vec::new(), models: BTreeMap::new() }
+    }
+
+    /// Endpoints that take requests as far as anyone knows.
+    pub(crate) fn ready(&self) -> usize {
+        self.snapshot.endpoints.iter().filter(|endpoint| is_ready(endpoint)).count()
     }
 
     pub(crate) fn companion(&self, index: EndpointIndex) -> Option<&Companion> {

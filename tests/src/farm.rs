@@ -234,11 +234,17 @@ impl Scheduler {
         let config = dir.join(format!("{name}.toml"));
         std::fs::write(&config, toml).unwrap();
         let free = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self::listen(exe, &config, [free; 3]).await
+        Self::listen(exe, &config, name, [free; 3], &[]).await
     }
 
-    async fn listen(exe: &str, config: &Path, [api, admin, grpc]: [SocketAddr; 3]) -> Self {
-        let (dir, name) = (config.parent().unwrap(), config.file_stem().unwrap().to_str().unwrap());
+    async fn listen(
+        exe: &str,
+        config: &Path,
+        name: &str,
+        [api, admin, grpc]: [SocketAddr; 3],
+        flags: &[&str],
+    ) -> Self {
+        let dir = config.parent().unwrap();
         let args = [
             ("--config", config.display().to_string()),
             ("--listen", api.to_string()),
@@ -248,6 +254,7 @@ impl Scheduler {
         ];
         let args: Vec<String> = std::iter::once("scheduler".to_owned())
             .chain(args.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]))
+            .chain(flags.iter().map(ToString::to_string))
             .collect();
         let marks = |log: &str| log.matches("scheduler listens").count();
         let before = std::fs::read_to_string(dir.join(format!("{name}.err"))).map_or(0, |log| marks(&log));
@@ -270,8 +277,15 @@ impl Scheduler {
     /// Starts it again, with the same addresses and configuration, after it was killed.
     pub async fn restart(&mut self) {
         self.process.kill();
-        let again = Self::listen(&self.exe, &self.config, [self.api, self.admin, self.grpc]).await;
-        *self = again;
+        let name = self.config.file_stem().unwrap().to_str().unwrap().to_owned();
+        let addresses = [self.api, self.admin, self.grpc];
+        *self = Self::listen(&self.exe, &self.config, &name, addresses, &[]).await;
+    }
+
+    /// Another process of the same configuration that takes over while this one runs; `name` is for its log.
+    pub async fn successor(&self, name: &str) -> Self {
+        let addresses = [self.api, self.admin, self.grpc];
+        Self::listen(&self.exe, &self.config, name, addresses, &["--take-over"]).await
     }
 
     fn admin_client(&self) -> Client {

@@ -107,6 +107,11 @@ impl Process {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
     }
 
+    /// Freezes it.
+    pub fn pause(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::STOP).unwrap();
+    }
+
     /// Waits for its end.
     pub async fn ended(&mut self) -> Exit {
         let what = format!("the end of {}", self.name);

@@ -39,6 +39,22 @@ impl Raw {
         (String::from_utf8_lossy(&all).into_owned(), closed)
     }
 
+    /// Everything until these bytes have come, or the peer closes.
+    pub async fn read_until(&mut self, end: &str) -> String {
+        let mut all = Vec::new();
+        let mut buffer = [0; 4096];
+        within(PATIENCE, end, async {
+            while !all.ends_with(end.as_bytes()) {
+                match self.socket.read(&mut buffer).await {
+                    Ok(read @ 1..) => all.extend_from_slice(buffer.get(..read).unwrap_or_default()),
+                    Ok(_) | Err(_) => break,
+                }
+            }
+        })
+        .await;
+        String::from_utf8_lossy(&all).into_owned()
+    }
+
     /// Everything until the peer closes.
     pub async fn read_to_end(&mut self) -> String {
         let (text, closed) = self.read_for(PATIENCE).await;

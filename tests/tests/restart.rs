@@ -133,3 +133,185 @@ async fn e2_a_second_signal_ends_the_scheduler_at_once() {
     let exit = within(Duration::from_secs(2), "the end", farm.scheduler.process.ended()).await;
     assert_eq!(exit.code, Some(130), "{}", exit.err);
 }
+
+/// Where the sockets are offered, and the records of every process of a farm.
+fn offered_at(dir: &std::path::Path) -> String {
+    format!("decisions.dir = {:?}\nhandover.socket = {:?}", dir.join("records"), dir.join("handover.sock"))
+}
+
+/// How many clients came, and what went wrong.
+#[derive(Default)]
+struct Seen {
+    sent: usize,
+    failures: Vec<String>,
+}
+
+/// Sends a request on a new connection every 5 ms until told to stop.
+async fn newcomers(api: aya_tests::Client, stop: tokio::sync::oneshot::Receiver<()>) -> Seen {
+    let mut asking = tokio::task::JoinSet::new();
+    let mut ticks = tokio::time::interval(Duration::from_millis(5));
+    let mut seen = Seen::default();
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            _ = stop.as_mut() => break,
+        }
+        seen.sent += 1;
+        asking.spawn(async move {
+            let body = bytes::Bytes::from(streamed(3).to_string());
+            let live = api.try_open("POST", "/v1/chat/completions", &[], body).await?;
+            let status = live.status;
+            let last = live.events().await.pop();
+            if last.as_deref() == Some("[DONE]") { Ok(()) } else { Err(format!("{status} {last:?}")) }
+        });
+    }
+    while let Some(asked) = asking.join_next().await {
+        seen.failures.extend(asked.unwrap().err());
+    }
+    seen
+}
+
+/// A client that keeps its connection for as long as it may, and then opens another.
+async fn regular(addr: std::net::SocketAddr, mut stop: tokio::sync::oneshot::Receiver<()>) -> (usize, usize) {
+    let (mut answers, mut connections) = (0, 0);
+    let mut raw = None;
+    while stop.try_recv().is_err() {
+        if raw.is_none() {
+            connections += 1;
+            raw = Some(Raw::connect(addr).await);
+        }
+        let open = raw.as_mut().unwrap();
+        open.send(b"GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let text = open.read_until("]}").await;
+        assert!(text.starts_with("HTTP/1.1 200"), "after {answers} answers: {text:?}");
+        answers += 1;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        if text.to_ascii_lowercase().contains("connection: close") {
+            raw = None;
+        }
+    }
+    (answers, connections)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e3_an_upgrade_refuses_no_connection_and_cuts_no_stream() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut farm = Farm::of(aya!())
+        .scheduler(&offered_at(dir.path()))
+        .engine(sim("e1").slow())
+        .engine(sim("e2").slow())
+        .start()
+        .await;
+    let streams = join_all((0..50).map(|_| begun(&farm, 300))).await;
+    let ((stop, stopped), (stop_regular, regular_stopped)) =
+        (tokio::sync::oneshot::channel(), tokio::sync::oneshot::channel());
+    let coming = tokio::task::spawn(newcomers(farm.api(), stopped));
+    let staying = tokio::task::spawn(regular(farm.scheduler.api, regular_stopped));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    // Twice, because the successor has to offer what it took.
+    let mut former = Vec::new();
+    for name in ["second", "third"] {
+        let successor = farm.scheduler.successor(name).await;
+        former.push(std::mem::replace(&mut farm.scheduler, successor));
+        tokio::time::sleep(Duration::from_millis(700)).await;
+    }
+    stop.send(()).unwrap();
+    stop_regular.send(()).unwrap();
+    let seen = coming.await.unwrap();
+    assert_eq!(seen.failures, Vec::<String>::new(), "of {}", seen.sent);
+    assert!(seen.sent > 200, "{}", seen.sent);
+    let (answers, connections) = staying.await.unwrap();
+    assert!(answers > 20 && connections >= 3, "{answers} answers on {connections} connections");
+    for events in join_all(streams.into_iter().map(Live::events)).await {
+        assert_eq!((events.len(), events.last().map(String::as_str)), (300 + 1, Some("[DONE]")));
+    }
+    for mut scheduler in former {
+        let exit = within(Duration::from_secs(10), "the former's end", scheduler.process.ended()).await;
+        assert_eq!(exit.code, Some(0), "{}", exit.err);
+    }
+    // The last one serves, with the fleet it learned before it accepted anybody.
+    let _ = farm.api().chat(&chat(1)).await.ok();
+    assert!(!farm.scheduler.process.log().contains("no endpoint"), "{}", farm.scheduler.process.log());
+    until("every record of every process", async || {
+        let kept = outcomes(&dir.path().join("records"));
+        let whole = kept.iter().filter(|(status, ..)| status == "\"completed\"").count();
+        if whole == seen.sent + 50 + 1 { Ok(()) } else { Err((kept.len(), whole, seen.sent)) }
+    })
+    .await;
+    farm.assert_accounted().await;
+}
+
+#[tokio::test]
+async fn e3_a_successor_that_does_not_come_to_serve_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let toml = offered_at(dir.path());
+    let mut farm = Farm::of(aya!()).scheduler(&toml).engine(sim("e1").slow()).start().await;
+    let stream = begun(&farm, 150).await;
+    let socket = dir.path().join("handover.sock");
+    // One that says nothing decent, one that leaves with the sockets, one that leaves with the agents.
+    for (words, until_heard) in
+        [(&b"GET / HTTP/1.1\r\n"[..], b'x'), (b"aya take-over 1\n", b'.'), (b"aya take-over 1\nT", b't')]
+    {
+        let mut taker = tokio::net::UnixStream::connect(&socket).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut taker, words).await.unwrap();
+        let hearing =
+            async { while tokio::io::AsyncReadExt::read_u8(&mut taker).await.unwrap() != until_heard {} };
+        within(Duration::from_secs(5), "the running scheduler's word", hearing).await;
+    }
+    // The agents come back to it, and everybody is served throughout.
+    until("the agent to be back", async || {
+        let log = farm.scheduler.process.log();
+        let times = log.matches("agent connected").count();
+        if times >= 2 { Ok(()) } else { Err(times) }
+    })
+    .await;
+    let _ = farm.api().chat(&chat(1)).await.ok();
+    assert_eq!(stream.events().await.last().map(String::as_str), Some("[DONE]"));
+    assert_eq!(farm.admin().get("/readyz").await.status, 200);
+    farm.assert_accounted().await;
+    // And a real one takes over afterwards.
+    let successor = farm.scheduler.successor("successor").await;
+    let mut former = std::mem::replace(&mut farm.scheduler, successor);
+    let exit = within(Duration::from_secs(10), "the former's end", former.process.ended()).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.err);
+    let _ = farm.api().chat(&chat(1)).await.ok();
+}
+
+#[tokio::test]
+async fn e3_who_may_not_take_over_is_told_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let toml = offered_at(dir.path());
+    let farm = Farm::of(aya!()).scheduler(&toml).engine(sim("e1")).start().await;
+    let (api, free) = (farm.scheduler.api.to_string(), "127.0.0.1:0");
+    let socket = dir.path().join("handover.sock").display().to_string();
+    let other = "127.0.0.1:1";
+    let listen =
+        |api: &str| ["--listen", api, "--admin-listen", free, "--grpc-listen", free].map(str::to_owned);
+    for (flags, code, says) in [
+        (vec!["--take-over"], 2, "handover.socket"),
+        (vec!["--handover-socket", &socket], 1, "--take-over"),
+        (vec!["--handover-socket", &socket, "--take-over", "--admin-listen", other], 1, "stop it to move"),
+    ] {
+        let args: Vec<String> = ["scheduler".to_owned()]
+            .into_iter()
+            .chain(listen(&api))
+            .chain(flags.iter().map(ToString::to_string))
+            .collect();
+        // The last flag of a name would be an error: it replaces the free one.
+        let args = if flags.contains(&"--admin-listen") {
+            args.iter()
+                .enumerate()
+                .filter(|(at, _)| ![3, 4].contains(at))
+                .map(|(_, word)| word.clone())
+                .collect()
+        } else {
+            args
+        };
+        let exit = aya_tests::Process::start(aya!(), dir.path(), "other", &args).ended().await;
+        assert_eq!(exit.code, Some(code), "{flags:?}: {exit:?}");
+        assert!(exit.err.contains(says), "{flags:?}: {}", exit.err);
+    }
+    let _ = farm.api().chat(&chat(1)).await.ok();
+    farm.assert_accounted().await;
+}

@@ -215,6 +215,13 @@ pub(crate) struct SchedulerArgs {
     /// Directory for decision records [default: memory only].
     #[arg(long, value_name = "DIR")]
     decisions_dir: Option<String>,
+    /// Unix socket where the listeners are offered to a successor, and taken with --take-over [default: none].
+    #[arg(long, value_name = "PATH")]
+    handover_socket: Option<String>,
+    /// Take the listeners of the scheduler that runs: no connection is refused, no stream is cut; it ends when its
+    /// streams have.
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    take_over: Option<String>,
     /// Log levels [default: info].
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -229,6 +236,8 @@ impl Overlay for SchedulerArgs {
             threads => "threads" "--threads",
             policy => "placement.policy" "--policy",
             decisions_dir => "decisions.dir" "--decisions-dir",
+            handover_socket => "handover.socket" "--handover-socket",
+            take_over => "handover.take_over" "--take-over",
             log => "log.filter" "--log",
         )
     }

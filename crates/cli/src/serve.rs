@@ -22,7 +22,7 @@ pub(crate) fn scheduler(args: &SchedulerArgs) -> Result<(), Failure> {
     let clock = Clock::start();
     // Two workers are enough beside the cores: telemetry, admin, agents' streams.
     runtime(2)?.block_on(async {
-        let scheduler = Scheduler::bind(config, clock).map_err(not_started)?;
+        let scheduler = Scheduler::start(config, clock).await.map_err(not_started)?;
         until_signal(|shutdown| scheduler.run(shutdown)).await
     })
 }

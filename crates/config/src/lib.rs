@@ -7,6 +7,7 @@
 
 mod agent;
 mod breaker;
+mod handover;
 mod health;
 mod named;
 mod policies;
@@ -27,6 +28,7 @@ pub use agent::{
     ReportConfig, SimulatedGpus,
 };
 pub use breaker::{BreakerConfig, ModelProbe, ProbeConfig};
+pub use handover::HandoverConfig;
 pub use policies::ModelPolicyConfig;
 pub use scheduler::{
     AliasConfig, DecisionsConfig, Limits, PlacementConfig, QueueConfig, RetryConfig, SchedulerConfig,

@@ -10,6 +10,7 @@ use aya_domain::{ModelId, PolicyName};
 use aya_placement::Policy;
 
 use crate::breaker::{BreakerConfig, ProbeConfig};
+use crate::handover::HandoverConfig;
 use crate::named::constant;
 use crate::policies::{self, ModelPolicyConfig};
 use crate::reader::Reader;
@@ -49,6 +50,7 @@ pub struct SchedulerConfig {
     pub policies: Vec<Policy>,
     pub model_policies: Vec<ModelPolicyConfig>,
     pub upstream: UpstreamConfig,
+    pub handover: HandoverConfig,
     pub log: LogConfig,
     effective: Vec<Setting>,
 }
@@ -215,6 +217,7 @@ impl Config for SchedulerConfig {
                 api_key: r.secret("api_key", "api_key_file"),
                 forward_authorization: r.switch("forward_authorization", false),
             }),
+            handover: r.section("handover", HandoverConfig::read),
             log: r.section("log", LogConfig::read),
             effective: Vec::new(),
         };
@@ -262,6 +265,7 @@ impl SchedulerConfig {
                 r.object_to_one_of(&[name, limit_name], format!("{name} is longer than {limit_name}"));
             }
         }
+        self.handover.check(r);
         service::check(r, &self.tenant, &self.tenants);
         policies::check(r, &self.policies, &self.model_policies);
         let names: BTreeSet<&ModelId> = self.aliases.iter().map(|alias| &alias.name).collect();

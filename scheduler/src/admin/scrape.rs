@@ -44,7 +44,7 @@ fn mirror_endpoints(metrics: &Metrics, view: &FarmView) {
         metrics.endpoint_in_flight.with_label_values(&[id]).set(i64::from(companion.cell.in_flight()));
         metrics.breaker.state.with_label_values(&[id]).set(state(endpoint));
         metrics.health.speed.with_label_values(&[id]).set(endpoint.speed.get());
-        metrics.endpoint_ready.with_label_values(&[id]).set(i64::from(super::is_ready(endpoint)));
+        metrics.endpoint_ready.with_label_values(&[id]).set(i64::from(crate::view::is_ready(endpoint)));
         for told in &*endpoint.signals {
             let labels = [id, told.signal.as_str(), told.state.as_str()];
             metrics.endpoint_signal.with_label_values(&labels).set(1);
