@@ -206,8 +206,9 @@ async fn e3_an_upgrade_refuses_no_connection_and_cuts_no_stream() {
     let streams = join_all((0..50).map(|_| begun(&farm, 300))).await;
     let ((stop, stopped), (stop_regular, regular_stopped)) =
         (tokio::sync::oneshot::channel(), tokio::sync::oneshot::channel());
-    let coming = tokio::task::spawn(newcomers(farm.api(), stopped));
-    let staying = tokio::task::spawn(regular(farm.scheduler.api, regular_stopped));
+    let (mut coming, mut staying) = (tokio::task::JoinSet::new(), tokio::task::JoinSet::new());
+    coming.spawn(newcomers(farm.api(), stopped));
+    staying.spawn(regular(farm.scheduler.api, regular_stopped));
     tokio::time::sleep(Duration::from_millis(500)).await;
     // Twice, because the successor has to offer what it took.
     let mut former = Vec::new();
@@ -218,10 +219,10 @@ async fn e3_an_upgrade_refuses_no_connection_and_cuts_no_stream() {
     }
     stop.send(()).unwrap();
     stop_regular.send(()).unwrap();
-    let seen = coming.await.unwrap();
+    let seen = coming.join_next().await.unwrap().unwrap();
     assert_eq!(seen.failures, Vec::<String>::new(), "of {}", seen.sent);
     assert!(seen.sent > 200, "{}", seen.sent);
-    let (answers, connections) = staying.await.unwrap();
+    let (answers, connections) = staying.join_next().await.unwrap().unwrap();
     assert!(answers > 20 && connections >= 3, "{answers} answers on {connections} connections");
     for events in join_all(streams.into_iter().map(Live::events)).await {
         assert_eq!((events.len(), events.last().map(String::as_str)), (300 + 1, Some("[DONE]")));
