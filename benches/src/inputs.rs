@@ -114,6 +114,7 @@ fn gpu(node: u32, at: u32, sequence: u64) -> GpuReport {
                 pages_retired: None,
                 page_retirement_pending: None,
                 nvlink_errors: Some(0),
+                nvlinks_active: Some(18),
             },
             Duration::from_millis(noise % 900),
         )),

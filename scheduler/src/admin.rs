@@ -8,6 +8,7 @@ mod events;
 mod fleet;
 mod learned;
 mod pcie;
+mod process;
 mod queues;
 mod scrape;
 mod serve;

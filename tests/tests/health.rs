@@ -14,16 +14,21 @@ use serde_json::{Value, json};
 
 const FIRST: &str = "GPU-00000000-0000-4000-8000-000000000000";
 
-/// A host of so many GPUs with an engine on each: `e1` on the first.
-async fn farm(gpus: u32, toml: &str) -> (Farm, GpuHost) {
+/// A host of GPUs that are as described, with an engine on each: `e1` on the first.
+async fn host_of(gpus: &[Value], toml: &str) -> (Farm, GpuHost) {
     let mut farm = Farm::of(aya!()).scheduler(toml).start().await;
-    for at in 1..=gpus {
+    for at in 1..=gpus.len() {
         let engine = Engine::start(aya!(), farm.dir.path(), sim(&format!("e{at}"))).await;
         farm.engines.push(engine);
     }
     let engines: Vec<(&Engine, u32)> = farm.engines.iter().zip(0..).collect();
-    let well = json!({"gpus": vec![json!({}); gpus as usize]});
-    let host = GpuHost::start_on(aya!(), &farm, &engines, &well);
+    let host = GpuHost::start_on(aya!(), &farm, &engines, &json!({"gpus": gpus}));
+    (farm, host)
+}
+
+/// A host of so many GPUs that are well, and have been read.
+async fn farm(gpus: u32, toml: &str) -> (Farm, GpuHost) {
+    let (farm, host) = host_of(&vec![json!({}); gpus as usize], toml).await;
     let all = (1..=gpus).map(|at| (format!("e{at}"), "ready")).collect::<Vec<_>>();
     for (name, _) in &all {
         until_endpoint(&farm, name, "it is read and on its GPU", |e| {
@@ -231,6 +236,26 @@ async fn a_driver_that_hangs_takes_one_of_five_and_the_brake_keeps_the_rest() {
     assert!(!served.contains(&out), "{served:?}");
     assert_eq!(events(&farm, "kind=health_braked").await.len(), 4);
     assert_eq!(candidate(&farm, &out).await.pointer("/rejection/reason"), Some(&json!("gpu_fault")));
+    farm.assert_accounted().await;
+    drop(host.agent);
+}
+
+#[tokio::test]
+async fn a_link_below_its_best_is_told_and_its_engine_is_second_choice() {
+    let rule = "[[health.rule]]\nname = \"pcie_link\"\nafter = \"0s\"";
+    let (farm, host) = host_of(&[json!({"pcie_link": [3, 8, 5, 16]}), json!({})], rule).await;
+    let slow = until_endpoint(&farm, "e1", "derated", action_is("derate", "pcie_link")).await;
+    assert_eq!(slow.pointer("/conditions/0/cause"), Some(&json!("PCIe generation 3 x8 of 5 x16 at work")));
+    until_endpoint(&farm, "e2", "read", |e| e["health"] == "healthy").await;
+    let fleet = farm.scheduler.fleet().await;
+    let links: Vec<_> =
+        (0..2).filter_map(|at| fleet.pointer(&format!("/nodes/0/gpus/{at}/pcie_link"))).collect();
+    let link = |generation: u32, lanes: u32| json!({"generation": generation, "lanes": lanes, "generation_max": 5, "lanes_max": 16});
+    assert_eq!(links, [&link(3, 8), &link(5, 16)]);
+    assert_eq!(fleet.pointer("/nodes/0/gpus/0/nvlinks_active"), Some(&json!(18)));
+    let first = candidate(&farm, "e1").await;
+    assert_eq!(first["verdict"], "scored");
+    assert_eq!(first.pointer("/conditions/0/rule"), Some(&json!("pcie_link")), "{first}");
     farm.assert_accounted().await;
     drop(host.agent);
 }

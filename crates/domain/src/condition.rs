@@ -6,7 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::{GpuUuid, MonoTime, Ratio};
+use crate::{GpuUuid, MonoTime, PcieLink, Ratio};
 
 /// What a condition does to placement, from nothing to everything.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -124,6 +124,18 @@ pub enum Cause {
     SlowClock { mhz: u32, max_mhz: u32 },
     /// The same because of its power limit, which is normal at full load.
     PowerCap { mhz: u32, max_mhz: u32 },
+    /// Its PCIe link is slower than it could be, at work.
+    PcieLink { link: PcieLink },
+    /// Replays and recoveries of its NVLinks, since the driver was loaded.
+    NvlinkErrors { errors: u64 },
+    /// Fewer of its NVLinks are up than were before.
+    NvlinkInactive { active: u32, before: u32 },
+    /// A page of memory waits for a reboot to be taken out of use.
+    PageRetirementPending,
+    /// So many pages of memory are out of use that there is hardly room for more.
+    PagesRetired { pages: u32 },
+    /// So many errors (XIDs) within an hour that no table knows.
+    UnknownXids { count: u32 },
     /// It was there and is not any more.
     GpuLost,
     /// Its driver does not answer, so nothing is known of it.
@@ -162,6 +174,12 @@ impl Cause {
             Self::HwSlowdown => "hw_slowdown",
             Self::SlowClock { .. } => "slow_clock",
             Self::PowerCap { .. } => "power_cap",
+            Self::PcieLink { .. } => "pcie_link",
+            Self::NvlinkErrors { .. } => "nvlink_errors",
+            Self::NvlinkInactive { .. } => "nvlink_inactive",
+            Self::PageRetirementPending => "page_retirement_pending",
+            Self::PagesRetired { .. } => "pages_retired",
+            Self::UnknownXids { .. } => "unknown_xids",
             Self::GpuLost => "gpu_lost",
             Self::DriverStalled => "driver_stalled",
             Self::Ejected { .. } => "ejected",
@@ -201,6 +219,15 @@ impl fmt::Display for Cause {
             Self::PowerCap { mhz, max_mhz } => {
                 write!(f, "at {mhz} of {max_mhz} MHz by its power limit")
             }
+            Self::PcieLink { link } => {
+                let PcieLink { generation, lanes, generation_max, lanes_max } = link;
+                write!(f, "PCIe generation {generation} x{lanes} of {generation_max} x{lanes_max} at work")
+            }
+            Self::NvlinkErrors { errors } => write!(f, "{errors} NVLink replays and recoveries"),
+            Self::NvlinkInactive { active, before } => write!(f, "{active} of {before} NVLinks are up"),
+            Self::PageRetirementPending => f.write_str("a memory page waits for a reboot to be retired"),
+            Self::PagesRetired { pages } => write!(f, "{pages} memory pages are retired"),
+            Self::UnknownXids { count } => write!(f, "{count} unknown XIDs within an hour"),
             Self::GpuLost => f.write_str("the GPU is lost"),
             Self::DriverStalled => f.write_str("the GPU driver does not answer"),
             Self::Ejected { trip, .. } => write!(f, "ejected: {trip}"),

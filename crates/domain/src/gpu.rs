@@ -114,6 +114,8 @@ pub struct GpuSample {
     pub page_retirement_pending: Option<bool>,
     /// Replays and recoveries over all NVLinks: a counter.
     pub nvlink_errors: Option<u64>,
+    /// NVLinks that are up, read every 30 s.
+    pub nvlinks_active: Option<u32>,
 }
 
 /// How a GPU is connected, and how it could be. A GPU at rest lowers the generation to save power.

@@ -3,6 +3,7 @@
 //! Rules are data ([`Rules`]), each GPU has a state machine (`state`), and the brake keeps causes that many GPUs share
 //! from emptying a pool. Silence is no evidence: nothing is raised, ended or taken away because a node is not heard.
 
+mod before;
 mod brake;
 mod notice;
 mod rules;

@@ -143,6 +143,7 @@ sample_fields!(
     pages_retired,
     page_retirement_pending,
     nvlink_errors,
+    nvlinks_active,
 );
 
 fn uuid(at: &str, value: Option<&Value>) -> Result<GpuUuid, RecordingError> {

@@ -99,6 +99,7 @@ fn sample(sample: &wire::GpuSample) -> Result<Aged<GpuSample>> {
         pages_retired: sample.pages_retired,
         page_retirement_pending: sample.page_retirement_pending,
         nvlink_errors: sample.nvlink_errors,
+        nvlinks_active: sample.nvlinks_active,
     };
     Ok(Aged::new(value, field::age(sample.age_us)?))
 }
@@ -156,6 +157,7 @@ fn sample_to_wire(sample: &Aged<GpuSample>) -> wire::GpuSample {
         pages_retired: value.pages_retired,
         page_retirement_pending: value.page_retirement_pending,
         nvlink_errors: value.nvlink_errors,
+        nvlinks_active: value.nvlinks_active,
     }
 }
 

@@ -125,8 +125,9 @@ fn gpu_links() -> impl Strategy<Value = GpuSample> {
     }));
     let rates = (number(), number(), number(), number());
     let pages = (option::of(any::<u32>()), option::of(any::<bool>()));
-    (rates, (time(), time()), (number(), link), pages, number()).prop_map(
-        |(rates, throttled, pcie, pages, nvlink_errors)| GpuSample {
+    let nvlink = (number(), option::of(any::<u32>()));
+    (rates, (time(), time()), (number(), link), pages, nvlink).prop_map(
+        |(rates, throttled, pcie, pages, nvlink)| GpuSample {
             pcie_tx_bytes_per_second: rates.0,
             pcie_rx_bytes_per_second: rates.1,
             nvlink_tx_bytes_per_second: rates.2,
@@ -137,7 +138,8 @@ fn gpu_links() -> impl Strategy<Value = GpuSample> {
             pcie_link: pcie.1,
             pages_retired: pages.0,
             page_retirement_pending: pages.1,
-            nvlink_errors,
+            nvlink_errors: nvlink.0,
+            nvlinks_active: nvlink.1,
             ..GpuSample::default()
         },
     )

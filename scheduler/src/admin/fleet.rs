@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use aya_domain::{Condition, Endpoint, Gpu, GpuProcess, Health, MonoTime, Node, Reading, SignalReport};
+use aya_domain::{Condition, Endpoint, Gpu, Health, MonoTime, Node, Reading, SignalReport};
 use aya_trace::ConditionJson;
 use serde::Serialize;
 
 use super::learned::LearnedJson;
 use super::pcie::PcieLinkJson;
+use super::process::ProcessJson;
 use super::queues::QueueDepth;
 use crate::room::PoolDepth;
 use crate::view::{Companion, FarmView};
@@ -123,6 +124,8 @@ struct GpuJson {
     page_retirement_pending: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     nvlink_errors: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nvlinks_active: Option<u32>,
     /// `full`, `partial` or `unsupported`; absent before the first list.
     #[serde(skip_serializing_if = "Option::is_none")]
     process_view: Option<&'static str>,
@@ -148,17 +151,6 @@ fn conditions(conditions: &[Condition], now: MonoTime) -> Vec<SinceJson> {
         since_ms: millis(now.since(condition.since)),
     };
     conditions.iter().map(json).collect()
-}
-
-#[derive(Debug, Serialize)]
-struct ProcessJson {
-    pid: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    vram_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    engine: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -318,19 +310,11 @@ fn gpu_json(gpu: &Gpu, now: MonoTime) -> GpuJson {
         pages_retired: sample.pages_retired,
         page_retirement_pending: sample.page_retirement_pending,
         nvlink_errors: sample.nvlink_errors,
+        nvlinks_active: sample.nvlinks_active,
         process_view: gpu.processes.as_ref().map(|list| list.value.view.as_str()),
-        processes: gpu.processes.as_ref().map(|list| list.value.processes.iter().map(process_json).collect()),
+        processes: gpu.processes.as_ref().map(|list| list.value.processes.iter().map(Into::into).collect()),
         processes_age_ms: gpu.processes.as_ref().map(|list| millis(list.age(now))),
         age_ms: gpu.sample.map(|reading| millis(reading.age(now))),
-    }
-}
-
-fn process_json(process: &GpuProcess) -> ProcessJson {
-    ProcessJson {
-        pid: process.pid,
-        name: process.name.clone(),
-        vram_bytes: process.vram.map(|bytes| bytes.get()),
-        engine: process.engine.as_ref().map(ToString::to_string),
     }
 }
 

@@ -48,6 +48,12 @@ exports! {
     nvmlDeviceGetCurrPcieLinkWidth(device: Handle, out: Out<c_uint>) = |driver| link(driver.gpu(device)?, 1, out);
     nvmlDeviceGetMaxPcieLinkGeneration(device: Handle, out: Out<c_uint>) = |driver| link(driver.gpu(device)?, 2, out);
     nvmlDeviceGetMaxPcieLinkWidth(device: Handle, out: Out<c_uint>) = |driver| link(driver.gpu(device)?, 3, out);
+    nvmlDeviceGetNvLinkState(device: Handle, link: c_uint, out: Out<c_uint>) = |driver| {
+        let links = &without_mig(driver.gpu(device)?)?.nvlinks;
+        let place = usize::try_from(link).unwrap_or(usize::MAX);
+        let beyond = if links.is_empty() { Code::NOT_SUPPORTED } else { Code::INVALID_ARGUMENT };
+        out.put(c_uint::from(*links.get(place).ok_or(beyond)?))
+    };
     // The first version folds what the driver reserves into what is used.
     nvmlDeviceGetMemoryInfo(device: Handle, out: Out<sys::nvmlMemory_t>) = |driver| {
         let m = memory(driver, device)?;

@@ -56,6 +56,8 @@ pub struct Gpu {
     pub pcie_kbps: [u32; 2],
     /// Generation and lanes now, and at most.
     pub pcie_link: Option<[u32; 4]>,
+    /// NVLinks, up or not; empty: it has none.
+    pub nvlinks: Vec<bool>,
     /// Further field values by NVML's id: unsigned 64 bit, or signed 32 bit.
     pub fields: BTreeMap<u32, u64>,
     pub fields_signed: BTreeMap<u32, i32>,
@@ -141,6 +143,7 @@ impl Default for Gpu {
             event_types: EVENT_TYPES,
             pcie_kbps: [1_200_000, 900_000],
             pcie_link: Some([5, 16, 5, 16]),
+            nvlinks: vec![true; 18],
             fields: BTreeMap::new(),
             // The thresholds below which clocks are cut, as an H100 names them.
             fields_signed: BTreeMap::from([(193, -8), (194, -2), (195, 0), (196, 0)]),

@@ -26,13 +26,19 @@ pub enum Rule {
     HwSlowdown,
     SlowClock,
     PowerCap,
+    PcieLink,
+    NvlinkErrors,
+    NvlinkInactive,
+    PageRetirementPending,
+    PagesRetired,
+    UnknownXids,
     GpuLost,
     DriverStalled,
 }
 
 impl Rule {
     /// In the order of the documentation.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 23] = [
         Self::Xid,
         Self::EccUncorrected,
         Self::RowRemapPending,
@@ -48,12 +54,18 @@ impl Rule {
         Self::HwSlowdown,
         Self::SlowClock,
         Self::PowerCap,
+        Self::PcieLink,
+        Self::NvlinkErrors,
+        Self::NvlinkInactive,
+        Self::PageRetirementPending,
+        Self::PagesRetired,
+        Self::UnknownXids,
         Self::GpuLost,
         Self::DriverStalled,
     ];
 
     /// Those that a reading of a GPU can show.
-    pub(crate) const OF_READINGS: [Self; 14] = [
+    pub(crate) const OF_READINGS: [Self; 19] = [
         Self::EccUncorrected,
         Self::RowRemapPending,
         Self::RowRemapFailed,
@@ -68,6 +80,11 @@ impl Rule {
         Self::HwSlowdown,
         Self::SlowClock,
         Self::PowerCap,
+        Self::PcieLink,
+        Self::NvlinkErrors,
+        Self::NvlinkInactive,
+        Self::PageRetirementPending,
+        Self::PagesRetired,
     ];
 
     /// The rule that has such causes; `None`: it is no rule about GPUs.
@@ -95,6 +112,12 @@ impl Rule {
             Self::HwSlowdown => "hw_slowdown",
             Self::SlowClock => "slow_clock",
             Self::PowerCap => "power_cap",
+            Self::PcieLink => "pcie_link",
+            Self::NvlinkErrors => "nvlink_errors",
+            Self::NvlinkInactive => "nvlink_inactive",
+            Self::PageRetirementPending => "page_retirement_pending",
+            Self::PagesRetired => "pages_retired",
+            Self::UnknownXids => "unknown_xids",
             Self::GpuLost => "gpu_lost",
             Self::DriverStalled => "driver_stalled",
         }
@@ -120,8 +143,19 @@ impl Rule {
             | Self::RecoveryReset
             | Self::RecoveryReboot
             | Self::RecoveryOther
+            | Self::PcieLink
+            | Self::NvlinkErrors
+            | Self::NvlinkInactive
+            | Self::PageRetirementPending
+            | Self::PagesRetired
+            | Self::UnknownXids
             | Self::GpuLost => false,
         }
+    }
+
+    /// Whether it is about engines on several GPUs only: they talk over the links.
+    pub(crate) const fn is_between_gpus(self) -> bool {
+        matches!(self, Self::NvlinkErrors | Self::NvlinkInactive)
     }
 
     /// Whether a good reading ends even a cordon: the driver itself says that it is over.
@@ -152,7 +186,18 @@ impl Rule {
             Self::EccUncorrected | Self::RowRemapFailed => settings(Action::Cordon, 0, 60),
             Self::RecoveryReset => settings(Action::Cordon, 0, 10),
             Self::RecoveryReboot => settings(Action::Fail, 0, 10),
-            Self::RowRemapPending | Self::RecoveryOther | Self::ThermalMargin => settings(derate, 0, 60),
+            Self::RowRemapPending
+            | Self::PageRetirementPending
+            | Self::RecoveryOther
+            | Self::ThermalMargin => settings(derate, 0, 60),
+            // DCGM fails a GPU from 63 pages on: the driver has room for 64.
+            Self::PagesRetired => settings(Action::Cordon, 0, 60),
+            // Some readings of the link (every 30 s) while the GPU was never idle: at rest it lowers its generation.
+            Self::PcieLink => settings(derate, 120, 60),
+            // DCGM fails a GPU at the first one. Data is sent again and not lost, so it is only slower here.
+            Self::NvlinkErrors => settings(derate, 0, 600),
+            Self::NvlinkInactive => settings(Action::Drain, 45, 60),
+            Self::UnknownXids => settings(derate, 0, 3_600),
             Self::SwThermal => settings(derate, 10, 60),
             Self::ThermalLimit | Self::HwThermal | Self::PowerBrake | Self::HwSlowdown => {
                 settings(Action::Drain, 30, 60)
@@ -191,6 +236,9 @@ pub struct XidRule {
 
 /// The time in which XIDs are counted together.
 pub const REPEATS_WITHIN: Duration = Duration::from_secs(600);
+/// Unknown XIDs of one GPU within this time, and how many of them are worth somebody's look.
+pub(crate) const UNKNOWN_XIDS_WITHIN: Duration = Duration::from_secs(3_600);
+pub(crate) const UNKNOWN_XIDS: u32 = 3;
 /// Application faults of one GPU within that time before it is drained.
 const APP_REPEATS: u32 = 3;
 
@@ -228,6 +276,11 @@ impl Rules {
         self.settings.get(&rule).copied().unwrap_or_else(|| rule.by_default())
     }
 
+    /// Whether neither the table nor an operator knows an XID.
+    pub(crate) fn is_unknown(&self, code: u32) -> bool {
+        xid(code).is_none() && !self.xids.contains_key(&code)
+    }
+
     /// What an XID does. An unknown one is noted.
     #[must_use]
     pub fn of_xid(&self, code: u32) -> XidRule {
@@ -253,6 +306,8 @@ impl Default for Rules {
 
 #[cfg(test)]
 mod tests {
+    use aya_domain::PcieLink;
+
     use super::*;
 
     #[test]
@@ -273,6 +328,17 @@ mod tests {
             (Cause::HwSlowdown, Rule::HwSlowdown),
             (Cause::SlowClock { mhz: 1, max_mhz: 2 }, Rule::SlowClock),
             (Cause::PowerCap { mhz: 1, max_mhz: 2 }, Rule::PowerCap),
+            (
+                Cause::PcieLink {
+                    link: PcieLink { generation: 1, lanes: 8, generation_max: 5, lanes_max: 16 },
+                },
+                Rule::PcieLink,
+            ),
+            (Cause::NvlinkErrors { errors: 1 }, Rule::NvlinkErrors),
+            (Cause::NvlinkInactive { active: 1, before: 2 }, Rule::NvlinkInactive),
+            (Cause::PageRetirementPending, Rule::PageRetirementPending),
+            (Cause::PagesRetired { pages: 63 }, Rule::PagesRetired),
+            (Cause::UnknownXids { count: 3 }, Rule::UnknownXids),
             (Cause::GpuLost, Rule::GpuLost),
             (Cause::DriverStalled, Rule::DriverStalled),
         ] {

@@ -2,6 +2,7 @@
 
 use aya_domain::{Cause, Celsius, GpuInfo, GpuSample, Ratio};
 
+use super::before::Before;
 use super::rules::Rule;
 
 /// NVML's clocks-event reasons (nvml.h). Idle, application clocks, sync boost and display are no fault.
@@ -19,6 +20,8 @@ const MARGIN_LOW: Celsius = Celsius(5);
 const MARGIN_GOOD: Celsius = Celsius(8);
 /// An idle GPU lowers its clock: only that of a busy one tells its speed.
 const BUSY: f64 = 0.05;
+/// Retired pages from which on there is no room for more.
+const PAGES_FULL: u32 = 63;
 /// A clock from here on is the full one.
 const FULL_CLOCK: f64 = 0.95;
 
@@ -29,6 +32,8 @@ pub(crate) enum Evidence {
     Clean,
     /// Not read, not reliable, or between two thresholds.
     Nothing,
+    /// It would be bad, and has a harmless reason: evidence has to begin anew, and nothing ends.
+    Excused,
 }
 
 impl Evidence {
@@ -41,14 +46,11 @@ impl Evidence {
     }
 }
 
-/// What a reading says to a rule. `ecc_before` is the count of the reading before, 0 if there was none.
-pub(crate) fn evidence(rule: Rule, info: &GpuInfo, sample: &GpuSample, ecc_before: u64) -> Evidence {
+/// What a reading says to a rule after those before it.
+pub(crate) fn evidence(rule: Rule, info: &GpuInfo, sample: &GpuSample, before: &Before) -> Evidence {
     let reason = |bits: u64| sample.clock_event_reasons.map(|reasons| reasons & bits != 0);
     match rule {
-        Rule::EccUncorrected => match sample.ecc_uncorrected {
-            Some(errors) => Evidence::of(Some(errors > ecc_before), Cause::EccUncorrected { errors }),
-            None => Evidence::Nothing,
-        },
+        Rule::EccUncorrected => ecc(sample, before),
         Rule::RowRemapPending => Evidence::of(sample.row_remap_pending, Cause::RowRemapPending),
         Rule::RowRemapFailed => Evidence::of(sample.row_remap_failed, Cause::RowRemapFailed),
         Rule::RecoveryReset | Rule::RecoveryReboot | Rule::RecoveryOther => recovery(rule, sample),
@@ -67,9 +69,61 @@ pub(crate) fn evidence(rule: Rule, info: &GpuInfo, sample: &GpuSample, ecc_befor
         Rule::PowerCap => {
             clock(info, sample, |reasons| reasons & SW_POWER_CAP != 0 && reasons & THROTTLED == 0)
         }
+        Rule::PcieLink => pcie(sample),
+        Rule::NvlinkErrors => match sample.nvlink_errors {
+            Some(errors) => Evidence::of(
+                Some(before.nvlink_errors.is_some_and(|before| errors > before)),
+                Cause::NvlinkErrors { errors },
+            ),
+            None => Evidence::Nothing,
+        },
+        Rule::NvlinkInactive => match sample.nvlinks_active.zip(before.nvlinks_active) {
+            Some((active, before)) => {
+                Evidence::of(Some(active < before), Cause::NvlinkInactive { active, before })
+            }
+            None => Evidence::Nothing,
+        },
+        Rule::PageRetirementPending => {
+            Evidence::of(sample.page_retirement_pending, Cause::PageRetirementPending)
+        }
+        Rule::PagesRetired => match sample.pages_retired {
+            Some(pages) => Evidence::of(Some(pages >= PAGES_FULL), Cause::PagesRetired { pages }),
+            None => Evidence::Nothing,
+        },
         // Not seen in readings.
-        Rule::Xid | Rule::GpuLost | Rule::DriverStalled => Evidence::Nothing,
+        Rule::Xid | Rule::UnknownXids | Rule::GpuLost | Rule::DriverStalled => Evidence::Nothing,
     }
+}
+
+/// A first count is no news: an operator may have cleared the GPU before this scheduler began. It counts where the
+/// driver still waits for the reset.
+fn ecc(sample: &GpuSample, before: &Before) -> Evidence {
+    let Some(errors) = sample.ecc_uncorrected else { return Evidence::Nothing };
+    let waits = || {
+        let asked = matches!(sample.recovery_action, Some(1 | 2 | 4));
+        errors > 0 && (asked || sample.row_remap_pending == Some(true))
+    };
+    Evidence::of(
+        Some(before.ecc.map_or_else(waits, |before| errors > before)),
+        Cause::EccUncorrected { errors },
+    )
+}
+
+/// Lanes are lost for good; a lower generation is a rest that a GPU takes while it is idle.
+fn pcie(sample: &GpuSample) -> Evidence {
+    let Some(link) = sample.pcie_link else { return Evidence::Nothing };
+    let cause = Cause::PcieLink { link };
+    if link.lanes == 0 || link.generation == 0 {
+        return Evidence::Nothing;
+    }
+    if link.lanes < link.lanes_max {
+        return Evidence::Bad(cause);
+    }
+    if link.generation >= link.generation_max {
+        return Evidence::Clean;
+    }
+    let busy = sample.busy.or(sample.sm_active).is_some_and(|busy| busy.get() >= BUSY);
+    if busy { Evidence::Bad(cause) } else { Evidence::Excused }
 }
 
 fn recovery(rule: Rule, sample: &GpuSample) -> Evidence {

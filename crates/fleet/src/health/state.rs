@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use aya_domain::{Action, Cause, Condition, GpuInfo, GpuSample, GpuUuid, MonoTime, Ratio, Reading};
 
-use super::rules::{REPEATS_WITHIN, Rule, RuleSettings, Rules};
+use super::before::Before;
+use super::rules::{REPEATS_WITHIN, Rule, RuleSettings, Rules, UNKNOWN_XIDS};
 use super::signals::{Evidence, clock_ratio, evidence};
 
 /// XIDs remembered per GPU to count repeats; the oldest is forgotten.
@@ -83,8 +84,7 @@ pub(crate) struct GpuHealth {
     pardoned: BTreeSet<Rule>,
     xids: VecDeque<MonoTime>,
     xids_told: u32,
-    ecc_told: u64,
-    energy_told: u64,
+    before: Before,
     pub(crate) lost: Option<MonoTime>,
     pub(crate) raw: Vec<Raw>,
 }
@@ -93,7 +93,10 @@ impl GpuHealth {
     /// Whether time alone can change something.
     pub(crate) fn waits(&self) -> bool {
         self.active.values().any(|active| active.ended.is_some())
-            || self.active.keys().any(|key| matches!(key.0, Rule::Xid | Rule::DriverStalled))
+            || self
+                .active
+                .keys()
+                .any(|key| matches!(key.0, Rule::Xid | Rule::UnknownXids | Rule::DriverStalled))
     }
 
     pub(crate) fn is_quiet(&self) -> bool {
@@ -118,7 +121,7 @@ impl GpuHealth {
             self.lost = None;
             self.clean(Rule::GpuLost, at, rules, changes);
         }
-        if self.was_reset(sample) {
+        if self.before.was_reset(sample) {
             self.end_all(EndedBy::Reset, at, rules, changes);
         }
         if let (Some(count), Some(code)) = (sample.xids, sample.last_xid)
@@ -127,25 +130,16 @@ impl GpuHealth {
             self.note_xid(code, Some(count), at, rules, changes);
         }
         for rule in Rule::OF_READINGS {
-            match evidence(rule, info, sample, self.ecc_told) {
+            match evidence(rule, info, sample, &self.before) {
                 Evidence::Bad(cause) => self.bad(rule, cause, at, rules, changes),
                 Evidence::Clean => self.clean(rule, at, rules, changes),
                 Evidence::Nothing => {}
+                Evidence::Excused => {
+                    self.doubts.remove(&rule);
+                }
             }
         }
-        self.ecc_told = sample.ecc_uncorrected.unwrap_or(self.ecc_told);
-    }
-
-    /// Counters that went back: the driver was loaded anew, or the GPU was reset.
-    fn was_reset(&mut self, sample: &GpuSample) -> bool {
-        let energy = sample.energy_millijoules.unwrap_or(self.energy_told);
-        let ecc = sample.ecc_uncorrected.unwrap_or(self.ecc_told);
-        let reset = energy < self.energy_told || ecc < self.ecc_told;
-        if reset {
-            self.ecc_told = 0;
-        }
-        self.energy_told = energy;
-        reset
+        self.before.note(sample);
     }
 
     /// The driver told an error. `count` is how many it told in all.
@@ -172,6 +166,12 @@ impl GpuHealth {
         let recent = self.xids.iter().filter(|seen| at.since(**seen) < REPEATS_WITHIN).count();
         let enough = u32::try_from(recent).unwrap_or(u32::MAX) >= rule.repeats || rule.repeats <= 1;
         let action = if enough { rule.action } else { Action::Note };
+        if rules.is_unknown(code) {
+            let count = self.before.unknown_xid(at);
+            if count >= UNKNOWN_XIDS {
+                self.bad(Rule::UnknownXids, Cause::UnknownXids { count }, at, rules, changes);
+            }
+        }
         self.make_room_for_xid(code);
         self.raise(Key(Rule::Xid, code), Cause::Xid { code }, action, rule.several_gpus_only, at, changes);
     }
@@ -191,7 +191,7 @@ impl GpuHealth {
 
     /// The driver told of an error that ECC could not correct; the count comes with the next reading.
     pub(crate) fn note_ecc(&mut self, at: MonoTime, rules: &Rules, changes: &mut Vec<Change>) {
-        let cause = Cause::EccUncorrected { errors: self.ecc_told.saturating_add(1) };
+        let cause = Cause::EccUncorrected { errors: self.before.ecc.unwrap_or(0).saturating_add(1) };
         self.bad(Rule::EccUncorrected, cause, at, rules, changes);
     }
 
@@ -236,8 +236,10 @@ impl GpuHealth {
 
     /// Time passed: probations end, notes are forgotten.
     pub(crate) fn tick(&mut self, now: MonoTime, rules: &Rules, changes: &mut Vec<Change>) {
-        if self.active.keys().any(|key| key.0 == Rule::Xid) {
-            self.clean(Rule::Xid, now, rules, changes);
+        for rule in [Rule::Xid, Rule::UnknownXids] {
+            if self.active.keys().any(|key| key.0 == rule) {
+                self.clean(rule, now, rules, changes);
+            }
         }
         self.active.retain(|_, active| {
             let over = active.ended.is_some_and(|ended| now.since(ended) >= rules.probation);
@@ -264,7 +266,8 @@ impl GpuHealth {
         let first = *self.doubts.entry(rule).or_insert(at);
         // What has just ended and comes back needs no second proof.
         if at.since(first) >= after || self.active.contains_key(&key) {
-            self.raise(key, cause, measured(action, &cause), false, at, changes);
+            let several = rule.is_between_gpus();
+            self.raise(key, cause, measured(action, &cause), several, at, changes);
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use aya_domain::{
     Action, Aged, BootId, Bytes, Celsius, Endpoint, EndpointId, EndpointUrl, EngineHealth, EngineKind,
     EngineReport, GpuEvent, GpuEventKind, GpuEvents, GpuInfo, GpuReport, GpuSample, GpuSourceKind, GpuUuid,
-    Health, MigSlice, ModelId, MonoTime, NodeId, Ratio, Report, ReportKind, ServedModel, Snapshot,
+    Health, MigSlice, ModelId, MonoTime, NodeId, PcieLink, Ratio, Report, ReportKind, ServedModel, Snapshot,
 };
 
 use super::*;
@@ -169,6 +169,15 @@ impl Story {
             "ecc" => sample.ecc_uncorrected = Some(count()),
             "energy" => sample.energy_millijoules = Some(count()),
             "recovery" => sample.recovery_action = Some(small()),
+            "pcie" => {
+                let (generation, lanes) = value.split_once('x').unwrap();
+                let (generation, lanes) = (generation.parse().unwrap(), lanes.parse().unwrap());
+                sample.pcie_link = Some(PcieLink { generation, lanes, generation_max: 5, lanes_max: 16 });
+            }
+            "nvlink" => sample.nvlink_errors = Some(count()),
+            "links" => sample.nvlinks_active = Some(small()),
+            "page" => sample.page_retirement_pending = Some(number() != 0),
+            "pages" => sample.pages_retired = Some(small()),
             "pending" => sample.row_remap_pending = Some(number() != 0),
             "failed" => sample.row_remap_failed = Some(number() != 0),
             "xids" => sample.xids = Some(small()),
@@ -241,7 +250,85 @@ fn xids_do_what_the_table_says() {
 #[test]
 fn what_was_there_when_the_scheduler_began_counts_too() {
     check("0: xids=4 last=79", "fail xid");
-    check("0: ecc=2", "cordon ecc_uncorrected");
+    // A first count of memory errors only says that there were some once: an operator may have cleared the GPU since.
+    check("0: ecc=2", "in");
+    check("0: ecc=2 | 5: ecc=3", "cordon ecc_uncorrected");
+    check("0: ecc=2 recovery=1 | 5: recovery=0 | 300: -", "cordon ecc_uncorrected");
+    check("0: ecc=2 pending=1", "cordon ecc_uncorrected");
+}
+
+#[test]
+fn a_gpu_that_was_cleared_stays_in_when_the_scheduler_starts_anew() {
+    let mut story = Story::alone();
+    let snapshot = story.play("1: ecc=1 | 2: clear | 90: -");
+    assert_eq!(state(&snapshot.endpoints[0]), "in");
+    let gpus = std::mem::take(&mut story.gpus);
+    let mut anew = Story { gpus, ..Story::alone() };
+    assert_eq!(state(&anew.play("2: -").endpoints[0]), "in", "{:#?}", anew.said);
+}
+
+#[test]
+fn a_pcie_link_below_its_best_slows_and_one_at_rest_does_not() {
+    check("0: pcie=5x16 | 300: -", "in");
+    check("0: pcie=1x16 | 119: -", "in");
+    check("0: pcie=1x16 | 125: -", "in 80");
+    check("0: pcie=5x8 busy=0 | 125: -", "in 80");
+    // An idle GPU lowers its generation, and one that is idle now and then may have been read just then.
+    check("0: pcie=1x16 busy=0 | 300: -", "in");
+    check("0: pcie=1x16 | 100: busy=0 | 101: busy=1 | 200: -", "in");
+    check("0: pcie=1x16 | 125: pcie=5x16 | 180: -", "in 80");
+    check("0: pcie=1x16 | 125: pcie=5x16 | 190: -", "in");
+    // What was found at work is not ended by a rest.
+    check("0: pcie=1x16 | 125: busy=0 | 300: -", "in 80");
+    check("0: pcie=0x0 | 300: -", "in");
+}
+
+#[test]
+fn nvlinks_that_err_or_go_down_are_about_engines_on_several_gpus() {
+    let mut story =
+        Story::new(Rules::by_default(), &["G1", "G2"], &[("one", &["G1"]), ("two", &["G1", "G2"])]);
+    let states = |snapshot: &Snapshot| snapshot.endpoints.iter().map(state).collect::<Vec<_>>();
+    assert_eq!(
+        states(&story.play("0: nvlink=7 links=18 | 60: -")),
+        ["in", "in"],
+        "counted since long before"
+    );
+    let mut story =
+        Story::new(Rules::by_default(), &["G1", "G2"], &[("one", &["G1"]), ("two", &["G1", "G2"])]);
+    assert_eq!(states(&story.play("0: nvlink=7 | 60: nvlink=8 | 61: -")), ["in", "in 80"]);
+    let mut story =
+        Story::new(Rules::by_default(), &["G1", "G2"], &[("one", &["G1"]), ("two", &["G1", "G2"])]);
+    assert_eq!(
+        states(&story.play("0: nvlink=7 | 60: nvlink=8 | 665: -")),
+        ["in", "in"],
+        "ten minutes without one"
+    );
+    let mut story =
+        Story::new(Rules::by_default(), &["G1", "G2"], &[("one", &["G1"]), ("two", &["G1", "G2"])]);
+    let story_of_a_link = "0: links=18 | 60: links=17 | 110: -";
+    assert_eq!(states(&story.play(story_of_a_link)), ["in", "drain nvlink_inactive"]);
+    assert!(story.said.iter().any(|said| said.contains("17 of 18 NVLinks are up")), "{:#?}", story.said);
+}
+
+#[test]
+fn pages_that_wait_for_a_reboot_slow_and_no_room_for_more_cordons() {
+    check("0: page=1", "in 80");
+    check("0: page=1 | 10: page=0 | 80: -", "in");
+    check("0: pages=62", "in");
+    check("0: pages=63", "cordon pages_retired");
+}
+
+#[test]
+fn three_unknown_xids_within_an_hour_are_worth_a_look() {
+    check("1: !4711 !4712", "in");
+    check("1: !4711 | 1200: !4712 | 2400: !4711", "in 80");
+    check("1: !4711 | 1900: !4712 | 3700: !4711", "in");
+    check("1: !4711 !4711 !4711 | 3700: -", "in");
+    let mut rules = Rules::by_default();
+    let note = XidRule { action: Action::Note, repeats: 1, several_gpus_only: false };
+    rules.xids.insert(4_711, note);
+    let mut story = Story::new(rules, &["G1"], &[("e1", &["G1"])]);
+    assert_eq!(state(&story.play("1: !4711 !4711 !4711").endpoints[0]), "in", "an operator knows it");
 }
 
 #[test]

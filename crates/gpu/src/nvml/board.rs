@@ -49,6 +49,7 @@ pub(super) struct Slow {
     pub(super) pages_retired: Option<u32>,
     pub(super) page_retirement_pending: Option<bool>,
     pub(super) nvlink_errors: Option<u64>,
+    pub(super) nvlinks_active: Option<u32>,
 }
 
 impl Board {

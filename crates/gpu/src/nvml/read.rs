@@ -46,6 +46,7 @@ pub(super) enum Item {
     EccUncorrected,
     PcieLink,
     SlowFields,
+    Nvlinks,
 }
 
 /// What a device will never answer: not asked again before the next discovery.
@@ -190,6 +191,7 @@ impl Board {
             pages_retired: slow.pages_retired,
             page_retirement_pending: slow.page_retirement_pending,
             nvlink_errors: slow.nvlink_errors,
+            nvlinks_active: slow.nvlinks_active,
             ..with_fields(fields.unwrap_or_default())
         };
         Ok(with_memory(with_activity(sample, activity), memory))
@@ -229,7 +231,24 @@ fn read_slow(asker: &mut Asker<'_>, nvml: &Nvml, device: &Device<'_>) -> Slow {
         pages_retired: sum(corrected, uncorrectable).and_then(number),
         page_retirement_pending: pending.map(|pending| pending != 0),
         nvlink_errors: sum(replays, recoveries).and_then(|errors| u64::try_from(errors).ok()),
+        nvlinks_active: asker.ask(Item::Nvlinks, || nvlinks_active(device)),
     }
+}
+
+/// Most NVLinks of one GPU: Hopper and Blackwell have 18.
+const NVLINKS_MAX: u32 = 18;
+
+fn nvlinks_active(device: &Device<'_>) -> Result<u32, NvmlError> {
+    let mut active = 0;
+    for link in 0..NVLINKS_MAX {
+        match device.link_wrapper_for(link).is_active() {
+            Ok(up) => active += u32::from(up),
+            // A product with fewer links does not know those beyond, and one without any knows none.
+            Err(NvmlError::InvalidArg | NvmlError::NotSupported) if link > 0 => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(active)
 }
 
 fn pcie_link(device: &Device<'_>) -> Result<PcieLink, NvmlError> {

@@ -144,6 +144,7 @@ fn an_h100_is_read_whole() {
         nvlink_tx_bytes_per_second: Some(0),
         nvlink_rx_bytes_per_second: Some(0),
         pcie_link: Some(PcieLink { generation: 5, lanes: 16, generation_max: 5, lanes_max: 16 }),
+        nvlinks_active: Some(18),
         ..GpuSample::default()
     };
     assert_eq!(fake.sample().items[0].1, expect);
@@ -569,8 +570,9 @@ fn a_host_without_the_library_says_so_and_may_get_it_later() {
 fn counters_and_rates_are_read_in_the_units_of_their_names() {
     let scenario = json!({"gpus": [{
         "fields": {"74": 1_500_000_000_u64, "75": 2_000_000, "94": 7, "29": 3, "30": 4, "31": 1, "52": 10, "59": 1},
-        "gpm": {"20": 900.0, "21": 1200.5, "60": 2.0, "61": 0.0}, "pcie_link": [1, 8, 5, 16]
-    }]});
+        "gpm": {"20": 900.0, "21": 1200.5, "60": 2.0, "61": 0.0}, "pcie_link": [1, 8, 5, 16],
+        "nvlinks": [true, false, true, true]
+    }, {"nvlinks": []}]});
     let mut fake = Fake::play(&scenario);
     fake.discover();
     fake.sample();
@@ -587,6 +589,8 @@ fn counters_and_rates_are_read_in_the_units_of_their_names() {
     );
     let link = PcieLink { generation: 1, lanes: 8, generation_max: 5, lanes_max: 16 };
     assert_eq!(sample.pcie_link, Some(link));
+    assert_eq!(sample.nvlinks_active, Some(3));
+    assert_eq!(fake.sample().items[1].1.nvlinks_active, None, "no links are not links that are down");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aya_domain::{Action, Cause, Condition, GpuUuid, MonoTime, Ratio, Trip};
+use aya_domain::{Action, Cause, Condition, GpuUuid, MonoTime, PcieLink, Ratio, Trip};
 use serde::{Deserialize, Serialize};
 
 use super::exact::Exact;
@@ -115,6 +115,15 @@ pub(super) fn parts(cause: Cause) -> (&'static str, u64, u64) {
         Cause::HwSlowdown => ("hw_slowdown", 0, 0),
         Cause::SlowClock { mhz, max_mhz } => ("slow_clock", u64::from(mhz), u64::from(max_mhz)),
         Cause::PowerCap { mhz, max_mhz } => ("power_cap", u64::from(mhz), u64::from(max_mhz)),
+        Cause::PcieLink { link } => {
+            let pair = |now: u32, most: u32| (u64::from(now) << 32) | u64::from(most);
+            ("pcie_link", pair(link.generation, link.generation_max), pair(link.lanes, link.lanes_max))
+        }
+        Cause::NvlinkErrors { errors } => ("nvlink_errors", errors, 0),
+        Cause::NvlinkInactive { active, before } => ("nvlink_inactive", u64::from(active), u64::from(before)),
+        Cause::PageRetirementPending => ("page_retirement_pending", 0, 0),
+        Cause::PagesRetired { pages } => ("pages_retired", u64::from(pages), 0),
+        Cause::UnknownXids { count } => ("unknown_xids", u64::from(count), 0),
         Cause::GpuLost => ("gpu_lost", 0, 0),
         Cause::DriverStalled => ("driver_stalled", 0, 0),
         Cause::Ejected { trip, until } => {
@@ -190,6 +199,8 @@ fn cause(name: &str, (first, second): (u64, u64)) -> Result<Cause, String> {
     let bad = |_| format!("{first} or {second} is no number of cause {name:?}");
     let small = |number: u64| u32::try_from(number).map_err(bad);
     let signed = || i32::try_from(first.cast_signed()).map_err(bad);
+    let upper = |pair: u64| u32::try_from(pair >> 32).unwrap_or(u32::MAX);
+    let lower = |pair: u64| u32::try_from(pair & u64::from(u32::MAX)).unwrap_or(u32::MAX);
     Ok(match name {
         "xid" => Cause::Xid { code: small(first)? },
         "ecc_uncorrected" => Cause::EccUncorrected { errors: first },
@@ -204,6 +215,19 @@ fn cause(name: &str, (first, second): (u64, u64)) -> Result<Cause, String> {
         "hw_slowdown" => Cause::HwSlowdown,
         "slow_clock" => Cause::SlowClock { mhz: small(first)?, max_mhz: small(second)? },
         "power_cap" => Cause::PowerCap { mhz: small(first)?, max_mhz: small(second)? },
+        "pcie_link" => Cause::PcieLink {
+            link: PcieLink {
+                generation: upper(first),
+                lanes: upper(second),
+                generation_max: lower(first),
+                lanes_max: lower(second),
+            },
+        },
+        "nvlink_errors" => Cause::NvlinkErrors { errors: first },
+        "nvlink_inactive" => Cause::NvlinkInactive { active: small(first)?, before: small(second)? },
+        "page_retirement_pending" => Cause::PageRetirementPending,
+        "pages_retired" => Cause::PagesRetired { pages: small(first)? },
+        "unknown_xids" => Cause::UnknownXids { count: small(first)? },
         "gpu_lost" => Cause::GpuLost,
         "driver_stalled" => Cause::DriverStalled,
         "wedged" => Cause::Wedged { silent: Duration::from_nanos(first) },
@@ -241,6 +265,14 @@ mod tests {
             Cause::HwSlowdown,
             Cause::SlowClock { mhz: 345, max_mhz: 1980 },
             Cause::PowerCap { mhz: 1, max_mhz: u32::MAX },
+            Cause::PcieLink {
+                link: PcieLink { generation: 1, lanes: 8, generation_max: u32::MAX, lanes_max: 16 },
+            },
+            Cause::NvlinkErrors { errors: 12 },
+            Cause::NvlinkInactive { active: 17, before: 18 },
+            Cause::PageRetirementPending,
+            Cause::PagesRetired { pages: 63 },
+            Cause::UnknownXids { count: 3 },
             Cause::GpuLost,
             Cause::DriverStalled,
         ];
