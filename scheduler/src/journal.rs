@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use aya_config::DecisionsConfig;
 use aya_trace::{DecisionLog, Record, RecordJson};
 use parking_lot::RwLock;
 use tokio::sync::mpsc;
@@ -62,7 +63,23 @@ impl JournalSender {
 #[derive(Debug)]
 pub(crate) struct Ring {
     capacity: usize,
-    records: RwLock<VecDeque<Arc<Record>>>,
+    bytes_max: usize,
+    kept: RwLock<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    records: VecDeque<Arc<Record>>,
+    /// By [`Record::size`].
+    bytes: usize,
+}
+
+impl Kept {
+    fn drop_oldest(&mut self) {
+        if let Some(oldest) = self.records.pop_front() {
+            self.bytes = self.bytes.saturating_sub(oldest.size());
+        }
+    }
 }
 
 /// Which records to show.
@@ -75,17 +92,21 @@ pub(crate) struct Query {
 }
 
 impl Ring {
-    pub(crate) fn new(capacity: usize) -> Self {
-        Self { capacity: capacity.max(1), records: RwLock::new(VecDeque::new()) }
+    /// At most so many records of so many bytes together, but always the newest one.
+    pub(crate) fn new(capacity: usize, bytes_max: usize) -> Self {
+        Self { capacity: capacity.max(1), bytes_max, kept: RwLock::default() }
     }
 
     fn push(&self, batch: &mut Vec<Arc<Record>>) {
-        let mut records = self.records.write();
+        let mut kept = self.kept.write();
         for record in batch.drain(..) {
-            if records.len() == self.capacity {
-                records.pop_front();
+            kept.bytes += record.size();
+            kept.records.push_back(record);
+            while kept.records.len() > self.capacity
+                || (kept.bytes > self.bytes_max && kept.records.len() > 1)
+            {
+                kept.drop_oldest();
             }
-            records.push_back(record);
         }
     }
 
@@ -98,14 +119,22 @@ impl Ring {
                 && query.endpoint.as_deref().is_none_or(|wanted| endpoint == Some(wanted))
                 && query.outcome.as_deref().is_none_or(|wanted| record.outcome.status.as_str() == wanted)
         };
-        self.records.read().iter().rev().filter(|record| fits(record)).take(query.limit).cloned().collect()
+        self.kept
+            .read()
+            .records
+            .iter()
+            .rev()
+            .filter(|record| fits(record))
+            .take(query.limit)
+            .cloned()
+            .collect()
     }
 
     /// The newest record of a decision or request id.
     pub(crate) fn get(&self, id: &str) -> Option<Arc<Record>> {
         let is_it =
             |record: &&Arc<Record>| record.decision_id.as_str() == id || record.request_id.as_str() == id;
-        self.records.read().iter().rev().find(is_it).cloned()
+        self.kept.read().records.iter().rev().find(is_it).cloned()
     }
 }
 
@@ -118,10 +147,10 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    pub(crate) fn new(ring: usize, queue: usize, log: Option<DecisionLog>) -> (Self, JournalSender) {
-        let (sender, entries) = mpsc::channel(queue.max(1));
+    pub(crate) fn new(config: &DecisionsConfig, log: Option<DecisionLog>) -> (Self, JournalSender) {
+        let (sender, entries) = mpsc::channel(config.queue.max(1));
         let sender = JournalSender { entries: sender, takes_inputs: log.is_some() };
-        (Self { ring: Arc::new(Ring::new(ring)), entries, log }, sender)
+        (Self { ring: Arc::new(Ring::new(config.ring, config.ring_max)), entries, log }, sender)
     }
 
     /// Starts the thread; it ends when the last sender is gone, which is when the last request has ended.
@@ -178,3 +207,6 @@ fn note<E: std::fmt::Display>(metrics: &Metrics, written: Result<(), E>, was_hea
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -122,8 +122,7 @@ impl Scheduler {
         // One loop per socket: a socket that is taken over and not accepted from would keep its clients waiting.
         config.threads = sockets.api.len();
         let fleet = Fleet::new(fleet_params(&config)).with_rules(config.health.clone());
-        let (journal, sender) =
-            Journal::new(config.decisions.ring, config.decisions.queue, decision_log(&config)?);
+        let (journal, sender) = Journal::new(&config.decisions, decision_log(&config)?);
         let metrics = Arc::new(Metrics::new(config.limits.models_max)?);
         let policies = policies(&config)?;
         let shared = Shared {

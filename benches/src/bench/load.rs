@@ -1,8 +1,9 @@
 //! A load generator for OpenAI-compatible endpoints: a hand-written HTTP/1.1 client, so that its own cost stays
 //! small and every read can be timed. One line of JSON on stdout.
 //!
-//! `closed`: so many connections, each asking again as soon as it is answered. `hold`: so many connections, opened
-//! over a ramp, each doing a fixed number of streams.
+//! `closed`: so many connections, each asking again as soon as it is answered. `rate`: the same connections ask in turn,
+//! so many times a second whether or not they are answered. `hold`: so many connections, opened over a ramp, each doing
+//! a fixed number of streams.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -24,10 +25,13 @@ const SAMPLES_MAX: usize = 1 << 20;
 /// A request that takes longer has failed.
 const REQUEST_MAX: Duration = Duration::from_secs(30);
 const HEADERS_MAX: usize = 64;
+/// Bytes of a prompt that only asks whether somebody answers.
+const SMALL: usize = 64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Mode {
     Closed,
+    Rate,
     Hold,
 }
 
@@ -38,9 +42,12 @@ pub(crate) struct Options {
     port: u16,
     #[arg(long, default_value_t = 64)]
     connections: u32,
-    /// How long `closed` lasts.
+    /// How long `closed` and `rate` last.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
+    /// Requests per second of `rate`, of all connections together.
+    #[arg(long, default_value_t = 500)]
+    per_second: u32,
     /// Streams of each connection of `hold`.
     #[arg(long, default_value_t = 1)]
     each: u32,
@@ -52,6 +59,15 @@ pub(crate) struct Options {
     body: usize,
     #[arg(long)]
     stream: bool,
+}
+
+impl Options {
+    /// When a connection's next request is due after the start, if it has a time at all.
+    fn due(&self, connection: u32, done: u32) -> Option<Duration> {
+        let turn = f64::from(connection) + f64::from(done) * f64::from(self.connections);
+        let after = turn / f64::from(self.per_second.max(1));
+        (self.mode == Mode::Rate).then(|| Duration::from_secs_f64(after))
+    }
 }
 
 /// What a run found.
@@ -92,7 +108,7 @@ struct Tally {
 pub(crate) async fn run(options: Options) -> Result<()> {
     let streaming = options.stream || options.mode == Mode::Hold;
     let plan = Rc::new(Plan {
-        request: request(&options, streaming),
+        request: message(options.port, options.body, streaming),
         streaming,
         clock: Clock::start(),
         start: Instant::now(),
@@ -136,19 +152,29 @@ struct Plan {
     tally: RefCell<Tally>,
 }
 
-fn request(options: &Options, streaming: bool) -> Vec<u8> {
+/// A request with a prompt of so many bytes.
+fn message(port: u16, prompt: usize, streaming: bool) -> Vec<u8> {
     let sentence = "The quick brown fox jumps over the lazy dog. ";
-    let prompt: String = sentence.chars().cycle().take(options.body.max(1)).collect();
+    let prompt: String = sentence.chars().cycle().take(prompt.max(1)).collect();
     let stream = if streaming { r#""stream":true,"# } else { "" };
     let body = format!(
         r#"{{"model":"{MODEL}",{stream}"max_tokens":128,"temperature":0.7,"messages":[{{"role":"user","content":"{prompt}"}}]}}"#
     );
     let head = format!(
         "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nContent-Type: application/json\r\nAccept: */*\r\nUser-Agent: aya-bench\r\nContent-Length: {}\r\n\r\n",
-        options.port,
+        port,
         body.len()
     );
     [head.into_bytes(), body.into_bytes()].concat()
+}
+
+/// One small request on a connection of its own, answered with status 200.
+pub(crate) async fn ask_once(port: u16) -> Result<()> {
+    let mut connection = Connection::open(port).await?;
+    connection.socket.write_all(&message(port, SMALL, false)).await?;
+    let head = timeout(REQUEST_MAX, connection.head()).await??;
+    ensure!(head.status == 200, "status {}", head.status);
+    connection.body(head.framing).await.map(|_| ())
 }
 
 async fn worker(plan: Rc<Plan>, nth: u32) {
@@ -160,10 +186,19 @@ async fn worker(plan: Rc<Plan>, nth: u32) {
     let end = plan.start + Duration::from_secs_f64(options.seconds);
     let mut connection = None;
     let mut done = 0;
-    while match options.mode {
-        Mode::Closed => Instant::now() < end,
-        Mode::Hold => done < options.each,
-    } {
+    loop {
+        let due = options.due(nth, done).map(|after| plan.start + after);
+        let goes_on = match options.mode {
+            Mode::Closed => Instant::now() < end,
+            Mode::Rate => due.is_some_and(|due| due < end),
+            Mode::Hold => done < options.each,
+        };
+        if !goes_on {
+            return;
+        }
+        if let Some(due) = due {
+            sleep_until(due).await;
+        }
         done += 1;
         let result = timeout(REQUEST_MAX, one(&plan, &mut connection)).await;
         let result = result.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {REQUEST_MAX:?}")));

@@ -1,6 +1,7 @@
 //! The relay's cost: every target alone on one core, mock engines and load on the other, in interleaved rounds.
+//! With the peers' programs at hand the same is the table of all of them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -8,10 +9,14 @@ use tokio::time::Instant;
 
 use super::load::Found;
 use super::process::{Process, free_port, helper, machine_busy_s, own_cpu_s, pause};
+use super::steady::{answers, get};
 use super::table::{Figures, table};
-use super::target::{Kind, Target, load};
+use super::target::{Kind, Peers, Target, load};
 
-const ENGINES: usize = 4;
+/// Every target has the first four; one row of Aya has all.
+const ENGINES: usize = 64;
+/// Streams of the phase that asks what an open one holds.
+const OPEN: f64 = 5_000.0;
 /// A phase during which other jobs took more than this share of one core is repeated.
 const FOREIGN_MAX: f64 = 0.08;
 /// Repetitions of a disturbed phase; the least disturbed run counts.
@@ -24,6 +29,9 @@ pub(crate) struct Options {
     /// Only these.
     #[arg(long, value_delimiter = ',', default_values = ["direct", "nginx", "haproxy", "aya"])]
     targets: Vec<Kind>,
+    /// A virtual environment of Python with the peers that come as packages of it.
+    #[arg(long)]
+    peers: Option<PathBuf>,
 }
 
 /// Measures all targets and prints the table.
@@ -32,10 +40,12 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     let ports = (0..ENGINES).map(|_| free_port()).collect::<Result<Vec<_>>>()?;
     let list: Vec<_> = ports.iter().map(ToString::to_string).collect();
     let engines = Process::start(helper(&["engines", "--ports", &list.join(",")])?, dir.path(), "engines")?;
-    let mut bench = Bench { ports, engines, dir: dir.path(), figures: Figures::default() };
+    let peers = Peers::new(options.peers);
+    let mut bench = Bench { ports, engines, dir: dir.path(), peers, figures: Figures::default() };
+    answers(bench.engine()?, "/health").await?;
     let mut targets = Vec::new();
     for kind in options.targets {
-        if kind.is_installed().await {
+        if bench.peers.has(kind).await {
             targets.push(kind);
         } else {
             crate::progress(&format!("SKIPPED: {} is not installed", kind.as_str()));
@@ -63,6 +73,7 @@ struct Bench<'d> {
     ports: Vec<u16>,
     engines: Process,
     dir: &'d Path,
+    peers: Peers,
     figures: Figures,
 }
 
@@ -80,24 +91,28 @@ const fn phase(name: &'static str, engines: (u32, u32), load: &'static [&'static
 }
 
 const PHASES: &[Phase] = &[
+    // First, while nothing but idling has filled its memory.
+    Phase {
+        name: "open",
+        engines: (5, 1000),
+        load: &["hold", "--connections", "5000", "--ramp-ms", "2500"],
+        first_round_only: true,
+    },
     phase("warm", (100, 0), &["closed", "--connections", "64", "--seconds", "0.7"]),
     phase("one", (100, 0), &["closed", "--connections", "1", "--seconds", "1"]),
     phase("many", (100, 0), &["closed", "--connections", "64", "--seconds", "2"]),
     phase("big", (100, 0), &["closed", "--connections", "64", "--seconds", "1.5", "--body", "32768"]),
+    phase("huge", (100, 0), &["closed", "--connections", "8", "--seconds", "1.5", "--body", "400000"]),
+    phase("rate", (100, 0), &["rate", "--connections", "16", "--seconds", "3", "--per-second", "500"]),
     phase("paced", (100, 10), &["hold", "--connections", "200", "--each", "2", "--ramp-ms", "200"]),
     phase("flat", (100, 0), &["closed", "--connections", "32", "--seconds", "1.5", "--stream"]),
-    Phase {
-        name: "open",
-        engines: (5, 1000),
-        load: &["hold", "--connections", "1000", "--ramp-ms", "1000"],
-        first_round_only: true,
-    },
 ];
 
 impl Bench<'_> {
     async fn measure(&mut self, kind: Kind, round: u32) -> Result<()> {
         self.set_engines(100, 0).await?;
-        let target = Target::start(kind, &self.ports, self.dir).await?;
+        let target = Target::start(kind, &self.ports, self.dir, &self.peers).await?;
+        self.figures.add(kind, "start_ms", target.started_in.as_secs_f64() * 1e3);
         pause(Duration::from_millis(500)).await;
         if let Some(process) = &target.measured {
             self.figures.add(kind, "idle_rss_mib", process.rss_mib());
@@ -112,9 +127,12 @@ impl Bench<'_> {
     }
 
     async fn set_engines(&self, chunks: u32, ms: u32) -> Result<()> {
-        let port = *self.ports.first().context("no engines")?;
         let path = format!("/_set?n={chunks}&ms={ms}");
-        super::steady::get(port, &path).await.map(|_| ())
+        get(self.engine()?, &path).await.map(|_| ())
+    }
+
+    fn engine(&self) -> Result<u16> {
+        self.ports.first().copied().context("no engines")
     }
 
     async fn least_disturbed(&self, target: &Target, phase: &Phase) -> Result<Run> {
@@ -135,13 +153,15 @@ impl Bench<'_> {
         let cpu = || target.measured.as_ref().map_or(0.0, Process::cpu_s);
         let (began, busy, own) = (Instant::now(), machine_busy_s(), own_cpu_s());
         let (cpu_before, engines_before) = (cpu(), self.engines.cpu_s());
+        let rss = || target.measured.as_ref().map_or(0.0, Process::rss_mib);
+        let rss_before = rss();
         let mut loading = std::pin::pin!(load(target.port, phase.load));
         let mut rss_mib = 0.0_f64;
         let found = loop {
             tokio::select! {
                 found = loading.as_mut() => break found?,
                 () = pause(Duration::from_millis(250)), if phase.first_round_only => {
-                    rss_mib = rss_mib.max(target.measured.as_ref().map_or(0.0, Process::rss_mib));
+                    rss_mib = rss_mib.max(rss());
                 }
             }
         };
@@ -149,11 +169,11 @@ impl Bench<'_> {
         let wall = began.elapsed().as_secs_f64();
         let ours = cpu_s + engines_s + found.cpu_s + own_cpu_s() - own;
         let foreign = (machine_busy_s() - busy - ours).max(0.0) / wall;
-        Ok(Run { found, cpu_s, engines_s, rss_mib, foreign })
+        Ok(Run { found, cpu_s, engines_s, rss_mib, rss_before, foreign })
     }
 
     fn note(&mut self, kind: Kind, phase: &str, run: &Run) {
-        let Run { found, cpu_s, engines_s, rss_mib, foreign } = run;
+        let Run { found, cpu_s, engines_s, rss_mib, rss_before, foreign } = run;
         let figures = &mut self.figures;
         if let Some(error) = &found.first_error {
             crate::progress(&format!("{}/{phase}: {} errors: {error}", kind.as_str(), found.errors));
@@ -172,6 +192,7 @@ impl Bench<'_> {
         add("ttfb99_us", found.first_byte.p99_us);
         add("open", f64::from(found.open_max));
         add("rss_mib", *rss_mib);
+        add("stream_kib", (rss_mib - rss_before).max(0.0) * 1024.0 / OPEN);
     }
 }
 
@@ -180,6 +201,8 @@ struct Run {
     found: Found,
     cpu_s: f64,
     engines_s: f64,
+    /// The most while it lasted, and before it began.
     rss_mib: f64,
+    rss_before: f64,
     foreign: f64,
 }

@@ -57,14 +57,20 @@ const COLUMNS: &[(&str, Column)] = &[
     ("requests/s", Column::Value("many_rps")),
     ("CPU us/request 1 KB", Column::Cost("many_cpu_us")),
     ("CPU us/request 32 KB", Column::Cost("big_cpu_us")),
+    ("CPU us/request 400 KB", Column::Cost("huge_cpu_us")),
     ("CPU us/request C=1", Column::Cost("one_cpu_us")),
     ("added p50 us C=1", Column::Added("one_p50_us")),
+    ("added p99 us C=1", Column::Added("one_p99_us")),
+    ("added p50 us at 500/s", Column::Added("rate_p50_us")),
+    ("added p99 us at 500/s", Column::Added("rate_p99_us")),
     ("CPU us/chunk 200 x 10 ms", Column::Cost("paced_chunk_us")),
     ("added TTFB p50 us", Column::Added("paced_ttfb_us")),
     ("added TTFB p99 us", Column::Added("paced_ttfb99_us")),
     ("CPU us/chunk flat out", Column::Cost("flat_chunk_us")),
     ("RSS MiB idle", Column::Value("idle_rss_mib")),
-    ("RSS MiB 1,000 streams", Column::Value("open_rss_mib")),
+    ("RSS MiB 5,000 streams", Column::Value("open_rss_mib")),
+    ("KiB per open stream", Column::Value("open_stream_kib")),
+    ("ms from start to first answer", Column::Value("start_ms")),
     ("other core us/request", Column::Cost("many_side_us")),
 ];
 
@@ -84,7 +90,8 @@ pub(crate) fn table(figures: &Figures, targets: &[Kind]) -> String {
             PHASES.iter().flat_map(|phase| figures.sorted(*kind, &format!("{phase}_errors"))).sum();
         let _ = write!(text, " {errors:.0} |");
     }
-    for other in [Kind::Haproxy, Kind::Nginx].into_iter().filter(|other| targets.contains(other)) {
+    for other in [Kind::Haproxy, Kind::Nginx, Kind::Envoy].into_iter().filter(|other| targets.contains(other))
+    {
         let _ = write!(text, "\n| aya / {} |", other.as_str());
         for (_, column) in COLUMNS {
             let _ = write!(text, " {} |", ratio(figures, other, column).unwrap_or_default());
@@ -101,7 +108,7 @@ pub(crate) fn table(figures: &Figures, targets: &[Kind]) -> String {
     text
 }
 
-const PHASES: [&str; 6] = ["one", "many", "big", "paced", "flat", "open"];
+const PHASES: [&str; 8] = ["one", "many", "big", "huge", "rate", "paced", "flat", "open"];
 
 fn cell(figures: &Figures, kind: Kind, column: &Column) -> String {
     let text = match column {

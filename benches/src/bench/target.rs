@@ -1,4 +1,4 @@
-//! What is measured: nothing in between, nginx, HAProxy, or an Aya scheduler with an agent that feeds it.
+//! What is measured: nothing in between, another proxy or router, or an Aya scheduler with an agent that feeds it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,8 +12,14 @@ use super::load::Found;
 use super::process::{MEASURED_CORE, OTHER_CORE, Process, aya, free_port, helper, pause, pinned};
 
 const READY_MAX: Duration = Duration::from_secs(20);
+const READY_LOOK: Duration = Duration::from_millis(2);
 const NGINX: &str = include_str!("../../conf/nginx.conf");
 const HAPROXY: &str = include_str!("../../conf/haproxy.cfg");
+const ENVOY: &str = include_str!("../../conf/envoy.yaml");
+/// Engines behind every target but one.
+const ENGINES: usize = 4;
+/// Requests that a router with a limit of its own lets through at once.
+const CONCURRENT: &str = "20000";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub(crate) enum Kind {
@@ -21,7 +27,12 @@ pub(crate) enum Kind {
     Direct,
     Nginx,
     Haproxy,
+    Envoy,
+    VllmRouter,
+    Smg,
     Aya,
+    /// Aya before 64 engines instead of 4.
+    Aya64,
 }
 
 impl Kind {
@@ -30,18 +41,51 @@ impl Kind {
             Self::Direct => "direct",
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
+            Self::Envoy => "envoy",
+            Self::VllmRouter => "vllm-router",
+            Self::Smg => "smg",
             Self::Aya => "aya",
+            Self::Aya64 => "aya, 64 endpoints",
         }
+    }
+}
+
+/// Where the other programs are.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    python: Option<PathBuf>,
+}
+
+impl Peers {
+    pub(crate) const fn new(python: Option<PathBuf>) -> Self {
+        Self { python }
     }
 
     /// Whether its program is there; a peer that is not installed is left out, loudly.
-    pub(crate) async fn is_installed(self) -> bool {
-        let (program, flag) = match self {
-            Self::Direct | Self::Aya => return true,
-            Self::Nginx => ("nginx", "-v"),
-            Self::Haproxy => ("haproxy", "-v"),
+    pub(crate) async fn has(&self, kind: Kind) -> bool {
+        let (program, flag) = match kind {
+            Kind::Direct | Kind::Aya | Kind::Aya64 => return true,
+            Kind::Nginx => (PathBuf::from("nginx"), "-v"),
+            Kind::Haproxy => (PathBuf::from("haproxy"), "-v"),
+            Kind::Envoy => (self.envoy(), "--version"),
+            Kind::VllmRouter => (self.script("vllm-router"), "--help"),
+            Kind::Smg => (self.script("smg"), "--help"),
         };
         Command::new(program).arg(flag).output().await.is_ok_and(|output| output.status.success())
+    }
+
+    /// A script of the environment, or one that the system has.
+    fn script(&self, name: &str) -> PathBuf {
+        self.python.as_ref().map_or_else(|| name.into(), |python| python.join("bin").join(name))
+    }
+
+    /// The program itself: the package's script would start it as a child of an interpreter, which costs memory.
+    fn envoy(&self) -> PathBuf {
+        let libraries =
+            self.python.as_ref().map(|python| python.join("lib")).and_then(|lib| fs::read_dir(lib).ok());
+        let versions = libraries.into_iter().flatten().flatten();
+        let programs = versions.map(|version| version.path().join("site-packages/envoy/_bin/envoy"));
+        programs.into_iter().find(|program| program.exists()).unwrap_or_else(|| self.script("envoy"))
     }
 }
 
@@ -51,39 +95,65 @@ pub(crate) struct Target {
     pub(crate) port: u16,
     /// What is measured; `None` for a direct connection.
     pub(crate) measured: Option<Process>,
+    /// From its start to the first answer through it.
+    pub(crate) started_in: Duration,
     others: Vec<Process>,
 }
 
 impl Target {
     /// Starts it in front of the engines and waits until it answers.
-    pub(crate) async fn start(kind: Kind, engines: &[u16], dir: &Path) -> Result<Self> {
+    pub(crate) async fn start(kind: Kind, engines: &[u16], dir: &Path, peers: &Peers) -> Result<Self> {
         let dir = dir.join(kind.as_str());
         fs::create_dir_all(&dir)?;
+        let four = engines.get(..ENGINES).unwrap_or(engines);
+        let began = Instant::now();
         let mut target = match kind {
             Kind::Direct => {
                 let port = *engines.first().context("no engines")?;
-                Self { port, measured: None, others: Vec::new() }
+                Self { port, measured: None, others: Vec::new(), started_in: Duration::ZERO }
             }
             Kind::Nginx => {
-                let (port, conf) = filled(NGINX, "nginx.conf", engines, &dir)?;
+                let (port, conf) = filled(NGINX, "nginx.conf", four, &dir)?;
                 let mut command = pinned(MEASURED_CORE, "nginx");
                 command.arg("-p").arg(&dir).arg("-c").arg(conf);
                 Self::alone(port, command, &dir)?
             }
             Kind::Haproxy => {
-                let (port, conf) = filled(HAPROXY, "haproxy.cfg", engines, &dir)?;
+                let (port, conf) = filled(HAPROXY, "haproxy.cfg", four, &dir)?;
                 let mut command = pinned(MEASURED_CORE, "haproxy");
                 command.arg("-db").arg("-f").arg(conf);
                 Self::alone(port, command, &dir)?
             }
-            Kind::Aya => Self::aya(engines, &dir)?,
+            Kind::Envoy => {
+                let (port, conf) = filled(ENVOY, "envoy.yaml", four, &dir)?;
+                let mut command = pinned(MEASURED_CORE, peers.envoy());
+                command.args(["--concurrency", "1", "-l", "error", "--disable-hot-restart", "-c"]).arg(conf);
+                Self::alone(port, command, &dir)?
+            }
+            Kind::VllmRouter => {
+                let port = free_port()?;
+                let mut command = router(&peers.script("vllm-router"), &[], port, four)?;
+                command.args(["--policy", "round_robin"]);
+                Self::alone(port, command, &dir)?
+            }
+            Kind::Smg => {
+                let port = free_port()?;
+                let mut command = router(&peers.script("smg"), &["launch"], port, four)?;
+                command.args(["--policy", "cache_aware", "--log-level", "error"]);
+                command.args(["--max-concurrent-requests", CONCURRENT]);
+                Self::alone(port, command, &dir)?
+            }
+            Kind::Aya => Self::aya(four, &dir)?,
+            Kind::Aya64 => Self::aya(engines, &dir)?,
         };
         target.ready(&dir).await?;
+        target.started_in = began.elapsed();
         Ok(target)
     }
 
     fn alone(port: u16, command: Command, dir: &Path) -> Result<Self> {
-        Ok(Self { port, measured: Some(Process::start(command, dir, "proxy")?), others: Vec::new() })
+        let measured = Some(Process::start(command, dir, "proxy")?);
+        Ok(Self { port, measured, others: Vec::new(), started_in: Duration::ZERO })
     }
 
     fn aya(engines: &[u16], dir: &Path) -> Result<Self> {
@@ -101,7 +171,7 @@ impl Target {
             "--gpu-source",
             "simulated",
             "--simulated-gpu",
-            "4*h100-8b",
+            "8*h100-8b",
         ]);
         agent.args(["--log", "warn", "--admin-listen", &format!("127.0.0.1:{}", free_port()?)]);
         agent.args(["--scheduler", &format!("http://127.0.0.1:{grpc}")]);
@@ -109,24 +179,20 @@ impl Target {
             agent.args(["--engine", &format!("vllm=http://127.0.0.1:{engine}")]);
         }
         let agent = Process::start(agent, dir, "agent")?;
-        Ok(Self { port, measured: Some(scheduler), others: vec![agent] })
+        Ok(Self { port, measured: Some(scheduler), others: vec![agent], started_in: Duration::ZERO })
     }
 
     /// Ready means: an answer of a mock engine came through.
     async fn ready(&mut self, dir: &Path) -> Result<()> {
         let until = Instant::now() + READY_MAX;
-        loop {
-            let asked = load(self.port, &["hold", "--connections", "4", "--each", "1"]).await?;
-            if asked.ok == 4 {
-                return Ok(());
-            }
+        while let Err(why) = super::load::ask_once(self.port).await {
             let ended = self.measured.as_mut().and_then(Process::ended);
             if ended.is_some() || Instant::now() > until {
-                let why = asked.first_error.unwrap_or_default();
-                bail!("not ready ({ended:?}, {why}); see {}", dir.display());
+                bail!("not ready ({ended:?}, {why:#}); see {}", dir.display());
             }
-            pause(Duration::from_millis(100)).await;
+            pause(READY_LOOK).await;
         }
+        Ok(())
     }
 
     pub(crate) async fn stop(self) {
@@ -143,6 +209,15 @@ pub(crate) fn scheduler_config(listen: u16, admin: u16, grpc: u16) -> String {
         "listen = \"127.0.0.1:{listen}\"\nadmin_listen = \"127.0.0.1:{admin}\"\ngrpc_listen = \"127.0.0.1:{grpc}\"\n\
          threads = 1\n\n[placement]\npolicy = \"aya\"\nhold_backlog = \"1h\"\n\n[log]\nfilter = \"warn\"\n"
     )
+}
+
+/// A router of the vLLM and SGLang family, which share their flags.
+fn router(program: &Path, words: &[&str], port: u16, engines: &[u16]) -> Result<Command> {
+    let mut command = pinned(MEASURED_CORE, program);
+    command.args(words).args(["--host", "127.0.0.1", "--port", &port.to_string(), "--worker-urls"]);
+    command.args(engines.iter().map(|engine| format!("http://127.0.0.1:{engine}")));
+    command.args(["--prometheus-port", &free_port()?.to_string()]);
+    Ok(command)
 }
 
 fn filled(template: &str, name: &str, engines: &[u16], dir: &Path) -> Result<(u16, PathBuf)> {

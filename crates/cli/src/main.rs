@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// A request is freed by the journal's thread, not by the one that made it; the C library's allocator pays for that with a lock.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     aya_cli::main()
 }

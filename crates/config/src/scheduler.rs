@@ -146,6 +146,8 @@ pub struct PlacementConfig {
 pub struct DecisionsConfig {
     /// Records in memory, for the API.
     pub ring: usize,
+    /// Bytes of them: a record holds every endpoint it was decided among, so a large farm's are large.
+    pub ring_max: usize,
     /// Records on their way to the ring and the disk; beyond it they are dropped and counted.
     pub queue: usize,
     /// Where segments are written; `None`: memory only.
@@ -343,6 +345,7 @@ impl DecisionsConfig {
     fn read(r: &mut Reader<'_>) -> Self {
         Self {
             ring: r.count("ring", 10_000, 1..=1_000_000),
+            ring_max: r.size("ring_max", "64MiB", "64KiB"..="64GiB"),
             queue: r.count("queue", 8_192, 1..=1_000_000),
             dir: r.path_if_set("dir"),
             segment_max: r.size("segment_max", "64MiB", "64KiB"..="4GiB"),

@@ -21,6 +21,7 @@ pub mod scan;
 mod scratch;
 pub mod splice;
 pub mod sse;
+mod timer;
 pub mod upstream;
 
 pub use assemble::{AnswerKind, AssembleError, Assembler};
@@ -31,6 +32,7 @@ pub use scan::{BodyView, ScanError, ScanLimits, scan};
 pub use scratch::poll_read;
 pub use splice::{Edits, SplicedBody, splice};
 pub use sse::{SseError, SseScanner, StreamFacts};
+pub use timer::PhaseTimer;
 pub use upstream::{
     RequestHead, Response, ResponseBody, ResponseHead, UpstreamConfig, UpstreamError, exchange,
 };

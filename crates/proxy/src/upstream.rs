@@ -12,7 +12,6 @@ mod exchange;
 mod pool;
 mod request;
 mod response;
-mod timer;
 
 use std::time::Duration;
 
@@ -22,7 +21,6 @@ pub use pool::{close_idle, idle_sockets};
 pub use request::{Method, RequestHead};
 pub use response::ResponseHead;
 pub(crate) use response::parse as parse_response;
-pub use timer::PhaseTimer;
 
 /// Largest head of an answer, in bytes, all informational heads before it included.
 pub const HEAD_MAX: usize = 64 * 1024;

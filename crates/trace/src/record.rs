@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aya_admission::Shed;
-use aya_domain::{Decision, DecisionId, EndpointId, Request, RequestId, RequestKind, Tokens, WallTime};
+use aya_domain::{
+    Candidate, Decision, DecisionId, EndpointId, Request, RequestId, RequestKind, Tokens, WallTime,
+};
 use serde::{Deserialize, Serialize};
 
 /// Everything that is kept of one request, once it has ended.
@@ -25,6 +27,19 @@ pub struct Record {
     pub queue: Duration,
     pub admission: Admission,
     pub outcome: RequestOutcome,
+}
+
+impl Record {
+    /// Bytes of memory that it holds, nearly: itself, and what there is one of for every endpoint or block of the prompt.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let candidates = self.decision.as_ref().map_or(0, |decision| decision.candidates.len());
+        let blocks = self.request.as_ref().map_or(0, |request| request.prefix.blocks.len());
+        size_of::<Self>()
+            + candidates * size_of::<Candidate>()
+            + blocks * size_of::<u64>()
+            + self.attempts.len() * size_of::<Attempt>()
+    }
 }
 
 /// How the request was let in, or why not.

@@ -15,10 +15,11 @@ use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
 use super::response::{self, ParsedHead};
-use super::{HEAD_MAX, Phase, PhaseTimer, RequestHead, ResponseHead, UpstreamConfig, UpstreamError, pool};
+use super::{HEAD_MAX, Phase, RequestHead, ResponseHead, UpstreamConfig, UpstreamError, pool};
 use crate::framing::Decoder;
 use crate::scratch::poll_read;
 use crate::splice::{PARTS_MAX, SplicedBody};
+use crate::timer::PhaseTimer;
 
 /// Up to here head and body are copied into one buffer: one plain send is cheaper than a vectored one.
 const FLATTEN_MAX: usize = 16 * 1024;
@@ -82,7 +83,7 @@ async fn open(
     addr: SocketAddr,
     config: &UpstreamConfig,
     socket: Socket,
-    timer: &mut PhaseTimer,
+    timer: &mut PhaseTimer<Phase>,
 ) -> Result<Conn, UpstreamError> {
     if socket == Socket::PooledOrFresh {
         let pooled = poll_fn(|cx| Poll::Ready(pool::take(addr, config.keep_alive, cx))).await;
@@ -226,7 +227,7 @@ pub struct ResponseBody {
     conn: Option<Conn>,
     decoder: Decoder,
     ready: Bytes,
-    timer: PhaseTimer,
+    timer: PhaseTimer<Phase>,
     config: UpstreamConfig,
     keep: bool,
 }

@@ -1,4 +1,4 @@
-//! One timer for all phases of an exchange.
+//! One timer for all phases of an exchange, of a client's connection or of an engine's.
 //!
 //! Moving a deadline later, which every streamed chunk does, only notes it: the sleeping timer finds out when it
 //! fires. So a chunk costs a clock read and no timer-wheel operation.
@@ -9,11 +9,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::Phase;
-
 /// Bounds one phase after the other; `P` names them.
 #[derive(Debug)]
-pub struct PhaseTimer<P = Phase> {
+pub struct PhaseTimer<P> {
     sleep: Pin<Box<Sleep>>,
     deadline: Instant,
     phase: P,

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 
 use super::*;
+use crate::upstream::Phase;
 
 const SECOND: Duration = Duration::from_secs(1);
 
