@@ -6,7 +6,7 @@ use std::time::Duration;
 use aya_domain::splitmix64;
 
 const FIRST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(5);
+const LONGEST: Duration = Duration::from_secs(4);
 /// Doublings after which [`LONGEST`] is reached.
 const DOUBLINGS_MAX: u32 = 6;
 
@@ -44,7 +44,7 @@ mod tests {
     #[test]
     fn waits_grow_to_a_limit_and_begin_anew_after_success() {
         let mut backoff = Backoff::new(7);
-        for step_ms in [100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000] {
+        for step_ms in [100, 200, 400, 800, 1600, 3200, 4000, 4000, 4000] {
             let wait = backoff.next_wait();
             let step = Duration::from_millis(step_ms);
             assert!(wait >= step / 2 && wait <= step, "{wait:?} for {step:?}");

@@ -92,9 +92,10 @@ struct Status {
     reason: Option<&'static str>,
 }
 
-/// Alive: the process answers.
-async fn healthz() -> Json<Status> {
-    Json(Status { status: "ok", reason: None })
+/// Alive: the process answers; degraded: with something wrong that a restart would not mend.
+async fn healthz(State(admin): State<Admin>) -> Json<Status> {
+    let reason = admin.shared.problems().first().copied();
+    Json(Status { status: if reason.is_some() { "degraded" } else { "ok" }, reason })
 }
 
 /// Ready: a new request could be placed.
@@ -131,10 +132,19 @@ async fn metrics(State(admin): State<Admin>) -> Response {
     }
 }
 
-async fn fleet(State(admin): State<Admin>) -> Json<fleet::FleetJson> {
+#[derive(Serialize)]
+struct Fleet {
+    #[serde(flatten)]
+    fleet: fleet::FleetJson,
+    /// What is wrong with the scheduler itself.
+    problems: Vec<&'static str>,
+}
+
+async fn fleet(State(admin): State<Admin>) -> Json<Fleet> {
     let now = admin.shared.clock.now();
     let time = admin.shared.clock.wall(now).to_string();
-    Json(fleet::FleetJson::new(&admin.shared.view.load(), &admin.shared.room.depths(), now, time))
+    let fleet = fleet::FleetJson::new(&admin.shared.view.load(), &admin.shared.room.depths(), now, time);
+    Json(Fleet { fleet, problems: admin.shared.problems() })
 }
 
 async fn config(State(admin): State<Admin>) -> Json<serde_json::Value> {

@@ -64,6 +64,19 @@ struct Events {
     last_id: u64,
 }
 
+impl Events {
+    fn push(&mut self, time: WallTime, json: EventJson) {
+        if self.kept.len() == EVENTS_KEPT {
+            self.kept.pop_front();
+        }
+        self.kept.push_back(Arc::new(Kept { time, json }));
+    }
+}
+
+fn unix_s(time: WallTime) -> f64 {
+    std::time::Duration::from_millis(time.as_unix_ms()).as_secs_f64()
+}
+
 impl EventLog {
     /// Keeps a notice. A report that is passed over is no event: it comes with every one while its cause lasts, and the
     /// cause has an event of its own.
@@ -74,10 +87,30 @@ impl EventLog {
         let mut events = self.events.write();
         events.last_id += 1;
         let json = event_json(events.last_id, notice, snapshot, time);
-        if events.kept.len() == EVENTS_KEPT {
-            events.kept.pop_front();
-        }
-        events.kept.push_back(Arc::new(Kept { time, json }));
+        events.push(time, json);
+    }
+
+    /// Keeps an event of the scheduler itself.
+    pub(crate) fn keep_own(&self, kind: &'static str, is_warning: bool, message: String, time: WallTime) {
+        let mut events = self.events.write();
+        events.last_id += 1;
+        let json = EventJson {
+            id: events.last_id,
+            time: time.to_string(),
+            time_unix_s: unix_s(time),
+            severity: if is_warning { "warning" } else { "info" }.to_owned(),
+            kind: kind.to_owned(),
+            node: None,
+            gpu: None,
+            endpoints: Vec::new(),
+            model: None,
+            rule: None,
+            action: None,
+            cause: None,
+            xid: None,
+            message,
+        };
+        events.push(time, json);
     }
 
     /// The newest events that match, newest first.
@@ -118,7 +151,7 @@ fn event_json(id: u64, notice: &Notice, snapshot: &Snapshot, time: WallTime) -> 
     EventJson {
         id,
         time: time.to_string(),
-        time_unix_s: std::time::Duration::from_millis(time.as_unix_ms()).as_secs_f64(),
+        time_unix_s: unix_s(time),
         severity: notice.severity().as_str().to_owned(),
         kind: notice.kind().to_owned(),
         node: node.map(ToString::to_string),

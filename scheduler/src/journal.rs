@@ -162,6 +162,7 @@ impl Journal {
         let mut taken = Vec::with_capacity(BATCH_MAX);
         let mut batch = Vec::with_capacity(BATCH_MAX);
         let mut healthy = true;
+        metrics.log_healthy.set(1);
         while self.entries.blocking_recv_many(&mut taken, BATCH_MAX) > 0 {
             for entry in taken.drain(..) {
                 let written = self.log.as_mut().map(|log| match &entry {
@@ -170,6 +171,7 @@ impl Journal {
                 });
                 if let Some(written) = written {
                     healthy = note(metrics, written, healthy);
+                    metrics.log_healthy.set(i64::from(healthy));
                 }
                 if let Entry::Ended(record) = entry {
                     metrics.rejected(&record);

@@ -12,6 +12,7 @@ mod insight;
 mod journal;
 mod ledger;
 mod listener;
+mod memory;
 mod metrics;
 mod models;
 mod pipeline;

@@ -24,6 +24,9 @@ const BACKLOG: i32 = 4096;
 /// After a failed accept. Out of file descriptors: closing connections will free some, asking at once would only spin.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// Of failed accepts, one in so many is logged: at one every 20 ms a line in ten seconds.
+const LOGGED_EVERY: u64 = 500;
+
 /// Binds `count` sockets to one address; port 0 picks one free port for all of them.
 pub(crate) fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<std::net::TcpListener>> {
     let first = bind_one(address)?;
@@ -92,7 +95,10 @@ async fn next(
 }
 
 async fn pause_after(shared: &Shared, error: &io::Error) {
-    warn!(%error, "a connection could not be accepted");
+    // The gauge counts all of them; the log would be full of it.
+    if shared.metrics.accept_errors.get().is_multiple_of(LOGGED_EVERY) {
+        warn!(%error, "a connection could not be accepted");
+    }
     shared.metrics.accept_errors.inc();
     tokio::time::sleep(PAUSE).await;
 }

@@ -15,10 +15,12 @@ use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, I
 mod admission;
 mod breaker;
 mod health;
+mod memory;
 
 pub(crate) use admission::AdmissionMetrics;
 pub(crate) use breaker::BreakerMetrics;
 pub(crate) use health::HealthMetrics;
+pub(crate) use memory::MemoryMetrics;
 
 /// Upper bounds of a decision's time, in seconds.
 const DECISION_BUCKETS_S: &[f64] = &[1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 1e-2];
@@ -86,6 +88,7 @@ pub(crate) struct Metrics {
     pub(crate) admission: AdmissionMetrics,
     pub(crate) health: HealthMetrics,
     pub(crate) breaker: BreakerMetrics,
+    pub(crate) memory: MemoryMetrics,
     open_requests: AtomicI64,
     scrape: Mutex<()>,
     pub(crate) accepted: IntCounter,
@@ -102,6 +105,7 @@ pub(crate) struct Metrics {
     pub(crate) records_dropped: IntCounter,
     pub(crate) inputs_dropped: IntCounter,
     pub(crate) record_write_errors: IntCounter,
+    pub(crate) log_healthy: IntGauge,
 }
 
 /// Eight readings per endpoint, each in one state.
@@ -148,6 +152,7 @@ impl Metrics {
             in_flight: make.gauge("aya_requests_in_flight", "Accepted and not ended.")?,
             endpoints: make.gauge("aya_endpoints", "Endpoints in the current snapshot.")?,
             rejections: rejections(&make)?,
+            memory: MemoryMetrics::new(&make)?,
             health: HealthMetrics::new(&make)?,
             breaker: BreakerMetrics::new(&make)?,
             admission: AdmissionMetrics::new(&make)?,
@@ -181,6 +186,8 @@ impl Metrics {
                 "aya_decision_record_write_errors_total",
                 "Records that could not be written to disk.",
             )?,
+            log_healthy: make
+                .gauge("aya_decision_log_healthy", "0 while decision records cannot be written to disk.")?,
             registry: make,
         })
     }

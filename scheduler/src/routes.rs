@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
+use aya_admission::Pressure;
 use aya_domain::{ModelId, RequestId, RequestKind};
 use aya_proxy::downstream::RequestHead;
 use aya_proxy::{ApiError, headers};
@@ -76,7 +77,13 @@ pub(crate) fn open(shared: &Arc<Shared>, head: RequestHead) -> Call {
         Err(error) => respond::and_close(respond::error(&error)),
         Ok(()) => match route(&head.method, head.target.path()) {
             Route::Infer(kind) => {
-                let account = pipeline::Account::open(shared, &id, kind);
+                let mut account = pipeline::Account::open(shared, &id, kind);
+                if shared.pressure.get() == Pressure::Refuse {
+                    shared.metrics.memory.refused.inc();
+                    let error = respond::memory_pressure();
+                    account.fail(&error);
+                    return Call::Answered(finish(shared, &id, respond::error(&error)));
+                }
                 return Call::Infer(Box::new(Infer { id, kind, headers: head.headers, account }));
             }
             Route::Models => models(&shared.view.load(), shared),
@@ -130,7 +137,7 @@ async fn unless_cut(
 /// What every answer has; a draining scheduler takes no further request on the connection.
 fn finish(shared: &Shared, id: &RequestId, mut response: Response<ClientBody>) -> Response<ClientBody> {
     respond::set(response.headers_mut(), respond::X_REQUEST_ID, id.as_str());
-    if shared.stopping.is_draining() { respond::and_close(response) } else { response }
+    if shared.closes_connections() { respond::and_close(response) } else { response }
 }
 
 fn wrong_method(allow: &'static str) -> Response<ClientBody> {

@@ -23,9 +23,11 @@ use self::parts::Parts;
 use crate::events::EventLog;
 use crate::handover::{self, HandoverError, Sockets, Taken};
 use crate::journal::Journal;
+use crate::memory::PressureNow;
 use crate::metrics::Metrics;
 use crate::models::ModelState;
 use crate::pipeline::admit::Promises;
+use crate::process::connections_allowed;
 use crate::room::WaitingRoom;
 use crate::shared::Shared;
 use crate::stopping::Stopping;
@@ -121,6 +123,15 @@ impl Scheduler {
         let addresses = Addresses::of(&sockets, &config)?;
         // One loop per socket: a socket that is taken over and not accepted from would keep its clients waiting.
         config.threads = sockets.api.len();
+        let allowed = connections_allowed();
+        if allowed < config.limits.connections_max {
+            info!(
+                allowed,
+                configured = config.limits.connections_max,
+                "the limit of open files bounds the connections"
+            );
+            config.limits.connections_max = allowed;
+        }
         let fleet = Fleet::new(fleet_params(&config)).with_rules(config.health.clone());
         let (journal, sender) = Journal::new(&config.decisions, decision_log(&config)?);
         let metrics = Arc::new(Metrics::new(config.limits.models_max)?);
@@ -145,6 +156,7 @@ impl Scheduler {
                 Some(value)
             }),
             stopping: Stopping::new(),
+            pressure: PressureNow::default(),
             config,
             clock,
         };

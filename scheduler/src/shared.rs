@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use aya_admission::Pressure;
 use aya_config::SchedulerConfig;
 use aya_domain::{ModelId, PolicyName};
 use aya_observe::Clock;
@@ -12,6 +13,7 @@ use aya_proxy::PrefixKey;
 
 use crate::events::EventLog;
 use crate::journal::JournalSender;
+use crate::memory::PressureNow;
 use crate::metrics::Metrics;
 use crate::models::ModelState;
 use crate::pipeline::admit::Promises;
@@ -43,6 +45,8 @@ pub(crate) struct Shared {
     /// Sent to every engine as `Authorization: Bearer`, if configured.
     pub(crate) upstream_authorization: Option<http::HeaderValue>,
     pub(crate) stopping: Stopping,
+    /// What is given up for want of memory or connections.
+    pub(crate) pressure: PressureNow,
     /// What requests of models outside the fleet are counted under.
     pub(crate) unknown_model: Arc<ModelState>,
 }
@@ -58,6 +62,20 @@ impl Shared {
         names.sort();
         names.dedup();
         names
+    }
+
+    /// Whether every answer is the last one of its connection.
+    pub(crate) fn closes_connections(&self) -> bool {
+        self.stopping.is_draining() || self.pressure.get() >= Pressure::NoKeepAlive
+    }
+
+    /// What is wrong with this scheduler itself, in sentences.
+    pub(crate) fn problems(&self) -> Vec<&'static str> {
+        let log =
+            (self.metrics.log_healthy.get() == 0).then_some("decision records cannot be written to disk");
+        let pressure = self.pressure.get();
+        let pressure = (pressure > Pressure::None).then(|| pressure.as_str());
+        log.into_iter().chain(pressure).collect()
     }
 
     /// The policy of requests for a model that ask for none.

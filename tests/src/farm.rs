@@ -28,6 +28,7 @@ pub struct Farm {
 pub struct FarmPlan {
     exe: String,
     scheduler: String,
+    scheduler_shell: Option<String>,
     agent: String,
     nodes: Vec<Vec<EnginePlan>>,
 }
@@ -100,6 +101,13 @@ impl FarmPlan {
         self
     }
 
+    /// A shell command that the scheduler's process runs first, such as `ulimit -n 256`.
+    #[must_use]
+    pub fn scheduler_shell(mut self, command: &str) -> Self {
+        self.scheduler_shell = Some(command.to_owned());
+        self
+    }
+
     /// Sections for every agent's configuration file.
     #[must_use]
     pub fn agent(mut self, toml: &str) -> Self {
@@ -122,7 +130,11 @@ impl FarmPlan {
     /// Starts everything and waits for nothing.
     pub async fn start_unready(self) -> Farm {
         let dir = tempfile::tempdir().unwrap();
-        let scheduler = Scheduler::start(&self.exe, dir.path(), "scheduler", &self.scheduler).await;
+        let exe = match &self.scheduler_shell {
+            None => self.exe.clone(),
+            Some(command) => in_shell(dir.path(), &self.exe, command),
+        };
+        let scheduler = Scheduler::start(&exe, dir.path(), "scheduler", &self.scheduler).await;
         let mut engines = Vec::new();
         let mut agents = Vec::new();
         for (at, node) in self.nodes.into_iter().enumerate() {
@@ -140,6 +152,14 @@ impl FarmPlan {
     }
 }
 
+/// A program that runs a shell command and then becomes `exe`.
+fn in_shell(dir: &Path, exe: &str, command: &str) -> String {
+    let path = dir.join("limited");
+    std::fs::write(&path, format!("#!/bin/sh\n{command}\nexec {exe:?} \"$@\"\n")).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    path.display().to_string()
+}
+
 fn is_ready(endpoint: &Value) -> bool {
     endpoint.get("phase").is_some_and(|p| p == "serving")
         && endpoint.get("health").is_some_and(|h| h == "healthy")
@@ -149,7 +169,13 @@ impl Farm {
     /// A farm of this program.
     #[must_use]
     pub fn of(exe: &str) -> FarmPlan {
-        FarmPlan { exe: exe.to_owned(), scheduler: String::new(), agent: String::new(), nodes: Vec::new() }
+        FarmPlan {
+            exe: exe.to_owned(),
+            scheduler: String::new(),
+            scheduler_shell: None,
+            agent: String::new(),
+            nodes: Vec::new(),
+        }
     }
 
     /// A farm of one engine, `e1`, behind a tap. Must run on a `LocalSet`, see [`crate::tapped`].

@@ -316,3 +316,115 @@ async fn e3_who_may_not_take_over_is_told_why() {
     let _ = farm.api().chat(&chat(1)).await.ok();
     farm.assert_accounted().await;
 }
+
+/// What a killed process left behind: each line whole, but for the last of a segment.
+fn torn_lines(dir: &std::path::Path) -> usize {
+    let mut torn = 0;
+    for file in std::fs::read_dir(dir).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        let lines: Vec<&str> = text.split_inclusive('\n').collect();
+        for (at, line) in lines.iter().enumerate() {
+            let whole = line.ends_with('\n') && serde_json::from_str::<Value>(line).is_ok();
+            assert!(whole || at + 1 == lines.len(), "a broken line in the middle: {line:?}");
+            torn += usize::from(!whole);
+        }
+    }
+    torn
+}
+
+#[tokio::test]
+async fn e4_a_killed_scheduler_comes_back_with_its_agents_and_no_torn_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let toml = format!("decisions.dir = {:?}", dir.path());
+    let mut farm = Farm::of(aya!()).scheduler(&toml).engine(sim("e1")).engine(sim("e2").slow()).start().await;
+    for round in 1..=3 {
+        let _streams = join_all((0..10).map(|_| begun(&farm, 50_000))).await;
+        let mut asking = tokio::task::JoinSet::new();
+        for _ in 0..16 {
+            let api = farm.api();
+            asking.spawn(async move {
+                while let Ok(live) =
+                    api.try_open("POST", "/v1/chat/completions", &[], chat(1).to_string().into()).await
+                {
+                    // An answer may break off with the process.
+                    drop(live);
+                }
+            });
+        }
+        until("records to be written", async || {
+            let written = farm.scheduler.metrics().await.sum("aya_decision_records_total");
+            if written > 100.0 { Ok(()) } else { Err(written) }
+        })
+        .await;
+        farm.scheduler.process.kill();
+        while asking.join_next().await.is_some() {}
+        let restarted = tokio::time::Instant::now();
+        farm.scheduler.restart().await;
+        until("both agents to be back", async || {
+            let ready = farm.scheduler.metrics().await.sum("aya_endpoint_ready");
+            if ready > 1.5 { Ok(()) } else { Err(ready) }
+        })
+        .await;
+        let took = restarted.elapsed();
+        assert!(took < Duration::from_secs(5), "round {round}: the agents took {took:?}");
+        // No lease of the former life, and no engine that still generates for it.
+        until("the engines to be idle", async || {
+            let counts =
+                [farm.engine("e1").count("in_flight").await, farm.engine("e2").count("in_flight").await];
+            if counts == [0, 0] { Ok(()) } else { Err(counts) }
+        })
+        .await;
+        assert!(farm.scheduler.metrics().await.sum("aya_endpoint_inflight") < 0.5);
+        let answer = farm.api().chat(&chat(2)).await.ok();
+        let _ = farm.record_of(&answer).await;
+    }
+    let torn = torn_lines(dir.path());
+    assert!(torn <= 3, "{torn}");
+    farm.assert_accounted().await;
+    // Whatever was left can be read, and decides as it did.
+    let args = ["replay".to_owned(), dir.path().display().to_string()];
+    let logs = tempfile::tempdir().unwrap();
+    let exit = aya_tests::Process::start(aya!(), logs.path(), "replay", &args).ended().await;
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+}
+
+#[tokio::test]
+async fn e7_a_full_disk_costs_records_and_no_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let records = dir.path().join("records");
+    let mut farm =
+        Farm::of(aya!()).scheduler(&format!("decisions.dir = {records:?}")).engine(sim("e1")).start().await;
+    // The kernel's own full device, in the place of the first segment.
+    let segment = records.join("decisions-00000001.jsonl");
+    std::os::unix::fs::symlink("/dev/full", &segment).unwrap();
+    for _ in 0..20 {
+        let _ = farm.api().chat(&chat(1)).await.ok();
+    }
+    let trouble = "decision records cannot be written to disk";
+    let healthz = until("degraded health", async || {
+        let answer = farm.admin().get("/healthz").await.ok().json();
+        if answer["status"] == "degraded" { Ok(answer) } else { Err(answer) }
+    })
+    .await;
+    assert_eq!(healthz["reason"], trouble);
+    assert_eq!(farm.scheduler.fleet().await["problems"], serde_json::json!([trouble]));
+    let metrics = farm.scheduler.metrics().await;
+    assert!(metrics.sum("aya_decision_record_write_errors_total") > 19.5);
+    assert!(metrics.sum("aya_decision_log_healthy") < 0.5);
+    assert_eq!(farm.admin().get("/readyz").await.status, 200);
+    let status = ["status".to_owned(), "--admin".to_owned(), format!("http://{}", farm.scheduler.admin)];
+    let exit = aya_tests::Process::start(aya!(), dir.path(), "status", &status).ended().await;
+    assert!(exit.out.contains(trouble), "{}", exit.out);
+    // As soon as there is room it writes again.
+    std::fs::remove_file(&segment).unwrap();
+    let _ = farm.api().chat(&chat(1)).await.ok();
+    until("health", async || {
+        let answer = farm.admin().get("/healthz").await.ok().json();
+        if answer["status"] == "ok" { Ok(()) } else { Err(answer) }
+    })
+    .await;
+    assert_eq!(outcomes(&records).len(), 1);
+    assert_eq!(farm.scheduler.fleet().await["problems"], serde_json::json!([]));
+    farm.assert_accounted().await;
+    farm.scheduler.process.kill();
+}

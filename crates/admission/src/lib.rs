@@ -13,6 +13,7 @@
 mod drain;
 pub mod invariants;
 mod line;
+mod pressure;
 mod queue;
 mod retry;
 mod shed;
@@ -20,6 +21,7 @@ mod ticket;
 mod turn;
 
 pub use drain::Drain;
+pub use pressure::{CONNECTIONS_PERCENT, HYSTERESIS_PERCENT, Pressure, Used, Watermarks};
 pub use queue::FairQueue;
 pub use retry::{RETRY_AFTER_MAX_S, retry_after_s, retry_after_wait_s};
 pub use shed::{Forecast, Shed, ShedReason, ShedRules};

@@ -12,6 +12,9 @@ pub(crate) struct FleetJson {
     /// Empty: nobody waits, or the scheduler does not say.
     #[serde(default)]
     pub(crate) queues: Vec<QueueJson>,
+    /// What is wrong with the scheduler itself.
+    #[serde(default)]
+    pub(crate) problems: Vec<String>,
 }
 
 /// Who waits for a model.

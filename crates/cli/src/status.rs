@@ -51,7 +51,8 @@ fn headline(fleet: &FleetJson) -> String {
 fn attention(fleet: &FleetJson) -> Vec<String> {
     let because = |reason: &Option<String>| reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default();
     let mut lines: Vec<String> =
-        fleet.queues.iter().map(|queue| queue_line(queue, &fleet.endpoints)).collect();
+        fleet.problems.iter().map(|problem| format!("scheduler: {problem}")).collect();
+    lines.extend(fleet.queues.iter().map(|queue| queue_line(queue, &fleet.endpoints)));
     for node in &fleet.nodes {
         if node.freshness != "fresh" || !node.connected {
             let connection = if node.connected { "" } else { ", disconnected" };

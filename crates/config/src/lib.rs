@@ -9,6 +9,7 @@ mod agent;
 mod breaker;
 mod handover;
 mod health;
+mod memory;
 mod named;
 mod policies;
 mod reader;
@@ -29,6 +30,7 @@ pub use agent::{
 };
 pub use breaker::{BreakerConfig, ModelProbe, ProbeConfig};
 pub use handover::HandoverConfig;
+pub use memory::MemoryConfig;
 pub use policies::ModelPolicyConfig;
 pub use scheduler::{
     AliasConfig, DecisionsConfig, Limits, PlacementConfig, QueueConfig, RetryConfig, SchedulerConfig,

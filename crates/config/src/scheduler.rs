@@ -11,6 +11,7 @@ use aya_placement::Policy;
 
 use crate::breaker::{BreakerConfig, ProbeConfig};
 use crate::handover::HandoverConfig;
+use crate::memory::MemoryConfig;
 use crate::named::constant;
 use crate::policies::{self, ModelPolicyConfig};
 use crate::reader::Reader;
@@ -30,6 +31,7 @@ pub struct SchedulerConfig {
     /// Runtimes for client requests, one thread each; 1 to 256.
     pub threads: usize,
     pub limits: Limits,
+    pub memory: MemoryConfig,
     pub timeouts: Timeouts,
     pub queue: QueueConfig,
     pub slo: SloConfig,
@@ -64,7 +66,7 @@ pub struct Limits {
     pub head_max: usize,
     /// Bytes of an answer that has to be assembled for a client that does not stream.
     pub response_max: usize,
-    /// Open client connections; more wait in the listen backlog.
+    /// Open client connections; more wait in the listen backlog. At most what the limit of open files allows.
     pub connections_max: usize,
     /// Bytes of one message of an agent.
     pub message_max: usize,
@@ -200,6 +202,7 @@ impl Config for SchedulerConfig {
             grpc_listen: r.listen("grpc_listen", 8082),
             threads: r.count("threads", cores.min(BEYOND_THIS_MACHINE), 1..=BEYOND_THIS_MACHINE),
             limits: r.section("limits", Limits::read),
+            memory: r.section("memory", MemoryConfig::read),
             timeouts: r.section("timeouts", Timeouts::read),
             queue: r.section("queue", QueueConfig::read),
             slo: r.section("slo", SloConfig::read),
@@ -268,6 +271,7 @@ impl SchedulerConfig {
             }
         }
         self.handover.check(r);
+        self.memory.check(r);
         service::check(r, &self.tenant, &self.tenants);
         policies::check(r, &self.policies, &self.model_policies);
         let names: BTreeSet<&ModelId> = self.aliases.iter().map(|alias| &alias.name).collect();

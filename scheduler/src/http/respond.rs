@@ -12,6 +12,8 @@ pub(crate) const X_DECISION_ID: HeaderName = HeaderName::from_static("x-aya-deci
 pub(crate) const X_ENDPOINT: HeaderName = HeaderName::from_static("x-aya-endpoint");
 pub(crate) const X_QUEUE_MS: HeaderName = HeaderName::from_static("x-aya-queue-ms");
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+/// What a client waits that was refused for want of memory, in seconds.
+const MEMORY_RETRY_S: u32 = 5;
 /// The longest `Retry-After` that clients obey, in seconds.
 const RETRY_AFTER_MAX_S: u32 = 120;
 
@@ -23,6 +25,13 @@ pub(crate) fn shutting_down() -> ApiError {
     ApiError::new(CUT_STATUS, "unavailable_error", "the scheduler is shutting down")
         .code("shutting_down")
         .retry_after_s(1)
+}
+
+/// Refused before anything of it is read, because there is no room to keep it.
+pub(crate) fn memory_pressure() -> ApiError {
+    ApiError::new(503, "unavailable_error", "the scheduler is short of memory")
+        .code("memory_pressure")
+        .retry_after_s(MEMORY_RETRY_S)
 }
 
 /// 404 for a model that nobody serves, naming those that are.

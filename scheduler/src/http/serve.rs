@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use aya_admission::Pressure;
 use aya_config::Timeouts;
 use aya_observe::Clock;
 use aya_proxy::ApiError;
@@ -157,7 +158,16 @@ fn may_idle(shared: &Shared, times: &Timeouts) -> Idle {
     if shared.stopping.step() >= Step::Closing {
         return Idle { first: times.first_byte.min(FIRST_AT_CLOSE_MAX), next: Duration::ZERO };
     }
-    Idle { first: times.first_byte, next: times.idle }
+    match shared.pressure.get() {
+        Pressure::None => Idle { first: times.first_byte, next: times.idle },
+        Pressure::ShortIdle => {
+            let short = shared.config.memory.short_idle;
+            Idle { first: times.first_byte.min(short), next: times.idle.min(short) }
+        }
+        Pressure::NoKeepAlive | Pressure::Refuse => {
+            Idle { first: times.first_byte.min(shared.config.memory.short_idle), next: Duration::ZERO }
+        }
+    }
 }
 
 /// Room for an answer's head and a small body, in bytes.

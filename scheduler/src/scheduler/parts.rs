@@ -19,6 +19,7 @@ use crate::admin::{self, Admin};
 use crate::handover::{Agents, Offer, Sockets, Taken};
 use crate::journal::{Journal, Ring};
 use crate::listener;
+use crate::memory::Watch;
 use crate::prober::Prober;
 use crate::shared::Shared;
 use crate::telemetry::{AgentStreams, FleetHandle, FleetWriter};
@@ -64,6 +65,7 @@ impl Parts {
         };
         tasks.spawn(listener.run(control.clone()));
         tasks.spawn(run_prober(Prober::new(Arc::clone(shared), fleet.clone()), control.clone()));
+        tasks.spawn(run_watch(Watch::new(Arc::clone(shared)), control.clone()));
         let admin = control.child_token();
         let shared = Arc::clone(shared);
         Ok(Self { shared, fleet, ring, journal, control, admin, agents, tasks, cores: Vec::new() })
@@ -136,6 +138,11 @@ impl Parts {
 
 async fn run_writer(writer: FleetWriter, shutdown: CancellationToken) -> Result<(), SchedulerError> {
     writer.run(shutdown).await;
+    Ok(())
+}
+
+async fn run_watch(watch: Watch, shutdown: CancellationToken) -> Result<(), SchedulerError> {
+    watch.run(shutdown).await;
     Ok(())
 }
 

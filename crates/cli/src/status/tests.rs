@@ -126,8 +126,14 @@ fn an_unread_value_is_a_dash_and_never_a_zero() {
 
 #[test]
 fn an_empty_farm_says_what_to_do() {
-    let empty =
-        FleetJson { generation: 0, time: "t".to_owned(), nodes: vec![], endpoints: vec![], queues: vec![] };
+    let empty = FleetJson {
+        generation: 0,
+        time: "t".to_owned(),
+        nodes: vec![],
+        endpoints: vec![],
+        queues: vec![],
+        problems: vec![],
+    };
     let shown = render(&empty, false, Style { colour: false });
     assert!(shown.contains("aya agent --scheduler http://HOST:8082"), "{shown}");
 }
