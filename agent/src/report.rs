@@ -93,6 +93,7 @@ fn engine_report(engine: &EngineView, gpus: Vec<GpuUuid>, url: &EndpointUrl, now
         work: aged(&readings.work, now),
         profile: engine.profile.or_else(|| readings.profile.value().copied()),
         kv_bytes_per_token: engine.kv_bytes_per_token,
+        abort: engine.abort,
         gpus,
         signals: states(engine, now),
     }

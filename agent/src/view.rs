@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use aya_config::{EngineConfig, EnginePolling, GpuRef};
 use aya_domain::{
-    Aged, Bytes, EndpointId, EndpointUrl, EngineHealth, EngineKind, EngineProfile, GpuEvent, GpuInfo,
-    GpuProcesses, GpuSample, GpuSourceKind, GpuUuid, MonoTime, Reading, Tokens,
+    AbortPolicy, Aged, Bytes, EndpointId, EndpointUrl, EngineHealth, EngineKind, EngineProfile, GpuEvent,
+    GpuInfo, GpuProcesses, GpuSample, GpuSourceKind, GpuUuid, MonoTime, Reading, Tokens,
 };
 use aya_engine::EngineReadings;
 use aya_gpu::GpuHappening;
@@ -31,6 +31,7 @@ pub(crate) struct EngineView {
     pub(crate) context_length: Option<Tokens>,
     pub(crate) max_sequences: Option<u32>,
     pub(crate) kv_bytes_per_token: Option<Bytes>,
+    pub(crate) abort: Option<AbortPolicy>,
     pub(crate) gpus: Vec<GpuRef>,
     /// GPUs of one engine of the configured profile.
     pub(crate) gpus_per_engine: Option<u32>,
@@ -53,6 +54,7 @@ impl EngineView {
             context_length: config.context_length,
             max_sequences: config.max_sequences,
             kv_bytes_per_token: config.kv_bytes_per_token,
+            abort: config.abort,
             gpus: config.gpus.clone(),
             gpus_per_engine: config.profile.map(|named| named.gpus_per_engine),
             health: None,

@@ -144,6 +144,7 @@ fn engine(node: u32, at: u32, sequence: u64) -> EngineReport {
         profile: None,
         prefix_cache: None,
         work: None,
+        abort: None,
         signals: Vec::new(),
         kv_bytes_per_token: None,
         gpus: vec![uuid(node, 2 * at), uuid(node, 2 * at + 1)],

@@ -4,6 +4,7 @@
 //! from the threads that relay.
 
 mod decisions;
+mod engine;
 mod events;
 mod fleet;
 mod learned;

@@ -16,6 +16,7 @@ use tracing::warn;
 
 use crate::http::attention;
 use crate::http::serve::serve;
+use crate::pipeline::carried;
 use crate::shared::Shared;
 use crate::stopping::GOODBYE_MAX;
 
@@ -126,7 +127,10 @@ impl Connections {
             if self.shared.stopping.is_cutting() {
                 break;
             }
-            let ended = async { while self.tasks.join_next().await.is_some() {} };
+            let ended = async {
+                while self.tasks.join_next().await.is_some() {}
+                carried::all_ended().await;
+            };
             tokio::select! {
                 () = ended => return,
                 _ = calls.changed() => {}

@@ -2,6 +2,7 @@
 
 mod account;
 pub(crate) mod admit;
+pub(crate) mod carried;
 mod failure;
 pub(crate) mod inputs;
 pub(crate) mod place;
@@ -114,7 +115,7 @@ pub(crate) fn fresh_id<T>(parse: impl Fn(&str) -> Result<T, IdError>) -> T {
 }
 
 /// A request that passed every check that needs no endpoint.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Prepared {
     pub(crate) request: Request,
     /// What was learned about its model.
@@ -235,8 +236,9 @@ fn not_placed(
     let mut response = respond::error(&error);
     account.head(response.headers_mut());
     match unplaced.reason {
-        NotPlaced::Refused(_) => account.refuse(&error),
-        NotPlaced::WaitedOut(_)
+        NotPlaced::Refused(_) if error.status < 500 => account.refuse(&error),
+        NotPlaced::Refused(_)
+        | NotPlaced::WaitedOut(_)
         | NotPlaced::DeadlineExceeded(_)
         | NotPlaced::QueueFull { .. }
         | NotPlaced::Displaced

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aya_config::ProbeConfig;
-use aya_domain::{Cause, Endpoint, EndpointId, EndpointInfo, Health, ModelId, MonoTime, Phase};
+use aya_domain::{AbortPolicy, Cause, Endpoint, EndpointId, EndpointInfo, Health, ModelId, MonoTime, Phase};
 use aya_proxy::upstream::{Method, Socket, exchange};
 use aya_proxy::{RequestHead, SplicedBody, StreamFacts, UpstreamConfig};
 use bytes::Bytes;
@@ -94,17 +94,7 @@ impl Prober {
             self.under_way.push(id.clone());
             let shared = Arc::clone(&self.shared);
             self.running.spawn(async move {
-                let ok = match tokio::time::timeout(probe.timeout, generate(&shared, &probe)).await {
-                    Ok(Ok(())) => true,
-                    Ok(Err(reason)) => {
-                        info!(endpoint = %id, reason, "a synthetic generation failed");
-                        false
-                    }
-                    Err(_) => {
-                        info!(endpoint = %id, "a synthetic generation did not end in time");
-                        false
-                    }
-                };
+                let ok = run(&shared, &probe).await;
                 if ok && probe.recovery {
                     // What failed before is over, its pause too.
                     probe.cell.succeeded();
@@ -175,6 +165,26 @@ fn ask(config: &ProbeConfig, endpoint: &Endpoint) -> Option<(ModelId, Duration, 
     Some((model.clone(), timeout, Bytes::from(body.to_string())))
 }
 
+/// One generation in time. An engine that must not lose its client is waited for after it has failed.
+async fn run(shared: &Shared, probe: &Probe) -> bool {
+    let id = &probe.endpoint.id;
+    let mut generation = std::pin::pin!(generate(shared, probe));
+    match tokio::time::timeout(probe.timeout, generation.as_mut()).await {
+        Ok(Ok(())) => true,
+        Ok(Err(reason)) => {
+            info!(endpoint = %id, reason, "a synthetic generation failed");
+            false
+        }
+        Err(_) => {
+            info!(endpoint = %id, "a synthetic generation did not end in time");
+            if probe.endpoint.abort == AbortPolicy::Drain {
+                let _ = generation.await;
+            }
+            false
+        }
+    }
+}
+
 /// One generation. It succeeds only with a finish reason: neither a 200 nor an end is one.
 async fn generate(shared: &Shared, probe: &Probe) -> Result<(), String> {
     let endpoint = &probe.endpoint;
@@ -190,10 +200,14 @@ async fn generate(shared: &Shared, probe: &Probe) -> Result<(), String> {
         authorization,
         traceparent: None,
     };
+    let patience = match endpoint.abort {
+        AbortPolicy::Cancel => probe.timeout,
+        AbortPolicy::Drain => shared.config.timeouts.total,
+    };
     let config = UpstreamConfig {
         connect_timeout: shared.config.timeouts.connect,
-        head_timeout: probe.timeout,
-        idle_timeout: probe.timeout,
+        head_timeout: patience,
+        idle_timeout: patience,
         ..UpstreamConfig::default()
     };
     let body = SplicedBody::from(probe.body.clone());

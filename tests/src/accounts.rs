@@ -93,7 +93,9 @@ impl Scheduler {
             let outcome = record.get("outcome").expect("an outcome in every record");
             *by_outcome.entry(string(outcome, "status")).or_default() += 1.0;
         }
-        for status in ["completed", "client_error", "upstream_error", "truncated", "client_cancelled"] {
+        for status in
+            ["completed", "client_error", "upstream_error", "truncated", "client_cancelled", "refused"]
+        {
             let counted = metrics.with("aya_requests_total", &format!("outcome=\"{status}\""));
             let recorded = by_outcome.get(status).copied().unwrap_or(0.0);
             assert!((counted - recorded).abs() < 0.5, "{counted} counted as {status}, {recorded} recorded");

@@ -409,7 +409,12 @@ pub struct Engine {
 impl Engine {
     /// Starts on a free port.
     pub async fn start(exe: &str, dir: &Path, plan: EnginePlan) -> Self {
-        let (process, addr) = Self::spawn(exe, dir, &plan, SocketAddr::from(([127, 0, 0, 1], 0))).await;
+        Self::start_at(exe, dir, plan, SocketAddr::from(([127, 0, 0, 1], 0))).await
+    }
+
+    /// Starts at this address.
+    pub async fn start_at(exe: &str, dir: &Path, plan: EnginePlan, addr: SocketAddr) -> Self {
+        let (process, addr) = Self::spawn(exe, dir, &plan, addr).await;
         let name = plan.name.clone();
         Self { process, name, addr, dead: false, exe: exe.to_owned(), dir: dir.to_owned(), plan }
     }

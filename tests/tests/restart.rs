@@ -101,8 +101,12 @@ async fn e1_what_is_not_done_after_the_drain_is_told_so() {
     .await;
     // Their clients had not gone: the records say who cut them off, and are on disk.
     let end = |status: &str, http| (format!("\"{status}\""), Some(http), "\"shutting_down\"".to_owned());
-    let expect = [end("truncated", 200), end("upstream_error", 503), end("upstream_error", 503)];
-    assert_eq!(outcomes(records.path()), expect);
+    // Whoever waited may be sent in the very last moment, when those before it are cut off.
+    let expect = |last| [end("truncated", 200), end("upstream_error", 503), end(last, 503)];
+    let ends = outcomes(records.path());
+    let mut refused = expect("refused");
+    refused.sort();
+    assert!(ends == refused || ends == expect("upstream_error"), "{ends:?}");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use aya_tests::{Engine, Farm, Process, aya, chat, sim, streamed, until, with};
+use aya_tests::{Agent, Engine, Farm, Process, aya, chat, sim, streamed, until, with};
 
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -110,5 +110,35 @@ async fn an_engine_that_serves_whole_answers_only_is_judged_by_its_own_counts() 
     while let Some(status) = held.join_next().await {
         assert_eq!(status.unwrap(), 200);
     }
+    farm.assert_accounted().await;
+}
+
+/// An engine that does not listen yet has not said what it serves.
+#[tokio::test]
+async fn a_model_whose_only_engine_is_not_up_yet_is_no_404() {
+    let mut farm = Farm::of(aya!()).start().await;
+    let late = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let schedulers = [format!("http://{}", farm.scheduler.grpc)];
+    let engines = [("late".to_owned(), format!("http://{late}"))];
+    farm.agents.push(Agent::start(aya!(), farm.dir.path(), "n1", &schedulers, &engines, ""));
+    until("the endpoint to be known", async || {
+        let known = farm.scheduler.endpoints().await.len();
+        if known == 1 { Ok(()) } else { Err(known) }
+    })
+    .await;
+    let answer = farm.api().chat(&chat(1)).await;
+    assert_eq!(answer.error(), "503 model_loading");
+    assert_eq!(answer.header("retry-after"), Some("5"));
+    assert!(answer.text().contains("late (not up yet)"), "{}", answer.text());
+    assert_eq!(farm.record_of(&answer).await["outcome"]["status"], "refused");
+    let engine = Engine::start_at(aya!(), farm.dir.path(), sim("late"), late).await;
+    farm.engines.push(engine);
+    until("an answer", async || {
+        let answer = farm.api().chat(&chat(1)).await;
+        if answer.status == 200 { Ok(()) } else { Err(answer.error()) }
+    })
+    .await;
+    let unknown = farm.api().chat(&with(chat(1), &json!({"model": "nobody"}))).await;
+    assert_eq!(unknown.status, 404, "{}", unknown.text());
     farm.assert_accounted().await;
 }

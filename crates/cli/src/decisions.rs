@@ -27,7 +27,10 @@ pub(crate) fn render(records: &[RecordJson], style: Style) -> String {
     }
     let mut lines = table.lines();
     let failed = |record: &RecordJson| {
-        matches!(record.outcome.status, OutcomeStatus::UpstreamError | OutcomeStatus::Truncated)
+        matches!(
+            record.outcome.status,
+            OutcomeStatus::UpstreamError | OutcomeStatus::Truncated | OutcomeStatus::Refused
+        )
     };
     for (line, record) in lines.iter_mut().skip(1).zip(records) {
         if failed(record) {
@@ -70,6 +73,7 @@ pub(crate) const fn words(status: OutcomeStatus) -> &'static str {
         OutcomeStatus::UpstreamError => "upstream error",
         OutcomeStatus::Truncated => "truncated",
         OutcomeStatus::ClientCancelled => "client gone",
+        OutcomeStatus::Refused => "refused",
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use aya_domain::{Bytes, EndpointId, EndpointUrl, EngineKind, GpuUuid, NodeId, Tokens};
+use aya_domain::{AbortPolicy, Bytes, EndpointId, EndpointUrl, EngineKind, GpuUuid, NodeId, Tokens};
 use aya_estimate::NamedProfile;
 
 use crate::named::{Profile, constant};
@@ -133,6 +133,8 @@ pub struct EngineConfig {
     pub context_length: Option<Tokens>,
     /// Sequences per batch, for engines that do not tell (vLLM's `--max-num-seqs`); overrides what others tell.
     pub max_sequences: Option<u32>,
+    /// What the scheduler does when a client leaves; else as the kind needs it.
+    pub abort: Option<AbortPolicy>,
 }
 
 /// A GPU of this node by its UUID or its index.
@@ -275,6 +277,7 @@ impl EngineConfig {
             api_key: None,
             context_length: None,
             max_sequences: None,
+            abort: None,
         }
     }
 
@@ -296,6 +299,7 @@ impl EngineConfig {
         let context_length = r.number_if_set("context_length", 1..=COUNT_MAX).map(Tokens);
         let max_sequences =
             r.number_if_set("max_sequences", 1..=65_536).and_then(|number| u32::try_from(number).ok());
+        let abort = r.parsed_if_set("abort");
         Some(Self {
             kind: kind?,
             url: url?,
@@ -307,6 +311,7 @@ impl EngineConfig {
             api_key,
             context_length,
             max_sequences,
+            abort,
         })
     }
 }

@@ -5,9 +5,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::{
-    Action, AgentHealth, BootId, Bytes, Condition, EndpointId, EndpointUrl, EngineKind, EngineProfile,
-    GpuInfo, GpuProcesses, GpuSample, GpuUuid, LearnedCost, ModelId, MonoTime, NodeId, PrefixCache, Ratio,
-    Reading, ServedModel, SignalReport, Tokens,
+    AbortPolicy, Action, AgentHealth, BootId, Bytes, Condition, EndpointId, EndpointUrl, EngineKind,
+    EngineProfile, GpuInfo, GpuProcesses, GpuSample, GpuUuid, LearnedCost, ModelId, MonoTime, NodeId,
+    PrefixCache, Ratio, Reading, ServedModel, SignalReport, Tokens,
 };
 
 /// Where an entity is in its life.
@@ -109,6 +109,8 @@ pub struct EndpointInfo {
     pub kv_bytes_per_token: Option<Bytes>,
     pub gpus: Vec<GpuUuid>,
     pub version: Option<String>,
+    /// Of its kind, or as its configuration says.
+    pub abort: AbortPolicy,
 }
 
 /// Load on an endpoint that is not ours: the last report minus what we had in flight when it was sampled.

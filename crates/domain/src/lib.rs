@@ -30,8 +30,8 @@ pub use decision::{
     Candidate, Chosen, Decision, HoldReason, Misses, Outcome, RefusalReason, Rejection, Terms, Verdict,
 };
 pub use engine::{
-    AbortPolicy, Capabilities, EngineKind, HeadersWhen, KvAllocation, PrefixCache, ServedModel,
-    UnknownEngineKind,
+    AbortPolicy, Capabilities, EngineKind, FirstEvent, HeadersWhen, KvAllocation, Overload, PrefixCache,
+    ServedModel, UnknownAbortPolicy, UnknownEngineKind,
 };
 pub use fact::{Fact, Facts};
 pub use fleet::{

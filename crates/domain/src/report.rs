@@ -6,8 +6,9 @@
 use std::time::Duration;
 
 use crate::{
-    Aged, BootId, Bytes, EndpointId, EndpointUrl, EngineKind, EngineProfile, GpuInfo, GpuProcesses,
-    GpuSample, GpuSourceKind, GpuUuid, NodeId, PrefixCache, Ratio, ServedModel, SignalReport, Tokens,
+    AbortPolicy, Aged, BootId, Bytes, EndpointId, EndpointUrl, EngineKind, EngineProfile, GpuInfo,
+    GpuProcesses, GpuSample, GpuSourceKind, GpuUuid, NodeId, PrefixCache, Ratio, ServedModel, SignalReport,
+    Tokens,
 };
 
 /// Whether a report names everything.
@@ -91,6 +92,8 @@ pub struct EngineReport {
     pub profile: Option<EngineProfile>,
     /// KV bytes of one token, where the engine allocates on demand and the configuration tells it.
     pub kv_bytes_per_token: Option<Bytes>,
+    /// What to do when a client leaves, where the configuration says so.
+    pub abort: Option<AbortPolicy>,
     /// The GPUs it runs on; empty if unknown.
     pub gpus: Vec<GpuUuid>,
     /// Whether each reading works; empty from an agent that does not say.

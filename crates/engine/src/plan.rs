@@ -171,6 +171,7 @@ mod tests {
         for kind in EngineKind::ALL {
             let plan = plan(kind);
             assert_eq!(plan.pages[0].page, Page::Health, "{kind}");
+            assert_eq!(plan.pages[0].paths[0], kind.capabilities().health_path, "{kind}");
             assert!(plan.pages.iter().any(|p| p.page == Page::Models), "{kind}");
             assert!(plan.pages.iter().all(|p| !p.paths.is_empty()), "{kind}");
         }

@@ -6,9 +6,9 @@
 use std::sync::Arc;
 
 use aya_domain::{
-    Aged, Bytes, Condition, Endpoint, EndpointInfo, EngineHealth, EngineProfile, EngineReport, ForeignLoad,
-    Freshness, GpuUuid, Health, MonoTime, NodeId, Phase, PrefixCache, Ratio, Reading, SignalReport, Tokens,
-    speed_under,
+    AbortPolicy, Aged, Bytes, Condition, Endpoint, EndpointInfo, EngineHealth, EngineKind, EngineProfile,
+    EngineReport, ForeignLoad, Freshness, GpuUuid, Health, MonoTime, NodeId, Phase, PrefixCache, Ratio,
+    Reading, SignalReport, Tokens, speed_under,
 };
 use aya_estimate::prior;
 
@@ -85,6 +85,7 @@ impl EndpointState {
             kv_bytes_per_token: report.kv_bytes_per_token,
             gpus: report.gpus.clone(),
             version: report.version.clone(),
+            abort: abort_policy(report.kind, report.abort),
         };
         let mut state = Self {
             info: Arc::new(info),
@@ -169,11 +170,13 @@ impl EndpointState {
         let kv_capacity = report.kv_capacity.map(|aged| aged.value).or(old.kv_capacity);
         let version = report.version.filter(|version| old.version.as_ref() != Some(version));
         let profile = self.new_profile(&report.gpus, gpus);
+        let abort = abort_policy(report.kind, report.abort);
         let same = models.is_none()
             && version.is_none()
             && profile.is_none()
             && old.node == *node
             && old.kind == report.kind
+            && old.abort == abort
             && old.url == report.url
             && old.max_sequences == max_sequences
             && old.kv_capacity == kv_capacity
@@ -186,6 +189,7 @@ impl EndpointState {
         let info = Arc::make_mut(&mut self.info);
         info.node = node.clone();
         info.kind = report.kind;
+        info.abort = abort;
         info.url = report.url;
         info.max_sequences = max_sequences;
         info.kv_capacity = kv_capacity;
@@ -302,6 +306,11 @@ impl EndpointState {
         all.sort_by_key(|condition| std::cmp::Reverse(condition.action.severity()));
         Arc::from(all)
     }
+}
+
+/// As configured, else as its kind needs it.
+fn abort_policy(kind: EngineKind, configured: Option<AbortPolicy>) -> AbortPolicy {
+    configured.unwrap_or(kind.capabilities().abort)
 }
 
 const SOURCE_ENGINE: &str = "engine";

@@ -161,6 +161,7 @@ impl Draft {
             kv_bytes_per_token: None,
             gpus: Vec::new(),
             version: None,
+            abort: aya_domain::AbortPolicy::Cancel,
         };
         let endpoint = Endpoint {
             info: Arc::new(info.clone()),

@@ -178,6 +178,10 @@ impl Driver {
 
     fn abort(&mut self, key: u64) {
         if let Some(live) = self.live.remove(&key) {
+            if self.shared.faults.borrow().dies_on_abort {
+                tracing::error!("a client left, and this engine does not survive that");
+                std::process::abort();
+            }
             self.engine.abort(key);
             let tokens = live.progress.borrow().tokens;
             let mut status = self.shared.status.lock();

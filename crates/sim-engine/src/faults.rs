@@ -41,6 +41,8 @@ pub struct Faults {
     pub lie: bool,
     /// `/health` answers 503.
     pub unhealthy: bool,
+    /// The process ends when a client leaves before its answer is whole.
+    pub dies_on_abort: bool,
 }
 
 impl Default for Faults {
@@ -59,12 +61,13 @@ impl Default for Faults {
             slow: 1.0,
             lie: false,
             unhealthy: false,
+            dies_on_abort: false,
         }
     }
 }
 
 /// One fault as flags and headers name it: `503`, `503=0.3`, `500`, `error-in-stream`, `die-mid-stream=5`, `stall`,
-/// `slow=4`, `lie`, `unhealthy`, `abort-process`.
+/// `slow=4`, `lie`, `unhealthy`, `dies-on-abort`, `abort-process`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Fault {
     /// A share of requests, 0 to 1.
@@ -80,6 +83,7 @@ pub enum Fault {
     Slow(f64),
     Lie,
     Unhealthy,
+    DiesOnAbort,
     AbortProcess,
 }
 
@@ -87,7 +91,7 @@ pub enum Fault {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is not a fault; known: 503[=SHARE], 500[=SHARE], error-in-stream[=SHARE], die-mid-stream=TOKENS, stall, \
-     slow=FACTOR, lie, unhealthy, abort-process"
+     slow=FACTOR, lie, unhealthy, dies-on-abort, abort-process"
 )]
 pub struct UnknownFault(pub String);
 
@@ -111,6 +115,7 @@ impl FromStr for Fault {
             ("stall", None) => Ok(Self::Stall),
             ("lie", None) => Ok(Self::Lie),
             ("unhealthy", None) => Ok(Self::Unhealthy),
+            ("dies-on-abort", None) => Ok(Self::DiesOnAbort),
             ("abort-process", None) => Ok(Self::AbortProcess),
             _ => Err(unknown()),
         }
@@ -129,6 +134,7 @@ impl Faults {
             Fault::Slow(factor) => self.slow = factor,
             Fault::Lie => self.lie = true,
             Fault::Unhealthy => self.unhealthy = true,
+            Fault::DiesOnAbort => self.dies_on_abort = true,
             Fault::AbortProcess => {}
         }
     }
@@ -211,6 +217,7 @@ mod tests {
         check("die-mid-stream=5", Fault::DieMidStream(5));
         check("slow=4", Fault::Slow(4.0));
         check("stall", Fault::Stall);
+        check("dies-on-abort", Fault::DiesOnAbort);
         check("abort-process", Fault::AbortProcess);
         for bad in ["", "504", "503=2", "503=x", "slow", "slow=0", "slow=NaN", "die-mid-stream", "stall=1"] {
             assert_eq!(bad.parse::<Fault>(), Err(UnknownFault(bad.to_owned())), "{bad}");

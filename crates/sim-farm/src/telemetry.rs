@@ -106,6 +106,7 @@ impl Agent {
             profile: Some(self.told),
             prefix_cache: None,
             work: None,
+            abort: None,
             kv_bytes_per_token: None,
             gpus: Vec::new(),
             signals: Vec::new(),

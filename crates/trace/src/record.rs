@@ -98,18 +98,26 @@ pub enum OutcomeStatus {
     Completed,
     /// The client is at fault.
     ClientError,
-    /// The farm is at fault, and the client was told so with a status, or cut off before one as the scheduler stopped.
+    /// An engine is at fault, and the client was told so with a status, or cut off before one as the scheduler stopped.
     UpstreamError,
     /// It broke off after the first byte.
     Truncated,
     /// The client went away.
     ClientCancelled,
+    /// The scheduler sent it to no engine: no room in time, a full queue, nobody ready, its own end.
+    Refused,
 }
 
 impl OutcomeStatus {
     /// Every status, in the order of their indexes.
-    pub const ALL: [Self; 5] =
-        [Self::Completed, Self::ClientError, Self::UpstreamError, Self::Truncated, Self::ClientCancelled];
+    pub const ALL: [Self; 6] = [
+        Self::Completed,
+        Self::ClientError,
+        Self::UpstreamError,
+        Self::Truncated,
+        Self::ClientCancelled,
+        Self::Refused,
+    ];
 
     /// The position in [`Self::ALL`].
     #[must_use]
@@ -120,6 +128,7 @@ impl OutcomeStatus {
             Self::UpstreamError => 2,
             Self::Truncated => 3,
             Self::ClientCancelled => 4,
+            Self::Refused => 5,
         }
     }
 
@@ -132,6 +141,7 @@ impl OutcomeStatus {
             Self::UpstreamError => "upstream_error",
             Self::Truncated => "truncated",
             Self::ClientCancelled => "client_cancelled",
+            Self::Refused => "refused",
         }
     }
 }

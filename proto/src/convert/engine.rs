@@ -1,8 +1,8 @@
 //! Engines: identity is required, every reading is a value with its age or absent.
 
 use aya_domain::{
-    Aged, Bytes, EndpointId, EndpointUrl, EngineHealth, EngineKind, EngineProfile, EngineReport, GpuUuid,
-    ModelId, PrefixCache, Ratio, ServedModel, StepCost, Tokens,
+    AbortPolicy, Aged, Bytes, EndpointId, EndpointUrl, EngineHealth, EngineKind, EngineProfile, EngineReport,
+    GpuUuid, ModelId, PrefixCache, Ratio, ServedModel, StepCost, Tokens,
 };
 
 use super::field::{self, Result};
@@ -35,6 +35,8 @@ pub(super) fn engine(engine: wire::Engine, limits: &Limits) -> Result<EngineRepo
         kv_bytes_per_token: engine.kv_bytes_per_token.map(Bytes),
         prefix_cache: within(engine.prefix_cache, "prefix_cache", |value| prefix_cache(&value))?,
         work: within(engine.work, "work", |value| field::aged(value.value, value.age_us))?,
+        // A policy of a newer agent that this side does not know: the kind decides.
+        abort: engine.abort.and_then(|policy| wire::AbortPolicy::try_from(policy).ok()).and_then(abort),
         gpus: gpus(&engine.gpus)?,
         signals: signals(engine.signals, limits)?,
     })
@@ -131,6 +133,21 @@ fn gpus(gpus: &[String]) -> Result<Vec<GpuUuid>> {
     gpus.iter().enumerate().map(uuid).collect()
 }
 
+fn abort(policy: wire::AbortPolicy) -> Option<AbortPolicy> {
+    match policy {
+        wire::AbortPolicy::Unspecified => None,
+        wire::AbortPolicy::Cancel => Some(AbortPolicy::Cancel),
+        wire::AbortPolicy::Drain => Some(AbortPolicy::Drain),
+    }
+}
+
+fn abort_to_wire(policy: AbortPolicy) -> wire::AbortPolicy {
+    match policy {
+        AbortPolicy::Cancel => wire::AbortPolicy::Cancel,
+        AbortPolicy::Drain => wire::AbortPolicy::Drain,
+    }
+}
+
 fn kind(kind: wire::EngineKind) -> Option<EngineKind> {
     match kind {
         wire::EngineKind::Unspecified => None,
@@ -180,6 +197,7 @@ pub(super) fn engine_to_wire(engine: &EngineReport) -> wire::Engine {
         gpus: engine.gpus.iter().map(|uuid| uuid.as_str().to_owned()).collect(),
         prefix_cache: engine.prefix_cache.map(prefix_cache_to_wire),
         signals: signals_to_wire(&engine.signals),
+        abort: engine.abort.map(|policy| abort_to_wire(policy).into()),
         work: engine
             .work
             .map(|work| wire::AgedTokens { value: Some(work.value), age_us: field::age_us(work.age) }),

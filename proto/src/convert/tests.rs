@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use aya_domain::{
-    Aged, AgentHealth, BootId, Bytes, Celsius, EndpointId, EndpointUrl, EngineHealth, EngineKind,
-    EngineProfile, EngineReport, GpuEvent, GpuEventKind, GpuEvents, GpuInfo, GpuProcess, GpuProcesses,
-    GpuReport, GpuSample, GpuSourceKind, GpuUuid, MigSlice, Milliwatts, ModelId, NodeId, PcieLink,
-    PrefixCache, ProcessView, Ratio, Report, ReportKind, ServedModel, Signal, SignalReport, SignalState,
-    StepCost, Tokens,
+    AbortPolicy, Aged, AgentHealth, BootId, Bytes, Celsius, EndpointId, EndpointUrl, EngineHealth,
+    EngineKind, EngineProfile, EngineReport, GpuEvent, GpuEventKind, GpuEvents, GpuInfo, GpuProcess,
+    GpuProcesses, GpuReport, GpuSample, GpuSourceKind, GpuUuid, MigSlice, Milliwatts, ModelId, NodeId,
+    PcieLink, PrefixCache, ProcessView, Ratio, Report, ReportKind, ServedModel, Signal, SignalReport,
+    SignalState, StepCost, Tokens,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -251,7 +251,7 @@ fn engine() -> impl Strategy<Value = EngineReport> {
     let loads = (aged(any::<u32>()), aged(any::<u32>()), aged(ratio()));
     let kv_bytes = option::of(any::<u64>().prop_map(Bytes));
     let limits = (aged(any::<u64>().prop_map(Tokens)), aged(any::<u32>()), option::of(profile()), kv_bytes);
-    let gpus = (vec(id(), 0..3), aged(prefix_cache()), signals(), aged(any::<u64>()));
+    let gpus = (vec(id(), 0..3), aged(prefix_cache()), signals(), aged(any::<u64>()), any::<bool>());
     (identity, (health, age()), aged(models), loads, limits, gpus).prop_map(
         |(
             (id, kind, port, version),
@@ -259,7 +259,7 @@ fn engine() -> impl Strategy<Value = EngineReport> {
             models,
             loads,
             limits,
-            (gpus, prefix_cache, signals, work),
+            (gpus, prefix_cache, signals, work, drains),
         )| {
             EngineReport {
                 id: EndpointId::parse(&id).unwrap(),
@@ -277,6 +277,7 @@ fn engine() -> impl Strategy<Value = EngineReport> {
                 kv_bytes_per_token: limits.3,
                 prefix_cache,
                 work,
+                abort: drains.then_some(AbortPolicy::Drain),
                 gpus: gpus.iter().map(|uuid| GpuUuid::parse(uuid).unwrap()).collect(),
                 signals,
             }

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use aya_domain::{Condition, Endpoint, Gpu, Health, MonoTime, Node, Reading, SignalReport};
+use aya_domain::{Condition, Endpoint, Gpu, Health, MonoTime, Node, Reading};
 use aya_trace::ConditionJson;
 use serde::Serialize;
 
+use super::engine::{CapabilitiesJson, SignalJson};
 use super::learned::LearnedJson;
 use super::pcie::PcieLinkJson;
 use super::process::ProcessJson;
@@ -206,16 +207,8 @@ struct EndpointJson {
     age_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     engine_version: Option<String>,
+    capabilities: CapabilitiesJson,
     gpus: Vec<String>,
-}
-
-/// Whether one reading of an engine works.
-#[derive(Debug, Serialize)]
-struct SignalJson {
-    signal: &'static str,
-    state: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -349,7 +342,7 @@ fn endpoint_json(endpoint: &Endpoint, companion: &Companion, now: MonoTime) -> E
         kv_capacity_tokens: info.kv_capacity.map(|t| t.get()),
         max_sequences: info.max_sequences,
         prefix_hit_ratio: endpoint.prefix_cache.and_then(|reading| reading.value.share()).map(|r| r.get()),
-        signals: endpoint.signals.iter().map(signal_json).collect(),
+        signals: endpoint.signals.iter().map(SignalJson::from).collect(),
         vram_free_bytes: endpoint.vram_free.map(|reading| reading.value.get()),
         speed_ratio: endpoint.speed.get(),
         action: endpoint.conditions.first().map(|worst| worst.action.as_str()),
@@ -359,13 +352,9 @@ fn endpoint_json(endpoint: &Endpoint, companion: &Companion, now: MonoTime) -> E
         cooling_ms: own.cooling_until.map(|until| millis(until.since(now))),
         age_ms: endpoint.sampled_at.map(|at| millis(now.since(at))),
         engine_version: info.version.clone(),
+        capabilities: CapabilitiesJson::of(info.kind, info.abort),
         gpus: info.gpus.iter().map(ToString::to_string).collect(),
     }
-}
-
-fn signal_json(told: &SignalReport) -> SignalJson {
-    let (signal, state) = (told.signal.as_str(), told.state.as_str());
-    SignalJson { signal, state, reason: told.reason.clone() }
 }
 
 fn value(reading: Option<Reading<u32>>) -> Option<u32> {

@@ -5,6 +5,7 @@
 //! drain is over, and the scheduler drops them all.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aya_admission::Shed;
@@ -54,6 +55,8 @@ struct Open {
     guess: Option<CacheGuess>,
     completion_tokens: Option<u64>,
     finish_reason: Option<String>,
+    /// Of an attempt that goes on without its client: whether it does.
+    client_gone: Option<Arc<AtomicBool>>,
 }
 
 /// How a request ended.
@@ -90,6 +93,7 @@ impl Account {
             guess: None,
             completion_tokens: None,
             finish_reason: None,
+            client_gone: None,
         };
         Self { shared: Arc::clone(shared), open: Some(Box::new(open)) }
     }
@@ -161,6 +165,13 @@ impl Account {
             });
         }
         self.decided(decided);
+    }
+
+    /// From here on it may be open when its client has gone, which this then tells.
+    pub(super) fn outlives_client(&mut self, gone: Arc<AtomicBool>) {
+        if let Some(open) = &mut self.open {
+            open.client_gone = Some(gone);
+        }
     }
 
     /// What the current attempt's endpoint probably holds of the prompt.
@@ -251,10 +262,10 @@ impl Account {
         });
     }
 
-    /// The farm is at fault.
+    /// The farm is at fault: the engine that it was sent to last, or we sent it to none.
     pub(crate) fn fail(&mut self, error: &ApiError) {
         self.close(End {
-            status: OutcomeStatus::UpstreamError,
+            status: self.open.as_ref().map_or(OutcomeStatus::Refused, |open| open.at_fault()),
             http_status: Some(error.status),
             error: error.code.or(Some(error.kind)),
         });
@@ -264,11 +275,12 @@ impl Account {
     pub(crate) fn close(&mut self, end: End<'_>) {
         self.end_wait();
         let Some(mut open) = self.open.take() else { return };
+        let end = open.seen_by_client(end);
         let now = self.shared.clock.now();
         let e2e = now.since(open.arrived_at);
         if let Some(attempt) = open.attempts.last_mut().filter(|a| a.result == AttemptResult::Open) {
             attempt.result = match end.status {
-                OutcomeStatus::UpstreamError | OutcomeStatus::Truncated => {
+                OutcomeStatus::UpstreamError | OutcomeStatus::Truncated | OutcomeStatus::Refused => {
                     AttemptResult::Failed { reason: end.error.unwrap_or("upstream_error").to_owned() }
                 }
                 OutcomeStatus::Completed | OutcomeStatus::ClientError => AttemptResult::Answered,
@@ -311,14 +323,29 @@ pub(super) fn abandoned(shared: &Shared, if_cut: OutcomeStatus) -> (OutcomeStatu
 
 impl Drop for Account {
     fn drop(&mut self) {
-        if self.open.is_some() {
-            let (status, error) = abandoned(&self.shared, OutcomeStatus::UpstreamError);
+        if let Some(open) = &self.open {
+            let (status, error) = abandoned(&self.shared, open.at_fault());
             self.close(End { status, http_status: error.map(|_| respond::CUT_STATUS), error });
         }
     }
 }
 
 impl Open {
+    /// Whose fault it is that there is no answer.
+    const fn at_fault(&self) -> OutcomeStatus {
+        if self.attempts.is_empty() { OutcomeStatus::Refused } else { OutcomeStatus::UpstreamError }
+    }
+
+    /// Whatever came of a request whose client had left, the client had left.
+    fn seen_by_client<'a>(&self, end: End<'a>) -> End<'a> {
+        let gone = self.client_gone.as_ref().is_some_and(|gone| gone.load(Ordering::Relaxed));
+        if gone {
+            End { status: OutcomeStatus::ClientCancelled, http_status: None, error: None }
+        } else {
+            end
+        }
+    }
+
     fn head(&self, headers: &mut HeaderMap) {
         respond::set(headers, respond::X_DECISION_ID, self.decision_id.as_str());
         if let Some(attempt) = self.attempts.last() {

@@ -1,22 +1,27 @@
 //! What a client is told when no endpoint takes its request: one table.
 
 use aya_admission::retry_after_wait_s;
-use aya_domain::{HoldReason, RefusalReason, Request, Tokens};
+use aya_domain::{Endpoint, Health, HoldReason, ModelId, Phase, RefusalReason, Request, Tokens};
 use aya_proxy::ApiError;
 
 use super::place::NotPlaced;
 use crate::http::respond;
 use crate::shared::Shared;
+use crate::view::FarmView;
 
 /// What a client waits before it asks for a model without a ready endpoint again, in seconds.
 const NOT_READY_RETRY_S: u32 = 5;
+/// Endpoints that an error names.
+const NAMED_MAX: usize = 5;
 
 /// The error for a request that was not placed.
 pub(super) fn error(shared: &Shared, request: &Request, reason: &NotPlaced) -> ApiError {
     let model = &request.model;
     match reason {
         NotPlaced::Refused(RefusalReason::UnknownModel) => {
-            respond::unknown_model(model.as_str(), &shared.known_models(&shared.view.load()))
+            let view = shared.view.load();
+            loading(&view, model)
+                .unwrap_or_else(|| respond::unknown_model(model.as_str(), &shared.known_models(&view)))
         }
         NotPlaced::Refused(RefusalReason::TooLong { need, largest }) => too_long(*need, *largest),
         NotPlaced::WaitedOut(HoldReason::NoneReady) => {
@@ -65,6 +70,29 @@ pub(super) fn error(shared: &Shared, request: &Request, reason: &NotPlaced) -> A
 fn retry_after_s(shared: &Shared, request: &Request) -> u32 {
     let (_, wait_s) = shared.room.outlook(&request.model, request.priority, &request.tenant);
     u32::try_from(retry_after_wait_s(wait_s)).unwrap_or(u32::MAX)
+}
+
+/// 503 for a model that nobody serves while engines have not said yet what they serve: it may be one of theirs.
+fn loading(view: &FarmView, model: &ModelId) -> Option<ApiError> {
+    let silent = |endpoint: &&Endpoint| endpoint.info.models.is_empty() && endpoint.phase != Phase::Gone;
+    let mut named: Vec<String> = Vec::new();
+    for endpoint in view.snapshot.endpoints.iter().filter(silent).take(NAMED_MAX) {
+        let why = match (&endpoint.phase, &endpoint.health) {
+            (Phase::Joining, _) => "loading",
+            (_, Health::Unhealthy { .. }) => "not up yet",
+            _ => "not read yet",
+        };
+        named.push(format!("{} ({why})", endpoint.info.id));
+    }
+    if named.is_empty() {
+        return None;
+    }
+    let message = format!(
+        "no endpoint serves `{model}` now; these have not said yet what they serve: {}",
+        named.join(", ")
+    );
+    let error = ApiError::new(503, "unavailable_error", message).code("model_loading");
+    Some(error.retry_after_s(NOT_READY_RETRY_S))
 }
 
 fn too_long(need: Tokens, largest: Tokens) -> ApiError {

@@ -7,13 +7,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aya_proxy::{Response as EngineResponse, SseScanner};
+use aya_domain::{AbortPolicy, FirstEvent as FirstEventOf};
+use aya_proxy::{Response as EngineResponse, SseScanner, StreamFacts};
 use aya_trace::OutcomeStatus;
 use bytes::Bytes;
 use http::Response;
 use tokio::time::timeout;
 
 use super::account::{Account, End};
+use super::carried;
 use super::failure::{Failure, Pause, told_in_stream};
 use super::place::Placed;
 use super::sent::{BEHIND, Mode, Sent, Upstream, total_until};
@@ -35,8 +37,16 @@ pub(crate) enum AttemptEnd {
     Retry(Box<Account>, Pause),
 }
 
-/// Sends the request to the placed endpoint.
-pub(crate) async fn attempt(up: Upstream<'_>, mut account: Account, placed: Placed) -> AttemptEnd {
+/// Sends the request to the placed endpoint, as its engine bears a client that leaves.
+pub(crate) async fn attempt(up: Upstream<'_>, account: Account, placed: Placed) -> AttemptEnd {
+    match placed.endpoint.abort {
+        AbortPolicy::Cancel => attempt_once(up, account, placed).await,
+        AbortPolicy::Drain => carried::attempt(up, account, placed).await,
+    }
+}
+
+/// One attempt; dropped, it cancels at the engine.
+pub(super) async fn attempt_once(up: Upstream<'_>, mut account: Account, placed: Placed) -> AttemptEnd {
     let Placed { decided, endpoint, metrics, mut lease, guess, predicted_ttft_s } = placed;
     account.dispatched(decided, &endpoint.id);
     account.guessed(guess);
@@ -50,7 +60,7 @@ pub(crate) async fn attempt(up: Upstream<'_>, mut account: Account, placed: Plac
         Mode::Stream => match first_event(&sent, &mut account).await {
             Ok(first) => {
                 lease.cell().succeeded();
-                let body = begin(up, first, account, lease, &metrics);
+                let body = begin(&sent, first, account, lease, &metrics);
                 return AttemptEnd::Answered(body);
             }
             Err(failure) => failure,
@@ -123,12 +133,13 @@ struct FirstEvent {
 }
 
 fn begin(
-    up: Upstream<'_>,
+    sent: &Sent<'_>,
     first: FirstEvent,
     account: Account,
     mut lease: Lease,
     metrics: &Arc<EndpointMetrics>,
 ) -> Response<ClientBody> {
+    let up = sent.up;
     let FirstEvent { response, scanner, held } = first;
     let EngineResponse { head, body: mut upstream } = response;
     upstream.set_idle_timeout(up.shared.config.timeouts.inter_token);
@@ -150,9 +161,20 @@ fn begin(
         endpoint: Arc::clone(metrics),
         choices: up.prepared.choices(),
         total: Box::pin(tokio::time::sleep(left)),
+        drains: sent.endpoint.abort == AbortPolicy::Drain,
     };
     let stream = StreamBody::new(Arc::clone(up.shared), account, begun);
     response.map(|()| ClientBody::stream(stream))
+}
+
+/// Whether the engine has begun to answer, or said that it will not.
+const fn has_begun(facts: &StreamFacts, first_event: FirstEventOf) -> bool {
+    match first_event {
+        FirstEventOf::WithFirstToken => facts.events > 0,
+        FirstEventOf::BeforeWork => {
+            facts.content_events > 0 || facts.finished > 0 || facts.error.is_some() || facts.done
+        }
+    }
 }
 
 /// Waits for the engine's first event, holding back everything before it.
@@ -178,7 +200,8 @@ async fn wait_first_event(
     }
     let mut scanner = SseScanner::default();
     let mut held = Vec::new();
-    while scanner.facts().events == 0 {
+    let kind_begins = sent.endpoint.kind.capabilities().first_event;
+    while !has_begun(scanner.facts(), kind_begins) {
         let Some(chunk) = response.body.chunk().await? else {
             return Err(Failure::broken("the stream ended before its first event"));
         };

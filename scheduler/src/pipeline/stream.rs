@@ -17,6 +17,7 @@ use memchr::memmem;
 use tokio::time::Sleep;
 
 use super::account::{Account, End, abandoned};
+use super::carried;
 use crate::http::body::Pieces;
 use crate::http::respond;
 use crate::ledger::Lease;
@@ -44,6 +45,8 @@ pub(crate) struct StreamBody {
     state: State,
     /// The request's last instant. The silence between two events is the upstream body's own deadline.
     total: Pin<Box<Sleep>>,
+    /// Without a client it is read on to its end.
+    drains: bool,
 }
 
 #[derive(Debug)]
@@ -63,15 +66,16 @@ pub(crate) struct Begun {
     pub(crate) endpoint: Arc<EndpointMetrics>,
     pub(crate) choices: u32,
     pub(crate) total: Pin<Box<Sleep>>,
+    pub(crate) drains: bool,
 }
 
 impl StreamBody {
     pub(crate) fn new(shared: Arc<Shared>, account: Account, begun: Begun) -> Self {
-        let Begun { upstream, scanner, held, lease, endpoint, choices, total } = begun;
+        let Begun { upstream, scanner, held, lease, endpoint, choices, total, drains } = begun;
         let (lease, state) = (Some(lease), State::Flowing);
         let held = held.into();
         let mut stream =
-            Self { shared, upstream, scanner, account, lease, endpoint, choices, held, state, total };
+            Self { shared, upstream, scanner, account, lease, endpoint, choices, held, state, total, drains };
         stream.let_go_when_told_all();
         stream
     }
@@ -138,6 +142,13 @@ impl StreamBody {
         } else {
             "the connection to the engine broke in the middle of the answer"
         }))
+    }
+
+    /// Leaves the rest to a task that reads it.
+    fn read_on(&mut self) {
+        if let (Some(rest), Some(lease)) = (self.upstream.take_rest(), self.lease.take()) {
+            carried::read_on(rest, lease, self.total.deadline());
+        }
     }
 
     fn blame(&self) {
@@ -231,6 +242,9 @@ impl Drop for StreamBody {
         } else {
             abandoned(&self.shared, OutcomeStatus::Truncated)
         };
+        if self.drains && !self.shared.stopping.is_cutting() {
+            self.read_on();
+        }
         self.close(status, error);
     }
 }

@@ -102,6 +102,7 @@ impl Story {
             profile: None,
             prefix_cache: None,
             work: None,
+            abort: None,
             signals: Vec::new(),
             kv_bytes_per_token: None,
             gpus: gpus.iter().map(|name| uuid(name)).collect(),

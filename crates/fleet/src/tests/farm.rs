@@ -51,6 +51,7 @@ pub(super) fn engine(id: &str, model: &str) -> EngineReport {
         profile: None,
         prefix_cache: None,
         work: None,
+        abort: None,
         kv_bytes_per_token: None,
         gpus: Vec::new(),
         signals: Vec::new(),

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 
 use super::response::{self, ParsedHead};
 use super::{HEAD_MAX, Phase, RequestHead, ResponseHead, UpstreamConfig, UpstreamError, pool};
-use crate::framing::Decoder;
+use crate::framing::{Decoder, Framing};
 use crate::scratch::poll_read;
 use crate::splice::{PARTS_MAX, SplicedBody};
 use crate::timer::PhaseTimer;
@@ -293,6 +293,19 @@ impl ResponseBody {
             whole.extend_from_slice(&data);
         }
         Ok(Some(Bytes::from(whole)))
+    }
+
+    /// The rest of the body for somebody else to read, who has to be as patient; here it has ended then. `None`: it had.
+    pub fn take_rest(&mut self) -> Option<Self> {
+        let conn = self.conn.take()?;
+        Some(Self {
+            conn: Some(conn),
+            decoder: std::mem::replace(&mut self.decoder, Decoder::new(Framing::Length(0))),
+            ready: std::mem::take(&mut self.ready),
+            timer: PhaseTimer::new(Phase::Body, self.config.idle_timeout),
+            config: self.config,
+            keep: self.keep,
+        })
     }
 
     /// Whether everything of the body has been given out.

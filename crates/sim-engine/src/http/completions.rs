@@ -61,7 +61,8 @@ async fn generate(app: &App, shape: Shape, plan: Plan) -> Result<Response, ApiEr
         Some(Fault::Stall) if plan.stream => return Ok(silence(app.inbox.clone())),
         Some(Fault::Stall) => return app.stall().await,
         Some(Fault::DieMidStream(tokens)) => Some(tokens),
-        Some(Fault::Slow(_) | Fault::Lie | Fault::Unhealthy | Fault::AbortProcess) | None => None,
+        Some(Fault::Slow(_) | Fault::Lie | Fault::Unhealthy | Fault::DiesOnAbort | Fault::AbortProcess)
+        | None => None,
     };
     let frames = Frames::new(shape, app.created(), &plan);
     let mut generation = intake::submit(app, &plan).await?;

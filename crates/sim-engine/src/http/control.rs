@@ -51,6 +51,9 @@ pub(super) async fn set_faults(
     }
     let mut outcome = Ok(());
     app.shared.faults.send_modify(|faults| match faults.patched(&patch) {
+        Ok(patched) if patched.dies_on_abort && !app.facts.may_abort_process => {
+            outcome = Err(invalid("this engine may not end its process".to_owned()));
+        }
         Ok(patched) => *faults = patched,
         Err(message) => outcome = Err(invalid(message)),
     });

@@ -142,7 +142,7 @@ pub(super) fn fault(app: &App, headers: &HeaderMap, key: u64) -> Result<Option<F
         .parse()
         .map_err(|e: crate::faults::UnknownFault| invalid(e.to_string()))?;
     match fault {
-        Fault::Slow(_) | Fault::Lie | Fault::Unhealthy => {
+        Fault::Slow(_) | Fault::Lie | Fault::Unhealthy | Fault::DiesOnAbort => {
             Err(invalid("this fault befalls an engine, not a request: POST /sim/faults".to_owned()))
         }
         Fault::AbortProcess if !app.facts.may_abort_process => {

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aya_domain::{
-    Bytes, Endpoint, EndpointId, EndpointIndex, EndpointInfo, EndpointUrl, EngineKind, EngineProfile,
-    ForeignLoad, Freshness, GpuUuid, Health, ModelId, NodeId, Phase, Pool, Ratio, ServedModel, StepCost,
-    Tokens,
+    AbortPolicy, Bytes, Endpoint, EndpointId, EndpointIndex, EndpointInfo, EndpointUrl, EngineKind,
+    EngineProfile, ForeignLoad, Freshness, GpuUuid, Health, ModelId, NodeId, Phase, Pool, Ratio, ServedModel,
+    StepCost, Tokens,
 };
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +70,8 @@ impl From<&Endpoint> for EndpointJson {
             kv_bytes_per_token,
             gpus,
             version,
+            // Matters when a client leaves, which is after every decision.
+            abort: _,
         } = &*endpoint.info;
         let (health, health_reason) = match &endpoint.health {
             known @ (Health::Unknown | Health::Healthy) => (known.as_str(), None),
@@ -161,6 +163,7 @@ impl EndpointJson {
             kv_bytes_per_token: self.kv_bytes_per_token.map(Bytes),
             gpus: self.gpus.iter().map(gpu).collect::<Result<_, _>>()?,
             version: self.version.clone(),
+            abort: AbortPolicy::Cancel,
         };
         Ok(Endpoint {
             info: Arc::new(info),

@@ -133,6 +133,7 @@ impl World {
                 kv_bytes_per_token: maybe(&mut self.dice, 200_000).map(Bytes),
                 gpus: vec![GpuUuid::parse(&format!("GPU-{id}")).unwrap()],
                 version: self.dice.one_in(2).then(|| "0.11.0".to_owned()),
+                abort: aya_domain::AbortPolicy::Cancel,
             }),
             phase: Phase::Serving,
             health: Health::Healthy,
