@@ -2,6 +2,7 @@
 
 mod account;
 pub(crate) mod admit;
+mod blame;
 pub(crate) mod carried;
 mod failure;
 pub(crate) mod inputs;

@@ -5,7 +5,7 @@
 //! drain is over, and the scheduler drops them all.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use aya_admission::Shed;
@@ -15,6 +15,7 @@ use aya_trace::{Admission, Attempt, AttemptResult, OutcomeStatus, Record, Reques
 use http::HeaderMap;
 
 use super::Prepared;
+use super::blame::{self, abandoned, at_fault};
 use super::inputs::{Captured, Decided};
 use crate::http::respond;
 use crate::insight::CacheGuess;
@@ -265,7 +266,7 @@ impl Account {
     /// The farm is at fault: the engine that it was sent to last, or we sent it to none.
     pub(crate) fn fail(&mut self, error: &ApiError) {
         self.close(End {
-            status: self.open.as_ref().map_or(OutcomeStatus::Refused, |open| open.at_fault()),
+            status: self.open.as_ref().map_or(OutcomeStatus::Refused, |open| at_fault(&open.attempts)),
             http_status: Some(error.status),
             error: error.code.or(Some(error.kind)),
         });
@@ -275,7 +276,7 @@ impl Account {
     pub(crate) fn close(&mut self, end: End<'_>) {
         self.end_wait();
         let Some(mut open) = self.open.take() else { return };
-        let end = open.seen_by_client(end);
+        let end = blame::seen_by_client(open.client_gone.as_ref(), end);
         let now = self.shared.clock.now();
         let e2e = now.since(open.arrived_at);
         if let Some(attempt) = open.attempts.last_mut().filter(|a| a.result == AttemptResult::Open) {
@@ -312,40 +313,16 @@ impl Account {
     }
 }
 
-/// The end of a request that is dropped open: its client has gone, unless the scheduler cuts it off as it stops.
-pub(super) fn abandoned(shared: &Shared, if_cut: OutcomeStatus) -> (OutcomeStatus, Option<&'static str>) {
-    if shared.stopping.is_cutting() {
-        (if_cut, Some("shutting_down"))
-    } else {
-        (OutcomeStatus::ClientCancelled, None)
-    }
-}
-
 impl Drop for Account {
     fn drop(&mut self) {
         if let Some(open) = &self.open {
-            let (status, error) = abandoned(&self.shared, open.at_fault());
+            let (status, error) = abandoned(&self.shared, at_fault(&open.attempts));
             self.close(End { status, http_status: error.map(|_| respond::CUT_STATUS), error });
         }
     }
 }
 
 impl Open {
-    /// Whose fault it is that there is no answer.
-    const fn at_fault(&self) -> OutcomeStatus {
-        if self.attempts.is_empty() { OutcomeStatus::Refused } else { OutcomeStatus::UpstreamError }
-    }
-
-    /// Whatever came of a request whose client had left, the client had left.
-    fn seen_by_client<'a>(&self, end: End<'a>) -> End<'a> {
-        let gone = self.client_gone.as_ref().is_some_and(|gone| gone.load(Ordering::Relaxed));
-        if gone {
-            End { status: OutcomeStatus::ClientCancelled, http_status: None, error: None }
-        } else {
-            end
-        }
-    }
-
     fn head(&self, headers: &mut HeaderMap) {
         respond::set(headers, respond::X_DECISION_ID, self.decision_id.as_str());
         if let Some(attempt) = self.attempts.last() {

@@ -16,7 +16,8 @@ use bytes::Bytes;
 use memchr::memmem;
 use tokio::time::Sleep;
 
-use super::account::{Account, End, abandoned};
+use super::account::{Account, End};
+use super::blame::abandoned;
 use super::carried;
 use crate::http::body::Pieces;
 use crate::http::respond;
