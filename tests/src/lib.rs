@@ -19,6 +19,7 @@ mod host;
 mod metrics;
 mod process;
 mod raw;
+mod strict;
 mod tap;
 mod wait;
 
@@ -28,6 +29,7 @@ pub use host::GpuHost;
 pub use metrics::Metrics;
 pub use process::{Exit, Process};
 pub use raw::{Raw, raw_exchange};
+pub use strict::{Heard, read_strictly};
 pub use tap::{Tap, tapped};
 pub use wait::{PATIENCE, until, within};
 

@@ -11,6 +11,18 @@ use crate::wait::until;
 /// Lines of a process's log that a failed test shows.
 const TAIL: usize = 80;
 
+/// The kernel's name of the state of a listening socket.
+const TCP_LISTEN: &str = "0A";
+
+/// What a process has open.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Descriptors {
+    /// Inodes.
+    pub sockets: Vec<u64>,
+    /// Files, timers, queues of events.
+    pub others: usize,
+}
+
 /// A running program.
 #[derive(Debug)]
 pub struct Process {
@@ -93,6 +105,40 @@ impl Process {
     #[must_use]
     pub fn open_files(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+    }
+
+    /// What it has open, told apart; `None` if it has ended.
+    #[must_use]
+    pub fn descriptors(&self) -> Option<Descriptors> {
+        let mut open = Descriptors::default();
+        let entries = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).ok()?;
+        for entry in entries.flatten() {
+            // Closed between the listing and this.
+            let Ok(target) = std::fs::read_link(entry.path()) else { continue };
+            let target = target.to_string_lossy();
+            match target.strip_prefix("socket:[").and_then(|rest| rest.trim_end_matches(']').parse().ok()) {
+                Some(inode) => open.sockets.push(inode),
+                None => open.others += 1,
+            }
+        }
+        Some(open)
+    }
+
+    /// Its connections with this local port, as the kernel counts them; listening sockets are none.
+    #[must_use]
+    pub fn connections_at(&self, port: u16) -> usize {
+        let open = self.descriptors().unwrap_or_default();
+        let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", self.child.id())).unwrap_or_default();
+        let ours = table.lines().skip(1).filter(|line| {
+            let mut words = line.split_whitespace().skip(1);
+            let (local, state, inode) = (words.next(), words.nth(1), words.nth(5));
+            let at =
+                local.and_then(|a| a.rsplit_once(':')).and_then(|(_, p)| u16::from_str_radix(p, 16).ok());
+            let is_open = state.is_some_and(|state| state != TCP_LISTEN);
+            let inode = inode.and_then(|inode| inode.parse().ok());
+            at == Some(port) && is_open && inode.is_some_and(|inode: u64| open.sockets.contains(&inode))
+        });
+        ours.count()
     }
 
     /// `kill -9`, and waits until it is gone.

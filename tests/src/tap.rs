@@ -9,7 +9,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, LocalSet};
 
-type Heard = Rc<RefCell<Vec<Vec<u8>>>>;
+use crate::strict::{Heard, read_strictly};
+
+type Lines = Rc<RefCell<Vec<Vec<u8>>>>;
 type Script = Rc<RefCell<Option<(String, Then)>>>;
 
 /// What follows a scripted answer.
@@ -24,7 +26,7 @@ enum Then {
 #[derive(Debug)]
 pub struct Tap {
     pub addr: SocketAddr,
-    heard: Heard,
+    heard: Lines,
     script: Script,
     listening: JoinHandle<()>,
 }
@@ -34,7 +36,7 @@ impl Tap {
     pub async fn before(engine: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let (heard, script) = (Heard::default(), Script::default());
+        let (heard, script) = (Lines::default(), Script::default());
         let line = Line { engine, heard: Rc::clone(&heard), script: Rc::clone(&script) };
         let listening = tokio::task::spawn_local(listen(listener, line));
         Self { addr, heard, script, listening }
@@ -56,6 +58,19 @@ impl Tap {
         let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
         self.heard.borrow().iter().map(text).filter(|sent| sent.starts_with("POST /v1/")).collect()
     }
+
+    /// The same bytes, read by [`read_strictly`]: what the engine got, over all connections.
+    ///
+    /// # Panics
+    /// If anything that it got is not exactly one well-formed request after the other.
+    #[must_use]
+    pub fn heard(&self) -> Vec<Heard> {
+        let all = self.heard.borrow();
+        let inferences = all.iter().filter(|sent| sent.starts_with(b"POST "));
+        inferences
+            .flat_map(|sent| read_strictly(sent).unwrap_or_else(|e| panic!("the engine got {e}")))
+            .collect()
+    }
 }
 
 impl Drop for Tap {
@@ -72,7 +87,7 @@ pub async fn tapped<T>(test: impl Future<Output = T>) -> T {
 #[derive(Debug, Clone)]
 struct Line {
     engine: SocketAddr,
-    heard: Heard,
+    heard: Lines,
     script: Script,
 }
 

@@ -80,6 +80,7 @@ fn unambiguous(head: &RequestHead, wire: &[u8]) {
     let (request_line, fields) = lines.split_first().expect("a request line");
     let parts: Vec<&[u8]> = request_line.split(|byte| *byte == b' ').collect();
     assert!(parts.len() == 3, "a request line of {} words", parts.len());
+    assert!(parts.get(1).is_some_and(|target| !target.contains(&b'#')), "a target with a fragment");
     let one_0 = parts.last() == Some(&b"HTTP/1.0".as_slice());
     assert!(one_0 || parts.last() == Some(&b"HTTP/1.1".as_slice()), "a version of its own");
     let fields: Vec<_> = fields.iter().map(|line| field(line)).collect();

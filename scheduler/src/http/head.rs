@@ -11,9 +11,22 @@ pub(crate) fn check(head: &RequestHead) -> Result<(), ApiError> {
             ApiError::new(405, "invalid_request_error", "this method is not allowed").should_retry(false)
         );
     }
+    if wants_other_protocol(head) {
+        let error =
+            ApiError::new(501, "invalid_request_error", "the protocol of a connection cannot be changed");
+        return Err(error.param("upgrade").should_retry(false));
+    }
     if head.headers.get(header::CONTENT_ENCODING).is_some_and(|e| e != "identity") {
         let error = ApiError::new(415, "invalid_request_error", "a compressed request body is not supported");
         return Err(error.param("content-encoding").should_retry(false));
     }
     Ok(())
+}
+
+/// Whether the client waits for a switch that will not come. HTTP/2 is only offered, by the clients of whole languages
+/// with every first request, and the offer may be declined in silence; the field itself goes nowhere.
+fn wants_other_protocol(head: &RequestHead) -> bool {
+    let asked =
+        head.headers.get_all(header::UPGRADE).iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
+    asked.into_iter().any(|protocol| !protocol.trim_ascii().eq_ignore_ascii_case(b"h2c"))
 }

@@ -175,7 +175,12 @@ pub fn parse(head: &Bytes) -> Result<RequestHead, HeadError> {
     let is_http_1_0 = request.version == Some(0);
     let method = Method::from_bytes(request.method.unwrap_or_default().as_bytes())
         .map_err(|_| HeadError::NotHttp { what: "the method" })?;
-    let target = Uri::from_maybe_shared(slice_of(head, request.path.unwrap_or_default().as_bytes()))
+    let target = request.path.unwrap_or_default().as_bytes();
+    if target.contains(&b'#') {
+        // The reader of URIs would drop it in silence, and another proxy would route by it.
+        return Err(HeadError::NotHttp { what: "the request target" });
+    }
+    let target = Uri::from_maybe_shared(slice_of(head, target))
         .map_err(|_| HeadError::NotHttp { what: "the request target" })?;
     let mut headers = HeaderMap::with_capacity(request.headers.len());
     let mut connection = Connection::default();

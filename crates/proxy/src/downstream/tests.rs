@@ -93,6 +93,7 @@ fn heads_that_two_parsers_could_read_differently_are_refused() {
         ("\r\n\r\n\r\n\r\n\r\n", 400, "empty lines"),
         ("\n", 400, "begin"),
         ("GET /\r\n\r\n", 400, "request line"),
+        ("GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", 400, "request target"),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "version"),
         ("\u{16}\u{3}\u{1}", 400, "method"),
         ("GET / HTTP/1.1\r\nHost: a\r\nExpect: 200-maybe\r\n\r\n", 417, "100-continue"),
