@@ -29,7 +29,7 @@ impl Raw {
     /// Everything until the peer closes, or until `limit` is over; and whether it closed.
     pub async fn read_for(&mut self, limit: Duration) -> (String, bool) {
         let mut all = Vec::new();
-        let mut buffer = [0; 4096];
+        let mut buffer = vec![0; 4096];
         let reading = async {
             while let Ok(read @ 1..) = self.socket.read(&mut buffer).await {
                 all.extend_from_slice(buffer.get(..read).unwrap_or_default());
@@ -42,7 +42,7 @@ impl Raw {
     /// Everything until these bytes have come, or the peer closes.
     pub async fn read_until(&mut self, end: &str) -> String {
         let mut all = Vec::new();
-        let mut buffer = [0; 4096];
+        let mut buffer = vec![0; 4096];
         within(PATIENCE, end, async {
             while !all.ends_with(end.as_bytes()) {
                 match self.socket.read(&mut buffer).await {

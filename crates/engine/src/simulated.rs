@@ -3,7 +3,7 @@
 
 use crate::finding::{Absent, Activity, Findings, PageError, count, finite, ratio, whole};
 use crate::prometheus::{Tally, scan};
-use aya_domain::{Bytes, EngineProfile, StepCost, Tokens};
+use aya_domain::{Bytes, EngineProfile, Ratio, StepCost, Tokens};
 
 /// The longest GPU name taken over, in bytes.
 const MAX_NAME_BYTES: usize = 128;
@@ -86,9 +86,12 @@ impl Told {
     }
 
     fn activity(&self) -> Result<Activity, Absent> {
+        let busy = self.busy.sum().and_then(ratio)?;
+        let prefill = self.prefill.sum().and_then(ratio)?;
         Ok(Activity {
-            busy: self.busy.sum().and_then(ratio)?,
-            prefill: self.prefill.sum().and_then(ratio)?,
+            busy,
+            // Two sums over the same steps, so that they may differ in their last digit.
+            prefill: Ratio::clamped(prefill.get().min(busy.get())),
             vram_used: self.vram_used.sum().and_then(whole).map(Bytes)?,
             gpu_name: self.gpu_name.clone(),
             gpus: self.gpus.sum().and_then(count).ok(),

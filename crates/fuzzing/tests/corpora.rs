@@ -1,7 +1,7 @@
 #![cfg(test)]
 //! The fuzz targets' corpora and seeded damage to them, as ordinary tests.
 //!
-//! `AYA_FUZZ_SEED=7` damages in another way, `AYA_FUZZ_ROUNDS=1000000` for longer. A failure prints the target, the
+//! `AYA_FUZZ_SEED=7` damages in another way and recorded pages too, `AYA_FUZZ_ROUNDS=1000000` for longer. A failure prints the target, the
 //! seed and the input; put the input into the target's corpus with the fix.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -42,17 +42,19 @@ fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 }
 
 fn corpus(target: &Target) -> Vec<(PathBuf, Vec<u8>)> {
-    let mut all = files(&root().join("tests/fuzz/corpus").join(target.name));
+    let all = files(&root().join("tests/fuzz/corpus").join(target.name));
     assert!(all.len() >= 5, "{} has a corpus of {} inputs", target.name, all.len());
-    // What engines really sent is a seed too; it is kept in one place only.
-    let recorded = match target.name {
-        "engine_page" => "fixtures/engines",
-        "event_stream" => "fixtures/openai",
-        "config" => "fixtures/config",
-        _ => return all,
-    };
-    all.extend(files(&root().join(recorded)));
     all
+}
+
+/// What engines really sent, kept in one place only.
+fn recorded(target: &Target) -> Vec<(PathBuf, Vec<u8>)> {
+    match target.name {
+        "engine_page" => files(&root().join("fixtures/engines")),
+        "event_stream" => files(&root().join("fixtures/openai")),
+        "config" => files(&root().join("fixtures/config")),
+        _ => Vec::new(),
+    }
 }
 
 fn check(target: &Target, input: &[u8], from: &str) {
@@ -63,12 +65,17 @@ fn check(target: &Target, input: &[u8], from: &str) {
 
 fn attack(name: &str) {
     let target = TARGETS.iter().find(|target| target.name == name).unwrap();
-    let corpus = corpus(target);
-    for (path, input) in &corpus {
+    let (mut corpus, recorded) = (corpus(target), recorded(target));
+    for (path, input) in corpus.iter().chain(&recorded) {
         check(target, input, &path.display().to_string());
     }
+    let wanted = number("AYA_FUZZ_SEED", 0);
+    if wanted != 0 {
+        // By default a recording that is added elsewhere changes no input here.
+        corpus.extend(recorded);
+    }
     let inputs: Vec<_> = corpus.into_iter().map(|(_, input)| input).collect();
-    let (seed, rounds) = (number("AYA_FUZZ_SEED", 1), number("AYA_FUZZ_ROUNDS", ROUNDS));
+    let (seed, rounds) = (wanted.max(1), number("AYA_FUZZ_ROUNDS", ROUNDS));
     eprintln!("{name}: seed {seed}, {rounds} rounds");
     let mut mutator = Mutator::new(seed, &inputs, target.words);
     for round in 0..rounds {
