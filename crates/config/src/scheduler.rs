@@ -62,6 +62,8 @@ pub struct SchedulerConfig {
 pub struct Limits {
     /// Bytes of a request body; beyond it 413.
     pub body_max: usize,
+    /// Bytes per second at which a body has to come after `timeouts.body_grace`; more slowly, and it is 408.
+    pub body_rate_min: usize,
     /// Bytes of a request head; beyond it 431.
     pub head_max: usize,
     /// Bytes of an answer that has to be assembled for a client that does not stream.
@@ -83,8 +85,10 @@ pub struct Timeouts {
     pub header: Duration,
     /// Between two requests of one connection.
     pub idle: Duration,
-    /// Reading a request body.
+    /// Reading a request body, however fast it comes.
     pub body: Duration,
+    /// How long a body may come more slowly than `limits.body_rate_min`.
+    pub body_grace: Duration,
     /// Connecting to an engine.
     pub connect: Duration,
     /// From sending a request to the engine's first event.
@@ -292,6 +296,7 @@ impl Limits {
     fn read(r: &mut Reader<'_>) -> Self {
         Self {
             body_max: r.size("body_max", "32MiB", "1KiB"..="1GiB"),
+            body_rate_min: r.size("body_rate_min", "1KiB", "1B"..="1GiB"),
             head_max: r.size("head_max", "32KiB", "8KiB"..="1MiB"),
             response_max: r.size("response_max", "16MiB", "4KiB"..="1GiB"),
             connections_max: r.count("connections_max", 16_384, 1..=1_000_000),
@@ -308,6 +313,7 @@ impl Timeouts {
             header: r.duration("header", "10s", "10ms"..="1h"),
             idle: r.duration("idle", "75s", "10ms"..="1d"),
             body: r.duration("body", "60s", "10ms"..="1h"),
+            body_grace: r.duration("body_grace", "10s", "10ms"..="1h"),
             connect: r.duration("connect", "2s", "1ms"..="5m"),
             ttft: r.duration("ttft", "300s", "10ms"..="1d"),
             inter_token: r.duration("inter_token", "60s", "10ms"..="1d"),

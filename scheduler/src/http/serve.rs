@@ -22,7 +22,7 @@ use tracing::debug;
 use super::attention::Attention;
 use super::body::ClientBody;
 use super::respond;
-use super::wire::{Idle, Wire, WireEnd};
+use super::wire::{BodyLimits, Idle, Wire, WireEnd};
 use crate::routes::{self, Call};
 use crate::shared::Shared;
 use crate::stopping::Step;
@@ -103,8 +103,9 @@ impl Connection {
             }
             Call::Infer(infer) => infer,
         };
-        let limit = self.shared.config.limits.body_max;
-        let body = self.wire.body(framing, limit, expects_continue).await;
+        let limits = &self.shared.config.limits;
+        let limits = BodyLimits { bytes_max: limits.body_max, rate_min: limits.body_rate_min };
+        let body = self.wire.body(framing, limits, expects_continue).await;
         self.wire.begin_answer();
         self.infer(*infer, body).await
     }

@@ -6,6 +6,8 @@
 
 mod body;
 
+pub(crate) use body::BodyLimits;
+
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};

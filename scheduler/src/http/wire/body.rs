@@ -2,8 +2,10 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
+use aya_domain::MonoTime;
 use aya_proxy::{ApiError, Decoder, Framing, poll_read};
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio_util::io::poll_read_buf;
@@ -13,17 +15,47 @@ use super::{Wait, Wire};
 /// What is reserved for a body before its bytes are there, whatever it announces.
 const RESERVE_MAX: usize = 1024 * 1024;
 
+/// What a body may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BodyLimits {
+    pub(crate) bytes_max: usize,
+    /// Bytes per second, once the grace is over.
+    pub(crate) rate_min: usize,
+}
+
+/// How fast a body has to come: every byte that came moves its end, up to the time that any body has.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    began: MonoTime,
+    /// Without a single byte.
+    grace: Duration,
+    longest: Duration,
+    rate_min: usize,
+}
+
+impl Pace {
+    /// The time left; `None` if it is over.
+    fn left(&self, now: MonoTime, received: usize) -> Option<Duration> {
+        let whole = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        let earned_ns = whole(received).saturating_mul(1_000_000_000) / whole(self.rate_min).max(1);
+        let allowed = self.longest.min(self.grace.saturating_add(Duration::from_nanos(earned_ns)));
+        allowed.checked_sub(now.since(self.began)).filter(|left| !left.is_zero())
+    }
+}
+
 impl Wire {
-    /// A request's body of at most `limit` bytes.
+    /// A request's body within its limits.
     ///
     /// # Errors
-    /// 413 at the limit, 408 at the deadline, 400 for broken framing. The connection must close after each.
+    /// 413 at the limit, 408 at the deadline or below the rate, 400 for broken framing. The connection must close after
+    /// each.
     pub(crate) async fn body(
         &mut self,
         framing: Framing,
-        limit: usize,
+        limits: BodyLimits,
         expects_continue: bool,
     ) -> Result<Bytes, ApiError> {
+        let limit = limits.bytes_max;
         let announced = match framing {
             Framing::Length(length) => Some(
                 usize::try_from(length)
@@ -36,7 +68,13 @@ impl Wire {
         if announced.is_some_and(|length| self.ahead.len() == length) {
             return Ok(Bytes::from(std::mem::take(&mut self.ahead)));
         }
-        self.timer.start(Wait::Body, self.timeouts.body);
+        let pace = Pace {
+            began: self.clock.now(),
+            grace: self.timeouts.body_grace,
+            longest: self.timeouts.body,
+            rate_min: limits.rate_min,
+        };
+        self.timer.start(Wait::Body, pace.grace.min(pace.longest));
         if expects_continue && self.ahead.is_empty() {
             let mut written = 0;
             poll_fn(|cx| self.poll_write_all(cx, b"HTTP/1.1 100 Continue\r\n\r\n", &mut written))
@@ -44,12 +82,23 @@ impl Wire {
                 .map_err(|_| broken_off())?;
         }
         match announced {
-            Some(length) => self.known_body(length).await,
-            None => self.chunked_body(limit).await,
+            Some(length) => self.known_body(length, pace).await,
+            None => self.chunked_body(limit, pace).await,
         }
     }
 
-    async fn known_body(&mut self, length: usize) -> Result<Bytes, ApiError> {
+    /// Ready when the body has come too slowly. A body that comes fast costs no more than the first look at the timer.
+    fn poll_late(&mut self, cx: &mut Context<'_>, pace: Pace, received: usize) -> Poll<ApiError> {
+        loop {
+            ready!(self.timer.poll(cx));
+            match pace.left(self.clock.now(), received) {
+                Some(left) => self.timer.start(Wait::Body, left),
+                None => return Poll::Ready(late()),
+            }
+        }
+    }
+
+    async fn known_body(&mut self, length: usize, pace: Pace) -> Result<Bytes, ApiError> {
         if self.ahead.len() > length {
             let rest = self.ahead.split_off(length);
             return Ok(Bytes::from(std::mem::replace(&mut self.ahead, rest)));
@@ -62,7 +111,7 @@ impl Wire {
                 match poll_read_buf(Pin::new(&mut self.socket), cx, &mut (&mut body).limit(left)) {
                     Poll::Ready(Ok(1..)) => {}
                     Poll::Ready(Ok(_) | Err(_)) => return Poll::Ready(Err(broken_off())),
-                    Poll::Pending => return self.timer.poll(cx).map(|_| Err(late())),
+                    Poll::Pending => return self.poll_late(cx, pace, body.len()).map(Err),
                 }
             }
             Poll::Ready(Ok(()))
@@ -71,7 +120,7 @@ impl Wire {
         Ok(body.freeze())
     }
 
-    async fn chunked_body(&mut self, limit: usize) -> Result<Bytes, ApiError> {
+    async fn chunked_body(&mut self, limit: usize, pace: Pace) -> Result<Bytes, ApiError> {
         let mut decoder = Decoder::new(Framing::Chunked);
         let mut body = Vec::new();
         let mut take = |input: &[u8], body: &mut Vec<u8>| match decoder.decode(input, body) {
@@ -87,7 +136,7 @@ impl Wire {
             rest = poll_fn(|cx| match poll_read(&mut self.socket, cx, |input| take(input, &mut body)) {
                 Poll::Ready(Ok(Some(taken))) => Poll::Ready(taken),
                 Poll::Ready(Ok(None) | Err(_)) => Poll::Ready(Err(broken_off())),
-                Poll::Pending => self.timer.poll(cx).map(|_| Err(late())),
+                Poll::Pending => self.poll_late(cx, pace, body.len()).map(Err),
             })
             .await?;
         }
@@ -102,9 +151,38 @@ fn too_large(limit: usize) -> ApiError {
 }
 
 fn late() -> ApiError {
-    ApiError::new(408, "timeout_error", "the request body did not arrive in time").code("body_timeout")
+    ApiError::new(408, "timeout_error", "the request body did not arrive in time, or came too slowly")
+        .code("body_timeout")
 }
 
 fn broken_off() -> ApiError {
     ApiError::invalid_request("the request body broke off")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_moves_the_end_of_a_body_up_to_the_longest() {
+        let pace = Pace {
+            began: MonoTime::from_millis(1_000),
+            grace: Duration::from_secs(2),
+            longest: Duration::from_secs(10),
+            rate_min: 100,
+        };
+        for (at_ms, received, left_ms) in [
+            (1_000, 0, Some(2_000)),
+            (2_999, 0, Some(1)),
+            (3_000, 0, None),
+            (3_000, 1, Some(10)),
+            (5_000, 200, None),
+            (5_000, 300, Some(1_000)),
+            (5_000, usize::MAX, Some(6_000)),
+            (11_000, usize::MAX, None),
+        ] {
+            let left = pace.left(MonoTime::from_millis(at_ms), received);
+            assert_eq!(left, left_ms.map(Duration::from_millis), "{received} bytes at {at_ms} ms");
+        }
+    }
 }
