@@ -90,15 +90,38 @@ impl Process {
         self.child.try_wait().unwrap().is_none()
     }
 
+    /// A number that the kernel tells of it.
+    fn status(&self, field: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).expect(field);
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// The most memory it ever held, in bytes.
     ///
     /// # Panics
     /// If the kernel does not say.
     #[must_use]
     pub fn peak_memory_bytes(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+        self.status("VmHWM") * 1024
+    }
+
+    /// The memory it holds now, in bytes.
+    ///
+    /// # Panics
+    /// If the kernel does not say.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.status("VmRSS") * 1024
+    }
+
+    /// How many threads it has.
+    ///
+    /// # Panics
+    /// If the kernel does not say.
+    #[must_use]
+    pub fn threads(&self) -> u64 {
+        self.status("Threads")
     }
 
     /// How many files and sockets it has open.

@@ -432,3 +432,33 @@ async fn e7_a_full_disk_costs_records_and_no_request() {
     farm.assert_accounted().await;
     farm.scheduler.process.kill();
 }
+
+#[tokio::test]
+async fn records_of_a_former_life_are_explained_from_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let toml = format!("decisions.dir = {:?}\ndecisions.ring = 1", dir.path());
+    let mut farm = Farm::of(aya!()).scheduler(&toml).engine(sim("e1")).engine(sim("e2")).start().await;
+    let mut first = None;
+    for _ in 0..5 {
+        let answer = farm.api().chat(&chat(1)).await.ok();
+        let record = farm.record_of(&answer).await;
+        first.get_or_insert(record);
+    }
+    let first = first.unwrap();
+    let id = first["request_id"].as_str().unwrap().to_owned();
+    // Out of the ring, and then out of the process: as it was told when it was new.
+    for _ in 0..2 {
+        assert_eq!(farm.record(&id).await, first);
+        farm.scheduler.restart().await;
+    }
+    let ask = |id: &str| {
+        let admin = format!("http://{}", farm.scheduler.admin);
+        ["explain", id, "--admin", &admin].map(str::to_owned).to_vec()
+    };
+    let logs = tempfile::tempdir().unwrap();
+    for (id, code) in [(id.as_str(), 0), ("nobody", 4)] {
+        let exit = aya_tests::Process::start(aya!(), logs.path(), id, &ask(id)).ended().await;
+        assert_eq!(exit.code, Some(code), "{exit:?}");
+        assert!(exit.out.contains("e1") == (code == 0), "{exit:?}");
+    }
+}

@@ -259,7 +259,7 @@ impl DecisionJson {
     }
 }
 
-fn decision_json(
+pub(crate) fn decision_json(
     (decision_id, request_id): (&DecisionId, &RequestId),
     time: WallTime,
     kind: RequestKind,

@@ -5,6 +5,7 @@
 //! the meaning of one changes. An absent value is absent, never 0.
 
 mod event;
+mod find;
 mod inputs;
 mod json;
 mod lines;
@@ -16,6 +17,7 @@ mod sentence;
 mod what_if;
 
 pub use event::EventJson;
+pub use find::{Found, find};
 pub use inputs::{
     Case, CellsError, Decided, DecodeError, Encoder, FORMAT, Inputs, KnowledgeRead, OwnRead, Recorded,
 };

@@ -10,9 +10,10 @@ use axum::response::{IntoResponse, Response};
 use aya_config::SchedulerConfig;
 use aya_domain::{DecisionId, RequestId, RequestKind};
 use aya_proxy::{ApiError, ScanLimits, scan};
-use aya_trace::{DecisionJson, RecordJson};
+use aya_trace::{DecisionJson, Found, RecordJson};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
 
 use super::{Admin, problem};
 use crate::journal;
@@ -21,6 +22,10 @@ use crate::pipeline::{self, Ask, Hints, place};
 /// Records in one answer, whatever is asked for.
 const LIMIT_MAX: usize = 1_000;
 const LIMIT_DEFAULT: usize = 50;
+
+/// What is read of the segments on disk for one id: about a second's work.
+const SEARCH_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+static SEARCHES: Mutex<()> = Mutex::const_new(());
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -54,15 +59,35 @@ pub(crate) async fn list(
     Json(List { decisions: found.iter().map(|record| RecordJson::from(&**record)).collect() }).into_response()
 }
 
-/// `GET /api/v1/decisions/{id}`: by decision id or request id.
+/// `GET /api/v1/decisions/{id}`: by decision id or request id, in memory and then on disk, newest first.
 pub(crate) async fn one(State(admin): State<Admin>, Path(id): Path<String>) -> Response {
-    match admin.ring.get(&id) {
-        Some(record) => Json(RecordJson::from(&*record)).into_response(),
-        None => problem(
-            StatusCode::NOT_FOUND,
-            "unknown_decision",
-            "no kept record has this decision or request id; only the newest are kept, and a request is recorded when it ends",
-        ),
+    if let Some(record) = admin.ring.get(&id) {
+        return Json(RecordJson::from(&*record)).into_response();
+    }
+    let unknown = |message: String| problem(StatusCode::NOT_FOUND, "unknown_decision", message);
+    let kept = admin.shared.config.decisions.ring;
+    let Some(dir) = admin.shared.config.decisions.dir.clone() else {
+        return unknown(format!(
+            "none of the newest {kept} records has this decision or request id; a request is recorded when it ends, and \
+             decisions.dir keeps more"
+        ));
+    };
+    // One search at a time: it is the disk that takes the time.
+    let _turn = SEARCHES.lock().await;
+    let shown = dir.display().to_string();
+    match tokio::task::spawn_blocking(move || aya_trace::find(&dir, &id, SEARCH_BYTES_MAX)).await {
+        Ok(Ok(Found::Record(record))) => Json(record).into_response(),
+        Ok(Ok(Found::Absent)) => unknown(format!(
+            "no record in {shown} has this decision or request id; a request is recorded when it ends"
+        )),
+        Ok(Ok(Found::GaveUp)) => unknown(format!(
+            "not in the newest {} MiB of {shown}, where the search ends",
+            SEARCH_BYTES_MAX / 1024 / 1024
+        )),
+        Ok(Err(error)) => {
+            problem(StatusCode::INTERNAL_SERVER_ERROR, "records_unreadable", format!("{shown}: {error}"))
+        }
+        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, "search_failed", error.to_string()),
     }
 }
 
