@@ -1,7 +1,8 @@
 //! The watch over memory and connections: measures, takes the steps of [`aya_admission::Watermarks`], tells of them.
 //!
 //! What is given up is read by every connection and request as an atomic. The scheduler would rather refuse requests for a
-//! while than be killed with all that it relays.
+//! while than be killed with all that it relays. What is freed has to go back to the kernel by itself, as it does with the
+//! program's allocator.
 
 mod limit;
 
@@ -20,8 +21,6 @@ use crate::shared::Shared;
 
 /// Ten streams of the fastest clients fill a few megabytes in this time.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Free memory is given back to the kernel this often while there is pressure: it stops every allocation for milliseconds.
-const RELEASE_EVERY_LOOKS: u32 = 10;
 
 /// The step that is in force.
 #[derive(Debug, Default)]
@@ -66,19 +65,12 @@ impl Watch {
         }
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut since_release = 0;
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 _ = looks.tick() => {}
             }
             self.look();
-            since_release += 1;
-            let short = self.shared.pressure.get() >= Pressure::NoKeepAlive;
-            if short && since_release >= RELEASE_EVERY_LOOKS {
-                since_release = 0;
-                limit::release_free();
-            }
         }
     }
 

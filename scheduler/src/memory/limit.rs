@@ -1,4 +1,4 @@
-//! How much memory this process holds, how much it may, and giving back what it does not need.
+//! How much memory this process holds, and how much it may.
 //!
 //! The limit is that of the closest control group that has one, version 2 or 1. What a group uses is counted without the
 //! file pages that the kernel can drop at once, as those who kill for memory count it.
@@ -92,22 +92,6 @@ pub(super) fn resident_bytes() -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// Asks the allocator to give free memory back to the kernel, which it does not do by itself for a heap in pieces. Takes
-/// milliseconds, and the locks that allocations take.
-pub(super) fn release_free() {
-    #[cfg(target_env = "gnu")]
-    {
-        #[expect(
-            unsafe_code,
-            reason = "a call into the C library that takes no pointer and may come at any time"
-        )]
-        // SAFETY: `malloc_trim` is thread-safe and has no preconditions.
-        unsafe {
-            libc::malloc_trim(0);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,8 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_holds_something_and_can_release() {
-        release_free();
+    fn this_process_holds_something() {
         assert!(resident_bytes().unwrap() > 100_000);
         assert!(MemoryLimit::Process { max: 1 }.used().unwrap() > 100_000);
     }
