@@ -2,6 +2,7 @@
 
 pub(crate) mod attention;
 pub(crate) mod body;
+mod h2;
 pub(crate) mod head;
 pub(crate) mod respond;
 pub(crate) mod serve;

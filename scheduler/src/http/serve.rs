@@ -21,6 +21,7 @@ use tracing::debug;
 
 use super::attention::Attention;
 use super::body::ClientBody;
+use super::h2;
 use super::respond;
 use super::wire::{BodyLimits, Idle, Wire, WireEnd};
 use crate::routes::{self, Call};
@@ -41,6 +42,7 @@ pub(crate) async fn serve(socket: TcpStream, shared: Arc<Shared>) {
         match connection.request().await {
             Ok(Next::Request) => {}
             Ok(Next::Close) => return,
+            Ok(Next::Http2(head)) => return connection.go_on_with_http2(&head).await,
             Ok(Next::Linger) => return connection.wire.linger().await,
             Err(end) => {
                 debug!(%end, "client connection ended");
@@ -51,10 +53,12 @@ pub(crate) async fn serve(socket: TcpStream, shared: Arc<Shared>) {
 }
 
 /// What follows an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Next {
     Request,
     Close,
+    /// It is no connection of HTTP/1.1; this was read of it.
+    Http2(Bytes),
     /// Close, but the client may still be sending.
     Linger,
 }
@@ -67,9 +71,11 @@ struct Connection {
 impl Connection {
     /// One request and its answer.
     async fn request(&mut self) -> Result<Next, WireEnd> {
+        let is_first = self.wire.is_first();
         let limit = self.shared.config.limits.head_max;
         let shared = &self.shared;
         let head = match self.wire.head(limit, |times| may_idle(shared, times)).await {
+            Ok(Some(head)) if is_first && h2::is_preface(&head) => return Ok(Next::Http2(head)),
             Ok(Some(head)) => downstream::parse(&head),
             Ok(None) => return Ok(Next::Close),
             Err(WireEnd::Head(error)) => Err(error),
@@ -90,6 +96,12 @@ impl Connection {
         };
         let response = self.respond(head).await?;
         self.answer(response, shape).await
+    }
+
+    /// In a box of its own: connections of HTTP/1.1 hold no room for it.
+    async fn go_on_with_http2(self, head: &Bytes) {
+        let (socket, ahead) = self.wire.into_parts();
+        Box::pin(h2::serve(socket, [head, ahead.as_slice()].concat(), self.shared)).await;
     }
 
     async fn respond(&mut self, head: RequestHead) -> Result<Response<ClientBody>, WireEnd> {
@@ -193,7 +205,7 @@ thread_local! {
 }
 
 /// Lends the present as an HTTP date; it is written anew once per second.
-fn with_date(clock: &Clock, then: impl FnOnce(&str)) {
+pub(super) fn with_date<T>(clock: &Clock, then: impl FnOnce(&str) -> T) -> T {
     let now = clock.now();
     let second = now.as_nanos() / 1_000_000_000;
     DATE.with_borrow_mut(|(at, text)| {
@@ -202,6 +214,6 @@ fn with_date(clock: &Clock, then: impl FnOnce(&str)) {
             *text = httpdate::fmt_http_date(std::time::UNIX_EPOCH + wall);
             *at = second;
         }
-        then(text);
-    });
+        then(text)
+    })
 }

@@ -4,7 +4,7 @@
 //! connection holds no buffer: reads go through the thread's, and an answer's pieces are written from the thread's.
 //! Bytes that came ahead of their turn (a pipelined request) are kept up to [`AHEAD_MAX`]; then reading stops.
 
-mod body;
+pub(super) mod body;
 
 pub(crate) use body::BodyLimits;
 
@@ -106,6 +106,16 @@ impl Wire {
             idle_since: MonoTime::ZERO,
             answer_until: MonoTime::ZERO,
         }
+    }
+
+    /// Whether nothing has been asked for on this connection.
+    pub(crate) const fn is_first(&self) -> bool {
+        self.is_first
+    }
+
+    /// The socket and what was read of it and not used, for another protocol.
+    pub(crate) fn into_parts(self) -> (TcpStream, Vec<u8>) {
+        (self.socket, self.ahead)
     }
 
     /// The next request's head; `None` if the client is done, or has not begun one for as long as it may now.

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use aya_config::Timeouts;
 use aya_domain::MonoTime;
 use aya_proxy::{ApiError, Decoder, Framing, poll_read};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -25,7 +26,7 @@ pub(crate) struct BodyLimits {
 
 /// How fast a body has to come: every byte that came moves its end, up to the time that any body has.
 #[derive(Debug, Clone, Copy)]
-struct Pace {
+pub(crate) struct Pace {
     began: MonoTime,
     /// Without a single byte.
     grace: Duration,
@@ -34,8 +35,18 @@ struct Pace {
 }
 
 impl Pace {
+    /// Of a body that begins now.
+    pub(crate) fn begin(now: MonoTime, timeouts: &Timeouts, rate_min: usize) -> Self {
+        Self { began: now, grace: timeouts.body_grace, longest: timeouts.body, rate_min }
+    }
+
+    /// How long the first byte may take.
+    pub(crate) fn first(&self) -> Duration {
+        self.grace.min(self.longest)
+    }
+
     /// The time left; `None` if it is over.
-    fn left(&self, now: MonoTime, received: usize) -> Option<Duration> {
+    pub(crate) fn left(&self, now: MonoTime, received: usize) -> Option<Duration> {
         let whole = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
         let earned_ns = whole(received).saturating_mul(1_000_000_000) / whole(self.rate_min).max(1);
         let allowed = self.longest.min(self.grace.saturating_add(Duration::from_nanos(earned_ns)));
@@ -68,13 +79,8 @@ impl Wire {
         if announced.is_some_and(|length| self.ahead.len() == length) {
             return Ok(Bytes::from(std::mem::take(&mut self.ahead)));
         }
-        let pace = Pace {
-            began: self.clock.now(),
-            grace: self.timeouts.body_grace,
-            longest: self.timeouts.body,
-            rate_min: limits.rate_min,
-        };
-        self.timer.start(Wait::Body, pace.grace.min(pace.longest));
+        let pace = Pace::begin(self.clock.now(), &self.timeouts, limits.rate_min);
+        self.timer.start(Wait::Body, pace.first());
         if expects_continue && self.ahead.is_empty() {
             let mut written = 0;
             poll_fn(|cx| self.poll_write_all(cx, b"HTTP/1.1 100 Continue\r\n\r\n", &mut written))
@@ -145,17 +151,17 @@ impl Wire {
     }
 }
 
-fn too_large(limit: usize) -> ApiError {
+pub(crate) fn too_large(limit: usize) -> ApiError {
     let message = format!("the request body is larger than {limit} bytes");
     ApiError::new(413, "invalid_request_error", message).code("body_too_large").should_retry(false)
 }
 
-fn late() -> ApiError {
+pub(crate) fn late() -> ApiError {
     ApiError::new(408, "timeout_error", "the request body did not arrive in time, or came too slowly")
         .code("body_timeout")
 }
 
-fn broken_off() -> ApiError {
+pub(crate) fn broken_off() -> ApiError {
     ApiError::invalid_request("the request body broke off")
 }
 
