@@ -288,7 +288,7 @@ fn policies(config: &SchedulerConfig) -> Result<Policies, SchedulerError> {
     let placed = |policy: Policy| Policy {
         slo_ttft_s: config.placement.slo_ttft.as_secs_f64(),
         slo_tpot_s: config.placement.slo_tpot.as_secs_f64(),
-        hold: HoldRules { max_backlog_s: config.placement.hold_backlog.as_secs_f64() },
+        hold: HoldRules { max_backlog_s: config.placement.hold_backlog.as_secs_f64(), ..policy.hold },
         ..policy
     };
     let named: Result<Vec<Policy>, _> = Policy::names().map(Policy::named).collect();

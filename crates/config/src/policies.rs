@@ -79,6 +79,7 @@ fn weights(r: &mut Reader<'_>, base: &CostWeights) -> CostWeights {
         harm: r.fraction("harm", base.harm, 0.0..=WEIGHT_MAX),
         slo: r.fraction("slo", base.slo, 0.0..=WEIGHT_MAX),
         slo_share: r.fraction("slo_share", base.slo_share, 0.0..=1.0),
+        slo_most: r.fraction("slo_most", base.slo_most, 0.0..=WEIGHT_MAX),
         miss: r.fraction("miss", base.miss, 0.0..=WEIGHT_MAX),
     }
 }

@@ -194,7 +194,8 @@ impl Site {
             ttft_s: weights.ttft * ttft,
             decode_s: new.output * tpot_after,
             harm_s: weights.harm * residents * (stall + slowdown),
-            slo_s: weights.slo * (ttft - weights.slo_share * slo_ttft_s).max(0.0),
+            slo_s: (weights.slo * (ttft - weights.slo_share * slo_ttft_s))
+                .clamp(0.0, weights.slo_most.max(0.0)),
             misses: Misses::Unknown,
             uncertainty_s: doubt_s,
         }

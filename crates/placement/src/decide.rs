@@ -147,21 +147,44 @@ impl Farm<'_> {
         candidates: &mut Vec<Candidate>,
         consulted: &mut Consulted,
     ) -> Outcome {
-        self.judge_all(pool, ask, candidates, consulted);
+        self.judge(pool, ask, candidates, consulted);
         if let Some(chosen) = self.choose(ask, candidates, consulted) {
             return Outcome::Placed(chosen);
         }
         match self.room(pool, ask) {
             Room::Never { largest } => Outcome::Refused(RefusalReason::TooLong { need: ask.need, largest }),
             Room::Perhaps => {
-                candidates.clear();
-                consulted.clear();
-                self.judge_all(pool, &Ask { lenient: true, ..*ask }, candidates, consulted);
+                self.judge(pool, &Ask { lenient: true, ..*ask }, candidates, consulted);
                 self.keep_largest(pool, ask, candidates);
                 self.choose(ask, candidates, consulted).map_or_else(|| hold(candidates), Outcome::Placed)
             }
             Room::Likely => hold(candidates),
         }
+    }
+
+    /// One candidate per endpoint of the snapshot. Where waiting is for the whole pool to decide, endpoints that are too
+    /// busy compete as long as one is not.
+    fn judge(&self, pool: &Pool, ask: &Ask<'_>, candidates: &mut Vec<Candidate>, consulted: &mut Consulted) {
+        candidates.clear();
+        consulted.clear();
+        self.judge_all(pool, ask, candidates, consulted);
+        if !ask.avoids_busy && self.all_busy(ask, candidates) {
+            candidates.clear();
+            consulted.clear();
+            self.judge_all(pool, &Ask { avoids_busy: true, ..*ask }, candidates, consulted);
+        }
+    }
+
+    /// Whether all that could take the request are too busy; mostly the first one tells.
+    fn all_busy(&self, ask: &Ask<'_>, candidates: &[Candidate]) -> bool {
+        let busy = |candidate: &Candidate| {
+            let Some(endpoint) = self.snapshot.endpoint(candidate.endpoint) else { return true };
+            let own = self.own(candidate.endpoint);
+            let newcomer = ask.newcomer.with_cached(candidate.cached.unwrap_or_default());
+            let site = site(endpoint, &own, &newcomer);
+            filter::backlog(ask, &Subject { endpoint, own: &own, context: None, site, newcomer }).is_some()
+        };
+        pick::scored(candidates).all(|(candidate, _)| busy(candidate))
     }
 
     /// Appends one candidate per endpoint of the snapshot.

@@ -27,6 +27,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) need_min: Tokens,
     /// Whether only certain lack of room counts: the engine, which can count, shall judge.
     pub(crate) lenient: bool,
+    /// Whether an endpoint that is too busy gets nothing even while others are not.
+    pub(crate) avoids_busy: bool,
 }
 
 impl<'a> Ask<'a> {
@@ -39,6 +41,7 @@ impl<'a> Ask<'a> {
             need: total_need(request),
             need_min: request.prompt_tokens_min.plus(answer_min(request)),
             lenient: false,
+            avoids_busy: !hold.whole_pool,
         }
     }
 
@@ -79,7 +82,7 @@ pub(crate) fn rejection(ask: &Ask<'_>, on: &Subject<'_>) -> Option<Rejection> {
         .or_else(|| kv_pool(ask, on.endpoint))
         .or_else(|| slots(on))
         .or_else(|| vram(ask, on))
-        .or_else(|| backlog(ask, on))
+        .or_else(|| backlog(ask, on).filter(|_| ask.avoids_busy))
 }
 
 fn phase(on: &Subject<'_>) -> Option<Rejection> {
@@ -170,7 +173,7 @@ fn vram(ask: &Ask<'_>, on: &Subject<'_>) -> Option<Rejection> {
 
 /// Late binding: what would wait inside the engine waits at the scheduler, where it can still go elsewhere.
 /// An idle endpoint is never too busy, whatever its coefficients predict.
-fn backlog(ask: &Ask<'_>, on: &Subject<'_>) -> Option<Rejection> {
+pub(crate) fn backlog(ask: &Ask<'_>, on: &Subject<'_>) -> Option<Rejection> {
     if on.site.load.requests == 0 {
         return None;
     }

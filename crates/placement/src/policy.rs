@@ -113,6 +113,10 @@ pub struct HoldRules {
     /// Predicted seconds of prefill and KV wait ahead of the request. An endpoint without requests is never
     /// too busy.
     pub max_backlog_s: f64,
+    /// Whether it waits only while every endpoint that could take it is too busy. Otherwise each that is gets nothing,
+    /// whatever the others would lose: who is late already, or finds most of its prompt cached there, then goes to
+    /// an endpoint where it keeps others from being in time.
+    pub whole_pool: bool,
 }
 
 /// Weights of the cost terms; all multiply seconds.
@@ -124,6 +128,9 @@ pub struct CostWeights {
     /// For each second beyond [`CostWeights::slo_share`] of the TTFT objective.
     pub slo: f64,
     pub slo_share: f64,
+    /// The most that this comes to: late is late. Without it those who are late already are spread over all
+    /// endpoints, and nobody is in time once there is more work than the farm can do.
+    pub slo_most: f64,
     /// For each objective that the request is expected to break.
     pub miss: f64,
 }
@@ -189,10 +196,11 @@ const NAMES: [Named; 20] = [
     ("least-predicted-ttft", &[], &[(Scorer::PredictedTtft, 1.0)]),
 ];
 
-const HOLD: HoldRules = HoldRules { max_backlog_s: 0.5 };
+const HOLD: HoldRules = HoldRules { max_backlog_s: 0.5, whole_pool: false };
 const SLO_TTFT_S: f64 = 2.0;
 const SLO_TPOT_S: f64 = 0.1;
-const WEIGHTS: CostWeights = CostWeights { ttft: 4.0, harm: 0.3, slo: 30.0, slo_share: 0.7, miss: 30.0 };
+const WEIGHTS: CostWeights =
+    CostWeights { ttft: 4.0, harm: 0.3, slo: 30.0, slo_share: 0.7, slo_most: 30.0, miss: 60.0 };
 
 impl Policy {
     /// The policy of this name with its default constants: hold above 0.5 s of backlog, objectives 2 s and 100 ms.
@@ -204,7 +212,7 @@ impl Policy {
         let (_, filters, scorers) =
             NAMES.into_iter().find(|(known, ..)| *known == name).ok_or_else(unknown)?;
         let name = PolicyName::parse(name).map_err(|_| unknown())?;
-        Ok(Self {
+        let policy = Self {
             name,
             filters: filters.to_vec(),
             scorers: scorers
@@ -217,7 +225,9 @@ impl Policy {
             slo_ttft_s: SLO_TTFT_S,
             slo_tpot_s: SLO_TPOT_S,
             weights: WEIGHTS,
-        })
+        };
+        let hold = HoldRules { whole_pool: policy.is_cost_alone(), ..HOLD };
+        Ok(Self { hold, ..policy })
     }
 
     /// Whether predicted seconds decide, and nothing else: then misses are foreseen, and totals are seconds.

@@ -16,7 +16,8 @@ fn check(text: &str, request: &Request, expect: &str) {
 }
 
 fn check_verdicts(text: &str, request: &Request, expect: &str) {
-    assert_eq!(verdicts(&fleet(text).decide(request, "aya", 1)), expect, "{text}");
+    // Of `aya` only a pool that is too busy as a whole is: see below.
+    assert_eq!(verdicts(&fleet(text).decide(request, "lc", 1)), expect, "{text}");
 }
 
 #[test]
@@ -70,6 +71,19 @@ fn every_filter_names_its_reason() {
     }
     let retried = Request { tried: vec![EndpointId::parse("a").unwrap()], ..chat };
     check_verdicts("a: h100 | b: l4", &retried, "a=already_tried b=ok");
+}
+
+#[test]
+fn a_request_waits_only_while_all_that_could_take_it_are_too_busy() {
+    let chat = request(1000, Some(500));
+    for (text, expect) in [
+        ("a: a100 P=7300 | b: a100 P=7200", "a=ok b=ok"),
+        ("a: a100 P=7300 | b: a100 P=9000", "a=backlogged b=backlogged"),
+        ("a: a100 P=7300 | b: h100 unhealthy | c: a100 P=9000", "a=backlogged b=unhealthy c=backlogged"),
+        ("a: a100 P=7300 | b: h100 unhealthy | c: a100", "a=ok b=unhealthy c=ok"),
+    ] {
+        assert_eq!(verdicts(&fleet(text).decide(&chat, "aya", 1)), expect, "{text}");
+    }
 }
 
 #[test]
@@ -310,7 +324,7 @@ proptest! {
         for candidate in &known.candidates {
             if let Verdict::Scored { terms, .. } = candidate.verdict {
                 // At most every request there and the newcomer: 12 + 12 own, 4 + 4 foreign.
-                prop_assert!((0.0..=30.0 * 33.0).contains(&terms.misses.seconds()), "{terms:?}");
+                prop_assert!((0.0..=60.0 * 33.0).contains(&terms.misses.seconds()), "{terms:?}");
             }
         }
         let blind = farm.decide(&request, policy.name.as_str(), seed);

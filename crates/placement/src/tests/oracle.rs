@@ -24,9 +24,12 @@ enum Judge {
     Certain,
 }
 
+#[derive(Clone, Copy)]
 struct Oracle<'a> {
     world: &'a World,
     request: &'a Request,
+    /// Whether one who is not too busy lets those compete that are.
+    whole_pool: bool,
 }
 
 impl Oracle<'_> {
@@ -74,7 +77,6 @@ impl Oracle<'_> {
             self.pool_too_small(endpoint, judge),
             slots_full(endpoint, own),
             self.vram_short(endpoint),
-            self.backlogged(at),
         ];
         reasons.into_iter().flatten().next()
     }
@@ -137,10 +139,19 @@ impl Oracle<'_> {
         ahead_s + share * self.request.expected_residual * step_s
     }
 
+    /// Every endpoint's reason. Who is too busy is left alone, or only where all are.
+    fn judged(&self, judge: Judge) -> Vec<Option<Rejection>> {
+        let all = 0..self.world.farm.snapshot.endpoints.len();
+        let fit: Vec<_> = all.clone().map(|at| self.against(at, judge)).collect();
+        let busy: Vec<_> = all.map(|at| fit[at].or_else(|| self.backlogged(at))).collect();
+        let some_free = busy.iter().any(Option::is_none);
+        if self.whole_pool && some_free { fit } else { busy }
+    }
+
     /// Every endpoint's reason, and what becomes of the request.
     fn verdicts(&self) -> (Vec<Option<Rejection>>, Expect) {
         let all = 0..self.world.farm.snapshot.endpoints.len();
-        let strict: Vec<_> = all.clone().map(|at| self.against(at, Judge::Estimate)).collect();
+        let strict = self.judged(Judge::Estimate);
         if strict.iter().any(Option::is_none) {
             return (strict, Expect::Placed);
         }
@@ -159,7 +170,7 @@ impl Oracle<'_> {
             return (strict.clone(), hold(&strict));
         }
         // Nobody is large enough by the estimate, somebody perhaps in truth: those with the most room may judge.
-        let mut lenient: Vec<_> = all.clone().map(|at| self.against(at, Judge::Certain)).collect();
+        let mut lenient = self.judged(Judge::Certain);
         let most = members().filter(|(at, _)| lenient[*at].is_none()).map(|(_, limit)| limit).max();
         for (at, limit) in members().filter(|(_, limit)| Some(*limit) < most) {
             let smaller =
@@ -282,13 +293,13 @@ proptest! {
     /// The reason with its numbers, the first of the documented order, of every endpoint; and the outcome.
     #[test]
     fn every_verdict_is_that_of_a_brute_force_oracle(world in any_world(80), request in any_request(), seed: u64) {
-        let oracle = Oracle { world: &world, request: &request };
+        let oracle = Oracle { world: &world, request: &request, whole_pool: false };
         // At the edge itself, rounding decides.
         let at_the_edge = |at| (oracle.backlog_s(at) - LIMIT_S).abs() < 1e-9;
         prop_assume!(!(0..world.farm.loads.len()).any(at_the_edge));
-        let (expected, outcome) = oracle.verdicts();
         // Policies differ in what they prefer, never in who can take a request at all.
         for policy in ["aya", "lc", "gie"] {
+            let (expected, outcome) = Oracle { whole_pool: policy == "aya", ..oracle }.verdicts();
             let (told, told_outcome) = told(&world.decide_knowing(&request, policy, seed).0);
             for (at, (told, expected)) in told.iter().zip(&expected).enumerate() {
                 prop_assert!(same(*told, *expected), "{policy}: e{at:02} is {told:?}, expected {expected:?}");

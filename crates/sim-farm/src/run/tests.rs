@@ -81,6 +81,27 @@ fn requests_wait_at_the_scheduler_only_if_told_to() {
     assert!(expired.requests.iter().any(|r| r.outcome == Outcome::Rejected));
 }
 
+/// Every fourth prompt is long.
+fn long_and_short(count: u32, gap_ms: u32) -> Workload {
+    let mut workload = steady(count, gap_ms, 600, 150);
+    workload.arrivals.iter_mut().step_by(4).for_each(|arrival| arrival.prompt_tokens = 4_000);
+    workload
+}
+
+#[test]
+fn with_more_work_than_the_farm_can_do_most_are_still_in_time_because_the_late_ones_share_endpoints() {
+    let workload = long_and_short(1_600, 20);
+    let objectives = Objectives { ttft_s: 1.0, tpot_s: 0.05 };
+    let met = |slo_most| {
+        let mut config = config("6*a100-8b", "aya");
+        (config.policy.weights.slo_most, config.policy.slo_ttft_s, config.policy.slo_tpot_s) =
+            (slo_most, 1.0, 0.05);
+        run(&config, &workload).summary(&objectives).goodput_ratio
+    };
+    let (gathered, spread) = (met(Policy::named("aya").unwrap().weights.slo_most), met(f64::INFINITY));
+    assert!(gathered > 0.6 && gathered > spread + 0.2, "{gathered} instead of {spread}");
+}
+
 #[test]
 fn shedding_keeps_the_promise_to_those_it_takes() {
     let workload = steady(800, 5, 1200, 200);

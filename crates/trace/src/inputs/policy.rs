@@ -27,6 +27,8 @@ pub(crate) struct PolicyJson {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     speeds: Vec<String>,
     max_backlog_s: Exact,
+    #[serde(default, skip_serializing_if = "is_false")]
+    whole_pool: bool,
     slo_ttft_s: Exact,
     slo_tpot_s: Exact,
     weights: WeightsJson,
@@ -38,14 +40,30 @@ struct WeightsJson {
     harm: Exact,
     slo: Exact,
     slo_share: Exact,
+    /// Absent: without a limit, as in older records.
+    #[serde(default = "unlimited", skip_serializing_if = "is_unlimited")]
+    slo_most: Exact,
     miss: Exact,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+const fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+const fn unlimited() -> Exact {
+    Exact(f64::INFINITY)
+}
+
+fn is_unlimited(most: &Exact) -> bool {
+    most.0 == f64::INFINITY
 }
 
 impl PolicyJson {
     pub(super) fn new(number: u32, policy: &Policy) -> Self {
         let Policy { name, filters, scorers, picker, speeds, hold, slo_ttft_s, slo_tpot_s, weights } = policy;
-        let HoldRules { max_backlog_s } = *hold;
-        let CostWeights { ttft, harm, slo, slo_share, miss } = *weights;
+        let HoldRules { max_backlog_s, whole_pool } = *hold;
+        let CostWeights { ttft, harm, slo, slo_share, slo_most, miss } = *weights;
         Self {
             number,
             name: name.to_string(),
@@ -54,6 +72,7 @@ impl PolicyJson {
             picker: picker.to_string(),
             speeds: speeds.iter().map(|(endpoint, speed)| format!("{endpoint}={speed}")).collect(),
             max_backlog_s: Exact(max_backlog_s),
+            whole_pool,
             slo_ttft_s: Exact(*slo_ttft_s),
             slo_tpot_s: Exact(*slo_tpot_s),
             weights: WeightsJson {
@@ -61,6 +80,7 @@ impl PolicyJson {
                 harm: Exact(harm),
                 slo: Exact(slo),
                 slo_share: Exact(slo_share),
+                slo_most: Exact(slo_most),
                 miss: Exact(miss),
             },
         }
@@ -74,7 +94,7 @@ impl PolicyJson {
             scorers: words(&self.scorers)?,
             picker: word(&self.picker)?,
             speeds: speeds.into_iter().map(|set| (set.endpoint, set.speed)).collect(),
-            hold: HoldRules { max_backlog_s: self.max_backlog_s.0 },
+            hold: HoldRules { max_backlog_s: self.max_backlog_s.0, whole_pool: self.whole_pool },
             slo_ttft_s: self.slo_ttft_s.0,
             slo_tpot_s: self.slo_tpot_s.0,
             weights: CostWeights {
@@ -82,6 +102,7 @@ impl PolicyJson {
                 harm: self.weights.harm.0,
                 slo: self.weights.slo.0,
                 slo_share: self.weights.slo_share.0,
+                slo_most: self.weights.slo_most.0,
                 miss: self.weights.miss.0,
             },
         })
@@ -109,6 +130,7 @@ mod tests {
         }
         let mut unlimited = Policy::named("aya").unwrap();
         unlimited.hold.max_backlog_s = f64::INFINITY;
+        unlimited.weights.slo_most = f64::INFINITY;
         let text = serde_json::to_string(&PolicyJson::new(0, &unlimited)).unwrap();
         assert_eq!(serde_json::from_str::<PolicyJson>(&text).unwrap().policy(), Ok(unlimited));
     }
