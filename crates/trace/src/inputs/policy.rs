@@ -55,6 +55,7 @@ const fn unlimited() -> Exact {
     Exact(f64::INFINITY)
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
 fn is_unlimited(most: &Exact) -> bool {
     most.0 == f64::INFINITY
 }
