@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aya_observe::metrics::MetricError;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -13,13 +14,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::discovery::Board;
 use crate::metrics::Metrics;
+use crate::view::View;
 
 /// Connections at a time; more wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 16;
@@ -37,6 +39,16 @@ const DISCOVERY: &str = "/api/v1/discovery";
 pub(crate) struct Told {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) discovery: Board,
+    pub(crate) views: watch::Receiver<Arc<View>>,
+    /// Between two readings of a GPU.
+    pub(crate) gpu_period: Duration,
+}
+
+impl Told {
+    fn metrics(&self) -> Result<String, MetricError> {
+        let view = Arc::clone(&self.views.borrow());
+        self.metrics.render(&view, self.gpu_period, self.discovery.clock.now())
+    }
 }
 
 /// Serves until `shutdown`.
@@ -106,7 +118,7 @@ fn answer(request: &Request<Incoming>, told: &Told) -> Response<Full<Bytes>> {
             let body = concat!("{\"version\":\"", env!("CARGO_PKG_VERSION"), "\"}\n");
             text(StatusCode::OK, "application/json", body.to_owned())
         }
-        "/metrics" => match told.metrics.render() {
+        "/metrics" => match told.metrics() {
             Ok(body) => text(StatusCode::OK, aya_observe::metrics::CONTENT_TYPE, body),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", format!("{error}\n")),
         },

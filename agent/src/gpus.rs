@@ -176,7 +176,8 @@ impl GpuTask {
     pub(crate) async fn run(self, open: Opener, epoch: Instant, shutdown: CancellationToken) {
         let (tell, mut answers) = mpsc::channel(ANSWERS_MAX);
         let (happens, mut happenings) = mpsc::channel(HAPPENINGS_MAX);
-        let open = || open(at_once(happens));
+        let tell_at_once = at_once(happens).counting(self.metrics.failed_calls());
+        let open = || open(tell_at_once);
         let thread = match GpuThread::start(open, move |answer| tell.try_send(answer).is_ok()) {
             Ok(thread) => thread,
             Err(error) => {
@@ -300,9 +301,10 @@ impl GpuTask {
                     Ok(found) => {
                         source.discovered_at = Some(now);
                         source.discover_after = now.after(DISCOVER_PERIOD);
+                        let (infos, whole) = (found.items, found.trouble.is_none());
                         Self::error(source, found.trouble);
-                        source.listed.keep(|uuid| found.items.iter().any(|gpu| gpu.uuid == *uuid));
-                        self.tell(Update::Gpus(found.items)).await;
+                        source.listed.keep(|uuid| infos.iter().any(|gpu| gpu.uuid == *uuid));
+                        self.tell(Update::Gpus { infos, whole }).await;
                         // Others than before are read at once; those that are known wait for their turns.
                         if source.round.set_devices(devices) {
                             let ask = self.sample(source.round.all(), now);
@@ -373,6 +375,7 @@ impl GpuTask {
         if source.view.error != trouble {
             match &trouble {
                 Some(error) => warn!(error, "gpus cannot be read"),
+                None if source.view.kind == GpuSourceKind::None => {}
                 None => info!("gpus can be read"),
             }
         }

@@ -46,10 +46,7 @@ fn wanted(engine: &EngineView) -> usize {
 fn resolve(view: &View, wanted: &GpuRef) -> Option<GpuUuid> {
     match wanted {
         GpuRef::Uuid(uuid) => Some(uuid.clone()),
-        GpuRef::Index(index) => {
-            let gpu = view.gpus.get(usize::try_from(*index).ok()?)?;
-            Some(gpu.info.uuid.clone())
-        }
+        GpuRef::Index(index) => view.numbers.get(usize::try_from(*index).ok()?).cloned(),
     }
 }
 

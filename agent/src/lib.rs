@@ -10,9 +10,11 @@ mod backoff;
 mod census;
 mod counters;
 mod discovery;
+mod gpu_metrics;
 mod gpu_round;
 mod gpus;
 mod gpus_of;
+mod hint;
 mod local;
 mod metrics;
 mod prober;
@@ -128,8 +130,9 @@ impl Agent {
             "the agent is running"
         );
         let mut tasks = JoinSet::new();
-        let discovery = self.start(&mut tasks, &metrics, &shutdown);
-        tasks.spawn(admin::serve(self.admin, Told { metrics, discovery }, shutdown));
+        let (discovery, views) = self.start(&mut tasks, &metrics, &shutdown);
+        let gpu_period = self.config.gpu.period;
+        tasks.spawn(admin::serve(self.admin, Told { metrics, discovery, views, gpu_period }, shutdown));
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended {
                 error!(%error, "a part of the agent broke");
@@ -139,7 +142,12 @@ impl Agent {
         Ok(())
     }
 
-    fn start(&self, tasks: &mut JoinSet<()>, metrics: &Arc<Metrics>, shutdown: &CancellationToken) -> Board {
+    fn start(
+        &self,
+        tasks: &mut JoinSet<()>,
+        metrics: &Arc<Metrics>,
+        shutdown: &CancellationToken,
+    ) -> (Board, watch::Receiver<Arc<View>>) {
         let config = &self.config;
         let epoch = Instant::now();
         let engines = self.ids.iter().zip(&config.engines);
@@ -179,8 +187,9 @@ impl Agent {
             holders: hold,
         };
         tasks.spawn(gpus.run_configured(config.clone(), epoch, shutdown.clone()));
-        self.start_uplinks(tasks, metrics, epoch, views, shutdown);
-        Board { clock: self.clock.clone(), statements }
+        self.start_uplinks(tasks, metrics, epoch, views.clone(), shutdown);
+        tasks.spawn(hint::hint(views.clone(), config.discovery.mode, shutdown.clone()));
+        (Board { clock: self.clock.clone(), statements }, views)
     }
 
     fn start_uplinks(

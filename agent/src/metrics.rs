@@ -1,13 +1,19 @@
 //! The agent's own metrics. Labels come from the configuration (endpoints, schedulers) or closed sets.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use aya_domain::{EndpointId, EndpointUrl, EngineHealth, ReportKind, Signal, SignalReport, SignalState};
+use aya_domain::{
+    EndpointId, EndpointUrl, EngineHealth, MonoTime, ReportKind, Signal, SignalReport, SignalState,
+};
 use aya_engine::{Absent, Page};
+use aya_gpu::FailedCalls;
 use aya_observe::metrics::prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use aya_observe::metrics::{MetricError, Registry};
 
+use crate::gpu_metrics::GpuMetrics;
 use crate::prober::FetchError;
+use crate::view::View;
 
 /// What one uplink counts; made once per scheduler.
 #[derive(Debug, Clone)]
@@ -35,6 +41,7 @@ pub(crate) struct Metrics {
     gpu_failures: IntCounter,
     gpu_stall: Gauge,
     gpu_events: IntCounterVec,
+    gpus: GpuMetrics,
 }
 
 /// What of the agent keeps a beat.
@@ -115,12 +122,19 @@ impl Metrics {
                 "What the driver told between two readings, and GPUs that were lost.",
                 &["kind"],
             )?,
+            gpus: GpuMetrics::new(&registry)?,
             registry,
         })
     }
 
-    pub(crate) fn render(&self) -> Result<String, MetricError> {
+    /// The page; the GPUs are meant to be read once in a period.
+    pub(crate) fn render(&self, view: &View, period: Duration, now: MonoTime) -> Result<String, MetricError> {
+        self.gpus.show(view, period, now);
         self.registry.render()
+    }
+
+    pub(crate) fn failed_calls(&self) -> Arc<FailedCalls> {
+        self.gpus.failed_calls()
     }
 
     pub(crate) fn probe(&self, endpoint: &EndpointId, page: Page, got: &Result<u16, FetchError>) {

@@ -496,6 +496,7 @@ async fn the_admin_listener_tells_how_the_agent_is() {
         ("GET /metrics", "result=\"ok\"}"),
         ("GET /metrics", "health=\"ready\"} 1"),
         ("GET /metrics", "aya_agent_scheduler_connected{scheduler="),
+        ("GET /metrics", "aya_agent_gpu_failed_calls_total{error=\"lost\"} 0"),
         ("GET /nothing", "HTTP/1.1 404"),
         ("POST /metrics", "HTTP/1.1 405"),
     ] {

@@ -95,6 +95,9 @@ pub(crate) struct View {
     /// Found, and not looked at yet: what nothing is known of would only be told as down.
     joining: Vec<EngineView>,
     pub(crate) gpus: Vec<Arc<GpuView>>,
+    /// What the numbers of GPUs in the configuration mean: their places in the first list that was whole, and after them
+    /// what came later. A GPU that is lost keeps its number, and no other one gets it.
+    pub(crate) numbers: Arc<Vec<GpuUuid>>,
     /// `None` until the GPUs were found or could not be.
     pub(crate) source: Option<GpuSourceView>,
     pub(crate) events: Events,
@@ -109,6 +112,8 @@ pub(crate) struct Events {
     recent: Arc<VecDeque<Reading<GpuEvent>>>,
 }
 
+/// GPUs and slices of one host that get a number; slices that are cut anew have new names every time.
+const NUMBERS_MAX: usize = 1_024;
 /// Events kept for a scheduler that is away, and told in one message.
 pub(crate) const EVENTS_MAX: usize = 64;
 /// A scheduler that was away for longer reads of older ones in the counts only.
@@ -146,6 +151,7 @@ impl View {
             engines,
             joining: Vec::new(),
             gpus: Vec::new(),
+            numbers: Arc::default(),
             source: None,
             events: Events::default(),
         }
@@ -169,7 +175,12 @@ impl View {
                 }
                 self.source = Some(source);
             }
-            Update::Gpus(infos) => self.apply_gpus(infos),
+            Update::Gpus { infos, whole } => {
+                if whole {
+                    self.number(&infos);
+                }
+                self.apply_gpus(infos);
+            }
             Update::Happened { at, happened } => self.events.add(happened, at),
             Update::Samples { at, samples } => {
                 for (uuid, sample) in samples {
@@ -223,6 +234,15 @@ impl View {
         }
     }
 
+    fn number(&mut self, infos: &[GpuInfo]) {
+        let new = |info: &&GpuInfo| !self.numbers.contains(&info.uuid);
+        let new: Vec<GpuUuid> = infos.iter().filter(new).map(|info| info.uuid.clone()).collect();
+        if !new.is_empty() {
+            let room = NUMBERS_MAX.saturating_sub(self.numbers.len());
+            Arc::make_mut(&mut self.numbers).extend(new.into_iter().take(room));
+        }
+    }
+
     fn apply_gpus(&mut self, infos: Vec<GpuInfo>) {
         let same = self.gpus.len() == infos.len()
             && self.gpus.iter().zip(&infos).all(|(gpu, info)| gpu.info == *info);
@@ -255,7 +275,11 @@ pub(crate) enum Update {
     /// An engine that was found has gone; its sampler has ended before.
     Left(EndpointId),
     Source(GpuSourceView),
-    Gpus(Vec<GpuInfo>),
+    /// The list of GPUs; `whole`: every one could be described.
+    Gpus {
+        infos: Vec<GpuInfo>,
+        whole: bool,
+    },
     Samples {
         at: MonoTime,
         samples: Vec<(GpuUuid, GpuSample)>,

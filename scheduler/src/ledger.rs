@@ -20,6 +20,7 @@ use aya_trace::OwnRead;
 
 use self::counts::{Counts, Held};
 use self::tally::Tally;
+use crate::fallen::Fallen;
 use crate::residents::{Entry, Residents};
 use crate::room::WaitingRoom;
 use crate::steps::{Batch, StepMark, StepWatch};
@@ -55,6 +56,7 @@ pub(crate) struct LedgerCell {
     response: AtomicU64,
     response_at: AtomicU64,
     steps: StepWatch,
+    fallen: Arc<Fallen>,
     room: Arc<WaitingRoom>,
 }
 
@@ -70,6 +72,7 @@ impl LedgerCell {
             response: AtomicU64::new(0),
             response_at: AtomicU64::new(0),
             steps: StepWatch::default(),
+            fallen: Arc::default(),
             room,
         }
     }
@@ -109,6 +112,11 @@ impl LedgerCell {
     /// What its iterations took, as far as the relay saw it.
     pub(crate) const fn steps(&self) -> &StepWatch {
         &self.steps
+    }
+
+    /// Whether a GPU beneath it has failed.
+    pub(crate) const fn fallen(&self) -> &Arc<Fallen> {
+        &self.fallen
     }
 
     pub(crate) const fn residents(&self) -> &Residents {

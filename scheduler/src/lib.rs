@@ -6,6 +6,7 @@
 
 mod admin;
 mod events;
+mod fallen;
 mod handover;
 mod http;
 mod insight;

@@ -259,3 +259,44 @@ async fn a_link_below_its_best_is_told_and_its_engine_is_second_choice() {
     farm.assert_accounted().await;
     drop(host.agent);
 }
+
+/// The GPU of a hanging engine fails: nobody waits for the deadline between two tokens.
+#[tokio::test]
+async fn requests_on_a_failed_gpu_end_or_go_elsewhere_instead_of_hanging() {
+    let (farm, host) =
+        farm(2, "breaker.enabled = false\n[timeouts]\ninter_token = \"60s\"\nttft = \"60s\"").await;
+    let all = || farm.admin();
+    let _ = all().post("/api/v1/endpoints/e2:drain", &json!({})).await.ok();
+    let mut long = chat(2_000);
+    long["stream"] = json!(true);
+    let mut streaming = farm.api().begin_chat(&long).await;
+    assert_eq!(streaming.header("x-aya-endpoint"), Some("e1"));
+    streaming.event().await.unwrap();
+    farm.engine("e1").fault(&json!({"stall": true})).await;
+    let waiting = async {
+        let answer = farm.api().chat(&chat(1)).await.ok();
+        answer.header("x-aya-endpoint").unwrap().to_owned()
+    };
+    let fails = async {
+        until("both to be on the engine", async || {
+            let endpoint = farm.scheduler.endpoint("e1").await;
+            if endpoint["in_flight"] == 2 { Ok(()) } else { Err(endpoint) }
+        })
+        .await;
+        let _ = all().post("/api/v1/endpoints/e2:undrain", &json!({})).await.ok();
+        let begun = Instant::now();
+        host.play(&json!({"gpus": [{}, {}], "events": [{"at_ms": 0, "gpu": 0, "data": 79}]}));
+        let events = streaming.events().await;
+        (events, begun.elapsed())
+    };
+    let (elsewhere, (events, took)) = tokio::join!(waiting, fails);
+    assert_eq!(elsewhere, "e2", "the client had seen nothing");
+    let last: Value = serde_json::from_str(events.last().unwrap()).unwrap();
+    assert_eq!(last.pointer("/error/code"), Some(&json!("stream_truncated")), "{last}");
+    let message = last.pointer("/error/message").and_then(Value::as_str).unwrap();
+    assert!(message.contains("GPU of the engine failed"), "{message}");
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    println!("XID 79 injected -> the hanging stream has ended: {took:?}");
+    farm.assert_accounted().await;
+    drop(host.agent);
+}

@@ -114,9 +114,9 @@ fn only_a_change_of_health_is_urgent_and_only_a_change_of_gpus_is_membership() {
     let steps = [
         ("the first verdict", ready(&view, 0, Findings::default(), MonoTime::ZERO), true, false),
         ("the same again", ready(&view, 0, Findings::default(), MonoTime::ZERO), false, false),
-        ("gpus are found", Update::Gpus(vec![gpu(0), gpu(1)]), true, true),
-        ("the same gpus", Update::Gpus(vec![gpu(0), gpu(1)]), false, false),
-        ("one is lost", Update::Gpus(vec![gpu(1)]), true, true),
+        ("gpus are found", gpus(vec![gpu(0), gpu(1)]), true, true),
+        ("the same gpus", gpus(vec![gpu(0), gpu(1)]), false, false),
+        ("one is lost", gpus(vec![gpu(1)]), true, true),
     ];
     for (name, update, urgent, membership) in steps {
         view.apply(update);
@@ -129,13 +129,42 @@ fn only_a_change_of_health_is_urgent_and_only_a_change_of_gpus_is_membership() {
 fn a_gpu_keeps_its_last_reading_when_others_come_and_go() {
     let mut view = view("");
     let uuid = gpu(1).uuid;
-    view.apply(Update::Gpus(vec![gpu(1)]));
+    view.apply(gpus(vec![gpu(1)]));
     let sample = GpuSample { vram_used: Some(Bytes(5)), ..GpuSample::default() };
     view.apply(Update::Samples { at: MonoTime::from_millis(10), samples: vec![(uuid, sample)] });
-    view.apply(Update::Gpus(vec![gpu(0), gpu(1)]));
+    view.apply(gpus(vec![gpu(0), gpu(1)]));
     let full = told(&view, ReportKind::Full, 0, MonoTime::from_millis(40));
     assert_eq!(full.gpus[0].sample, None);
     assert_eq!(full.gpus[1].sample, Some(Aged::new(sample, Duration::from_millis(30))));
+}
+
+fn gpus(infos: Vec<GpuInfo>) -> Update {
+    Update::Gpus { infos, whole: true }
+}
+
+#[test]
+fn a_number_in_the_configuration_means_the_same_gpu_whatever_is_lost() {
+    let mut view = view(
+        "[[engine]]\nkind = \"vllm\"\nurl = \"http://127.0.0.1:8000\"\ngpus = [\"1\"]\n\
+         [[engine]]\nkind = \"vllm\"\nurl = \"http://127.0.0.1:8001\"\ngpus = [\"3\"]\n",
+    );
+    let one = |at: usize| vec![gpu(at).uuid];
+    for (name, infos, whole, expect) in [
+        (
+            "one of three could not be described: their places say nothing",
+            vec![gpu(1), gpu(2)],
+            false,
+            [vec![], vec![]],
+        ),
+        ("all are there", vec![gpu(0), gpu(1), gpu(2)], true, [one(1), vec![]]),
+        ("the first is lost", vec![gpu(1), gpu(2)], true, [one(1), vec![]]),
+        ("one more came in its place", vec![gpu(7), gpu(1), gpu(2)], true, [one(1), one(7)]),
+        ("the one that is meant is lost", vec![gpu(7), gpu(2)], true, [one(1), one(7)]),
+        ("all are back", vec![gpu(0), gpu(1), gpu(2)], true, [one(1), one(7)]),
+    ] {
+        view.apply(Update::Gpus { infos, whole });
+        assert_eq!(gpus_of_engines(&view), expect, "{name}");
+    }
 }
 
 #[test]
@@ -143,7 +172,7 @@ fn the_operator_knows_better_than_the_engine() {
     let mut view = view(
         "[[engine]]\nkind = \"simulated\"\nurl = \"http://127.0.0.1:8000\"\nprofile = \"l4-8b\"\ncontext_length = 4096\ngpus = [\"1\"]\n",
     );
-    view.apply(Update::Gpus(vec![gpu(0), gpu(1)]));
+    view.apply(gpus(vec![gpu(0), gpu(1)]));
     let model = ServedModel { id: "m".parse().unwrap(), context_length: Some(Tokens(131_072)), parent: None };
     view.apply(ready(
         &view,
@@ -165,7 +194,7 @@ fn simulated_engines_take_simulated_gpus_in_order_and_load_them() {
                    [[engine]]\nkind = \"simulated\"\nurl = \"http://127.0.0.1:3\"\n";
     let mut view = view(engines);
     view.apply(source(GpuSourceKind::Simulated));
-    view.apply(Update::Gpus((0..6).map(gpu).collect()));
+    view.apply(gpus((0..6).map(gpu).collect()));
     let activity = |bytes| aya_engine::Activity {
         busy: Ratio::ONE,
         prefill: Ratio::ZERO,
@@ -199,7 +228,7 @@ fn an_endless_reason_is_cut_between_characters() {
 fn every_report_survives_the_wire() {
     let mut view = view(TWO);
     view.apply(source(GpuSourceKind::Nvml));
-    view.apply(Update::Gpus(vec![gpu(0)]));
+    view.apply(gpus(vec![gpu(0)]));
     view.apply(ready(
         &view,
         0,

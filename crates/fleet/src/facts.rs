@@ -108,7 +108,7 @@ impl Notice {
             | Self::NodeForgotten { node }
             | Self::DuplicateNodeId { node }
             | Self::GpusLost { node, .. }
-            | Self::GpusBack { node }
+            | Self::GpusBack { node, .. }
             | Self::ReportIgnored { node, .. }
             | Self::ReportRefused { node, .. }
             | Self::SequenceGap { node, .. } => Subject::node(node),

@@ -92,18 +92,19 @@ impl Fleet {
                 node.told_freshness = Freshness::Fresh;
                 effects.notices.push(Notice::NodeFresh { node: id.clone() });
             }
-            tell_gpus(&id, node.agent.gpu_error.as_deref(), agent.gpu_error.as_deref(), effects);
+            let were_known = !node.gpus.all().is_empty();
+            let before = std::mem::replace(&mut node.agent, agent).gpu_error;
             node.sequence = sequence;
             node.connected = true;
             node.last_report_at = received_at.max(node.last_report_at);
-            node.agent = agent;
             node.gpus.apply(gpus, full, received_at);
             node.touched();
+            tell_gpus(node, before.as_deref(), were_known, effects);
         } else {
             effects.notices.push(Notice::NodeJoined { node: id.clone() });
-            tell_gpus(&id, None, agent.gpu_error.as_deref(), effects);
             let mut node = NodeState::new(id.clone(), boot, sequence, agent, received_at);
             node.gpus.apply(gpus, full, received_at);
+            tell_gpus(&node, None, false, effects);
             self.nodes.insert(id, node);
         }
         engines
@@ -207,13 +208,17 @@ fn ask_for_full(node: NodeId, effects: &mut Effects) -> bool {
     ignore(node, Ignored::NoFullYet, effects)
 }
 
-fn tell_gpus(node: &NodeId, before: Option<&str>, after: Option<&str>, effects: &mut Effects) {
-    match (before, after) {
-        (Some(_), None) => effects.notices.push(Notice::GpusBack { node: node.clone() }),
-        (None, Some(reason)) => {
-            effects.notices.push(Notice::GpusLost { node: node.clone(), reason: reason.to_owned() });
+/// An error that is over is good news only where GPUs are there to be read: an agent may also have given up looking.
+fn tell_gpus(node: &NodeState, before: Option<&str>, were_known: bool, effects: &mut Effects) {
+    let id = node.id.clone();
+    match (before, node.agent.gpu_error.as_deref()) {
+        (Some(_), None) if !node.gpus.all().is_empty() => {
+            effects.notices.push(Notice::GpusBack { node: id, again: were_known });
         }
-        (Some(_), Some(_)) | (None, None) => {}
+        (None, Some(reason)) => {
+            effects.notices.push(Notice::GpusLost { node: id, reason: reason.to_owned() });
+        }
+        (Some(_), Some(_) | None) | (None, None) => {}
     }
 }
 

@@ -81,8 +81,10 @@ pub enum Notice {
         node: NodeId,
         reason: String,
     },
+    /// They can be read; `again`: they could before.
     GpusBack {
         node: NodeId,
+        again: bool,
     },
     /// A health rule did something.
     Health(HealthNotice),
@@ -224,7 +226,10 @@ impl fmt::Display for Notice {
                 write!(f, "two agents call themselves node {node}; only the newer one is heard")
             }
             Self::GpusLost { node, reason } => write!(f, "the gpus of node {node} cannot be read: {reason}"),
-            Self::GpusBack { node } => write!(f, "the gpus of node {node} can be read again"),
+            Self::GpusBack { node, again } => {
+                let again = if *again { " again" } else { "" };
+                write!(f, "the gpus of node {node} can be read{again}")
+            }
             Self::Health(notice) => notice.fmt(f),
             Self::Breaker(notice) => notice.fmt(f),
             Self::GpuEvent { node, gpu, kind } => write!(f, "gpu {gpu} of node {node}: {kind}"),

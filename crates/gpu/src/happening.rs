@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use aya_domain::{GpuEventKind, GpuUuid};
 
+use crate::{CallError, FailedCalls};
+
 /// One thing that happened to one GPU: a whole device, or the slice that was hit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GpuHappening {
@@ -17,12 +19,21 @@ pub struct GpuHappening {
 /// Takes what happens. It is called on the driver's threads and must not block; what it cannot take is lost, and only
 /// the counts in the next reading tell of it.
 #[derive(Clone)]
-pub struct Tell(Arc<dyn Fn(GpuHappening) + Send + Sync>);
+pub struct Tell {
+    take: Arc<dyn Fn(GpuHappening) + Send + Sync>,
+    failed: Arc<FailedCalls>,
+}
 
 impl Tell {
     /// Tells by calling this.
     pub fn by(take: impl Fn(GpuHappening) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(take))
+        Self { take: Arc::new(take), failed: Arc::default() }
+    }
+
+    /// Also counts here the calls that fail.
+    #[must_use]
+    pub fn counting(self, failed: Arc<FailedCalls>) -> Self {
+        Self { failed, ..self }
     }
 
     /// Tells nobody: the readings say it later.
@@ -32,7 +43,11 @@ impl Tell {
     }
 
     pub(crate) fn tell(&self, happening: GpuHappening) {
-        (self.0)(happening);
+        (self.take)(happening);
+    }
+
+    pub(crate) fn failed(&self, error: CallError) {
+        self.failed.add(error);
     }
 }
 

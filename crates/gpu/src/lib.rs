@@ -5,6 +5,7 @@
 //! by product. An empty list of devices is a failed collection, never "no load".
 
 mod error;
+mod failed;
 mod happening;
 mod none;
 mod nvml;
@@ -17,6 +18,7 @@ mod source;
 mod thread;
 
 pub use error::GpuError;
+pub use failed::{CallError, FailedCalls};
 pub use happening::{GpuHappening, Tell};
 pub use none::NoGpus;
 pub use nvml::NvmlSource;

@@ -26,7 +26,6 @@ use nvml_wrapper::Nvml;
 use tracing::warn;
 
 use self::board::{Board, describe_all};
-use self::error::named;
 use self::ledger::Ledger;
 use self::listener::Listener;
 use crate::{Collected, GpuError, GpuHolders, GpuSource, Tell};
@@ -87,7 +86,7 @@ impl NvmlSource {
         if let Some(lib) = &self.lib {
             builder.lib_path(lib);
         }
-        let nvml = builder.init().map_err(|e| named(&e))?;
+        let nvml = builder.init().map_err(|e| self.ledger.failed(&e))?;
         self.driver_version = nvml.sys_driver_version().ok();
         self.nvml = Some(nvml);
         Ok(())
@@ -160,7 +159,8 @@ impl GpuSource for NvmlSource {
         if let Err(error) = self.open() {
             return Err(self.close_after(error));
         }
-        let found = self.nvml.as_ref().ok_or(GpuError::NoGpus).and_then(describe_all);
+        let found = self.nvml.as_ref().ok_or(GpuError::NoGpus);
+        let found = found.and_then(|nvml| describe_all(nvml, &self.ledger));
         match found {
             Ok(found) => {
                 self.replace(found.items);
@@ -210,8 +210,8 @@ impl GpuSource for NvmlSource {
 
     fn holders(&mut self, devices: Range<usize>) -> Vec<GpuHolders> {
         let Some(nvml) = &self.nvml else { return Vec::new() };
-        let boards = self.boards.iter().take(devices.end).skip(devices.start);
-        boards.flat_map(|board| board.holders(nvml)).collect()
+        let boards = self.boards.iter_mut().take(devices.end).skip(devices.start);
+        boards.flat_map(|board| board.holders(nvml, &self.ledger)).collect()
     }
 }
 

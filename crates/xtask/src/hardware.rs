@@ -12,6 +12,8 @@ use crate::run::{Step, cargo, repository, target};
 
 /// Exit status where there is no NVIDIA driver: neither passed nor failed.
 pub(crate) const NO_DRIVER: u8 = 3;
+/// Where a loaded kernel driver shows: Linux, and Windows' subsystem for it.
+const KERNEL_DRIVERS: [&str; 2] = ["/proc/driver/nvidia/version", "/dev/dxg"];
 /// How long the agent runs.
 const AGENT_SECONDS: &str = "8";
 /// What `timeout` answers when its time has come, which is how the agent is to end.
@@ -60,15 +62,31 @@ pub(crate) fn run(args: &Args) -> Result<Done> {
         );
         return Ok(Done::NoDriver);
     }
-    let mut tests = cargo(&["test", "-p", "aya-gpu", "--lib", "hardware", "--", "--ignored", "--nocapture"]);
-    tests.command.env("AYA_TEST_NVML_LIB", args.nvml_lib.as_deref().unwrap_or(Path::new("")));
-    tests.run()?;
+    tests(args.nvml_lib.as_deref())?;
     agent(args)?;
     match &args.load {
         Some(load) => under_load(args, load)?,
         None => crate::say("ONLY IDLE GPUS WERE RECORDED: --load CMD records them under load as well"),
     }
     Ok(Done::Checked)
+}
+
+/// The tests that need a driver; without a library, on the system's.
+fn tests(nvml_lib: Option<&Path>) -> Result<()> {
+    let mut tests = cargo(&["test", "-p", "aya-gpu", "--lib", "hardware", "--", "--ignored", "--nocapture"]);
+    tests.command.env("AYA_TEST_NVML_LIB", nvml_lib.unwrap_or(Path::new("")));
+    tests.run()
+}
+
+/// Runs them as a part of all tests on a machine that has a driver; elsewhere, what to say about it.
+pub(crate) fn tests_where_there_is_a_driver() -> Result<Option<String>> {
+    if KERNEL_DRIVERS.iter().any(|path| Path::new(path).exists()) {
+        return tests(None).map(|()| None);
+    }
+    Ok(Some(
+        "the tests on real GPUs (nvml::tests::hardware) were SKIPPED: this machine has no NVIDIA driver"
+            .to_owned(),
+    ))
 }
 
 fn record(args: &Args, state: &str) -> Result<Done> {

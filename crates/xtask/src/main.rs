@@ -101,9 +101,8 @@ fn test(require_engines: bool, args: &[String]) -> Result<()> {
     }
     step.command.args(args);
     step.run()?;
-    if let Some(missing) = &missing {
-        say(missing);
-    }
+    let no_driver = hardware::tests_where_there_is_a_driver()?;
+    missing.iter().chain(&no_driver).for_each(|missing| say(missing));
     Ok(())
 }
 

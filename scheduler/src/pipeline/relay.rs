@@ -4,6 +4,7 @@
 //! a refused connection, a crash, an overload told with 200 and an error event. Afterwards the stream belongs
 //! to [`super::stream`]. Clients that do not stream get their answer whole, so for them nothing is ever cut.
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use super::place::Placed;
 use super::sent::{BEHIND, Mode, Sent, Upstream, total_until};
 use super::stream::{Begun, StreamBody};
 use super::whole;
+use crate::fallen::Fallen;
 use crate::http::body::ClientBody;
 use crate::http::respond;
 use crate::ledger::Lease;
@@ -56,24 +58,32 @@ pub(super) async fn attempt_once(up: Upstream<'_>, mut account: Account, placed:
         lease.listen();
     }
     let sent = Sent { up, endpoint: &endpoint, mode };
-    let failure = match mode {
-        Mode::Stream => match first_event(&sent, &mut account).await {
+    let fallen = Arc::clone(lease.cell().fallen());
+    let failure = if mode == Mode::Stream {
+        let first = {
+            let work = pin!(first_event(&sent, &mut account));
+            unless_it_falls(&fallen, work).await
+        };
+        match first {
             Ok(first) => {
                 lease.cell().succeeded();
                 let body = begin(&sent, first, account, lease, &metrics);
                 return AttemptEnd::Answered(body);
             }
             Err(failure) => failure,
-        },
-        Mode::Assemble | Mode::Whole => {
-            match whole::answer(&sent, &mut account, &mut lease, predicted_ttft_s).await {
-                Ok(body) => {
-                    lease.cell().succeeded();
-                    lease.cell().answered();
-                    return AttemptEnd::Answered(whole::respond(up, account, lease, body));
-                }
-                Err(failure) => failure,
+        }
+    } else {
+        let answer = {
+            let work = pin!(whole::answer(&sent, &mut account, &mut lease, predicted_ttft_s));
+            unless_it_falls(&fallen, work).await
+        };
+        match answer {
+            Ok(body) => {
+                lease.cell().succeeded();
+                lease.cell().answered();
+                return AttemptEnd::Answered(whole::respond(up, account, lease, body));
             }
+            Err(failure) => failure,
         }
     };
     failed(up, account, &lease, &metrics, failure)
@@ -122,6 +132,18 @@ fn failed(
             account.fail(&error);
             AttemptEnd::Answered(response)
         }
+    }
+}
+
+/// The client has seen nothing yet: what hangs on a failed GPU is tried elsewhere.
+async fn unless_it_falls<T>(
+    fallen: &Fallen,
+    work: Pin<&mut impl Future<Output = Result<T, Failure>>>,
+) -> Result<T, Failure> {
+    tokio::select! {
+        biased;
+        done = work => done,
+        () = fallen.wait() => Err(Failure::broken("a GPU of the engine failed")),
     }
 }
 

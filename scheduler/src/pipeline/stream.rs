@@ -19,6 +19,7 @@ use tokio::time::Sleep;
 use super::account::{Account, End};
 use super::blame::abandoned;
 use super::carried;
+use crate::fallen::{Ear, SILENCE_MAX};
 use crate::http::body::Pieces;
 use crate::http::respond;
 use crate::ledger::Lease;
@@ -44,6 +45,8 @@ pub(crate) struct StreamBody {
     /// Chunks that were read before the client's response began.
     held: std::collections::VecDeque<Bytes>,
     state: State,
+    /// Hears that a GPU beneath the endpoint has failed.
+    ear: Ear,
     /// The request's last instant. The silence between two events is the upstream body's own deadline.
     total: Pin<Box<Sleep>>,
     /// Without a client it is read on to its end.
@@ -73,10 +76,23 @@ pub(crate) struct Begun {
 impl StreamBody {
     pub(crate) fn new(shared: Arc<Shared>, account: Account, begun: Begun) -> Self {
         let Begun { upstream, scanner, held, lease, endpoint, choices, total, drains } = begun;
+        let ear = lease.cell().fallen().listen();
         let (lease, state) = (Some(lease), State::Flowing);
         let held = held.into();
-        let mut stream =
-            Self { shared, upstream, scanner, account, lease, endpoint, choices, held, state, total, drains };
+        let mut stream = Self {
+            shared,
+            upstream,
+            scanner,
+            account,
+            lease,
+            endpoint,
+            choices,
+            held,
+            state,
+            ear,
+            total,
+            drains,
+        };
         stream.let_go_when_told_all();
         stream
     }
@@ -138,7 +154,9 @@ impl StreamBody {
         }
         tracing::warn!(request = %self.account.request_id(), %error, "stream broke");
         let silent = matches!(error, UpstreamError::Timeout { .. });
-        Some(self.failed(if silent {
+        Some(self.failed(if silent && self.ear.has_heard() {
+            "a GPU of the engine failed in the middle of the answer"
+        } else if silent {
             "the engine stopped sending tokens"
         } else {
             "the connection to the engine broke in the middle of the answer"
@@ -206,6 +224,9 @@ impl Pieces for StreamBody {
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(self.broken(&error)),
                 Poll::Ready(None) => return Poll::Ready(self.ended()),
+                Poll::Pending if self.lease.is_some() && self.ear.hears(cx) => {
+                    self.upstream.set_idle_timeout(SILENCE_MAX);
+                }
                 Poll::Pending => {
                     ready!(self.total.as_mut().poll(cx));
                     return Poll::Ready(Some(self.truncate("the request's total time is over")));

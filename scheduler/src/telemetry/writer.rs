@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::fallen::has_fallen;
 use crate::ledger::LedgerCell;
 use crate::models::ModelState;
 use crate::shared::Shared;
@@ -225,7 +226,11 @@ impl FleetWriter {
     fn publish(&mut self) {
         let snapshot = self.fleet.snapshot(self.shared.clock.now());
         self.forget_gone(&snapshot);
-        let companions = snapshot.endpoints.iter().map(|endpoint| self.companion(endpoint)).collect();
+        let companions = snapshot.endpoints.iter().map(|endpoint| self.companion(endpoint));
+        let companions: Vec<Companion> = companions.collect();
+        for (endpoint, companion) in snapshot.endpoints.iter().zip(&companions) {
+            companion.cell.fallen().set(has_fallen(endpoint));
+        }
         for model in snapshot.models.keys() {
             if !self.models.contains_key(model) {
                 let state = Arc::new(ModelState::new(self.shared.metrics.model(Some(model))));

@@ -23,20 +23,31 @@ fn info(process: &Process) -> sys::nvmlProcessInfo_t {
     }
 }
 
+/// The processes of a GPU, or of one of its slices: clients of the multi-process service, or the others.
+fn infos(target: &Target<'_>, mps: bool) -> Vec<sys::nvmlProcessInfo_t> {
+    let (gpu, slice) = match target {
+        Target::Gpu(_, gpu) => (gpu, None),
+        Target::Mig(_, gpu, mig) => (gpu, Some(mig)),
+    };
+    let here =
+        |p: &&Process| p.mps == mps && slice.is_none_or(|mig| p.gi == Some(mig.gi) && p.ci == Some(mig.ci));
+    gpu.processes.iter().filter(here).map(info).collect()
+}
+
 exports! {
     nvmlDeviceGetComputeRunningProcesses_v3(
         device: Handle,
         count: Out<c_uint>,
         out: Out<sys::nvmlProcessInfo_t>,
     ) = |driver| {
-        let infos: Vec<_> = match driver.target(device)? {
-            Target::Gpu(_, gpu) => gpu.processes.iter().map(info).collect(),
-            Target::Mig(_, gpu, mig) => {
-                let here = |p: &&Process| p.gi == Some(mig.gi) && p.ci == Some(mig.ci);
-                gpu.processes.iter().filter(here).map(info).collect()
-            }
-        };
-        out.put_list(count, &infos, Err(Code::INSUFFICIENT_SIZE))
+        out.put_list(count, &infos(&driver.target(device)?, false), Err(Code::INSUFFICIENT_SIZE))
+    };
+    nvmlDeviceGetMPSComputeRunningProcesses_v3(
+        device: Handle,
+        count: Out<c_uint>,
+        out: Out<sys::nvmlProcessInfo_t>,
+    ) = |driver| {
+        out.put_list(count, &infos(&driver.target(device)?, true), Err(Code::INSUFFICIENT_SIZE))
     };
     nvmlDeviceGetGraphicsRunningProcesses_v3(
         device: Handle,

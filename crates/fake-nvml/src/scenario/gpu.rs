@@ -92,6 +92,9 @@ pub struct Process {
     pub sm_util: u32,
     pub gi: Option<u32>,
     pub ci: Option<u32>,
+    /// A client of the multi-process service: in that list only.
+    #[serde(default)]
+    pub mps: bool,
 }
 
 /// A MIG device: one compute instance of a GPU instance.

@@ -133,8 +133,26 @@ fn unreadable_gpus_degrade_the_node_and_not_its_engines() {
     let snapshot = farm.snapshot(1);
     assert_eq!(snapshot.nodes[0].health, Health::Degraded { reason: "driver not loaded".to_owned() });
     assert_eq!(snapshot.endpoints[0].health, Health::Healthy);
-    let effects = farm.report(2, delta("n", 1, 2, vec![]));
-    assert_eq!(said(&effects), ["the gpus of node n can be read again"]);
+    let mut report = full("n", 1, 2, vec![engine("a", "m")]);
+    report.gpus = vec![gpu("GPU-1", "NVIDIA L4", None)];
+    assert_eq!(said(&farm.report(2, report)), ["the gpus of node n can be read"], "they never could before");
+    let mut report = delta("n", 1, 3, vec![]);
+    report.agent = agent(Some("nvml stalled for 2 s"));
+    assert_eq!(said(&farm.report(3, report)), ["the gpus of node n cannot be read: nvml stalled for 2 s"]);
+    assert_eq!(said(&farm.report(4, delta("n", 1, 4, vec![]))), ["the gpus of node n can be read again"]);
+}
+
+#[test]
+fn an_agent_that_gives_up_looking_for_gpus_has_not_found_them() {
+    let mut farm = Farm::new();
+    let mut report = full("n", 1, 1, vec![]);
+    report.agent.gpu_error = Some("none stalled for 2 s".to_owned());
+    let _ = farm.report(0, report);
+    assert_eq!(
+        said(&farm.report(1, delta("n", 1, 2, vec![]))),
+        Vec::<String>::new(),
+        "there are none to be read"
+    );
 }
 
 #[test]

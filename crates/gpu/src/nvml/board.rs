@@ -26,6 +26,8 @@ pub(super) struct Board {
     pub(super) kept: Option<Kept>,
     /// What is read once per discovery.
     pub(super) slow: Option<Slow>,
+    /// Whether programs share it through MPS; not known before the first list after a discovery.
+    pub(super) mps: Option<bool>,
     /// The log knows that permissions are missing.
     pub(super) denied_told: bool,
 }
@@ -83,12 +85,13 @@ impl Board {
 }
 
 /// Every device that can be described.
-pub(super) fn describe_all(nvml: &Nvml) -> Result<Collected<Board>, GpuError> {
-    let count = nvml.device_count().map_err(|e| named(&e))?;
+pub(super) fn describe_all(nvml: &Nvml, ledger: &ledger::Ledger) -> Result<Collected<Board>, GpuError> {
+    let count = nvml.device_count().map_err(|e| ledger.failed(&e))?;
     let mut items = Vec::new();
     let mut failed = Vec::new();
     for index in 0..count {
-        let board = nvml.device_by_index(index).map_err(|e| named(&e)).and_then(|d| describe(nvml, &d));
+        let device = nvml.device_by_index(index).map_err(|e| ledger.failed(&e));
+        let board = device.and_then(|device| describe(nvml, &device));
         match board {
             Ok((board, trouble)) => {
                 items.push(board);
@@ -125,7 +128,9 @@ fn describe(nvml: &Nvml, device: &Device<'_>) -> Result<(Board, Option<GpuError>
         slices.iter_mut().for_each(|slice| slice.refused.add(Item::Activity));
     }
     let heat_max = heat_max.and_then(|celsius| i32::try_from(celsius).ok());
-    Ok((Board { info, slices, heat_max, refused, kept: None, slow: None, denied_told: false }, trouble))
+    let board =
+        Board { info, slices, heat_max, refused, kept: None, slow: None, mps: None, denied_told: false };
+    Ok((board, trouble))
 }
 
 /// A margin, also from a driver that hands the bits of a negative number over as an unsigned one.

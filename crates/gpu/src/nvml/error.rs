@@ -2,7 +2,7 @@
 
 use nvml_wrapper::error::NvmlError;
 
-use crate::GpuError;
+use crate::{CallError, GpuError};
 
 /// Codes that the wrapper has no names for.
 const FREQUENCY_NOT_SUPPORTED: u32 = 24;
@@ -28,6 +28,22 @@ pub(super) fn named(error: &NvmlError) -> GpuError {
         }
         NvmlError::UnexpectedVariant(code) => GpuError::Other(unnamed(*code)),
         other => GpuError::Other(other.to_string()),
+    }
+}
+
+/// The kind of failure that is counted.
+pub(super) fn class(error: &NvmlError) -> CallError {
+    match (error, named(error)) {
+        (NvmlError::NotSupported | NvmlError::UnexpectedVariant(FREQUENCY_NOT_SUPPORTED | DEPRECATED), _) => {
+            CallError::NotSupported
+        }
+        (NvmlError::Timeout, _) => CallError::Timeout,
+        (_, GpuError::NoPermission) => CallError::NoPermission,
+        (_, GpuError::Lost) => CallError::Lost,
+        (_, GpuError::ResetRequired) => CallError::ResetRequired,
+        (_, GpuError::NoLibrary(_) | GpuError::OldLibrary(_)) => CallError::Library,
+        (_, GpuError::DriverNotLoaded | GpuError::VersionMismatch) => CallError::Driver,
+        _ => CallError::Other,
     }
 }
 
@@ -77,6 +93,25 @@ mod tests {
             (NvmlError::UnexpectedVariant(77), GpuError::Other("error 77".into())),
         ] {
             assert_eq!(named(&error), expect);
+        }
+    }
+
+    #[test]
+    fn failures_are_counted_by_what_an_operator_does_about_them() {
+        for (error, expect) in [
+            (NvmlError::NotSupported, CallError::NotSupported),
+            (NvmlError::UnexpectedVariant(26), CallError::NotSupported),
+            (NvmlError::NoPermission, CallError::NoPermission),
+            (NvmlError::GpuLost, CallError::Lost),
+            (NvmlError::UnexpectedVariant(28), CallError::Lost),
+            (NvmlError::ResetRequired, CallError::ResetRequired),
+            (NvmlError::Timeout, CallError::Timeout),
+            (NvmlError::FailedToLoadSymbol("f".into()), CallError::Library),
+            (NvmlError::LibRmVersionMismatch, CallError::Driver),
+            (NvmlError::Uninitialized, CallError::Driver),
+            (NvmlError::Unknown, CallError::Other),
+        ] {
+            assert_eq!(class(&error), expect, "{error:?}");
         }
     }
 

@@ -4,9 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aya_domain::{GpuEventKind, GpuUuid};
+use nvml_wrapper::error::NvmlError;
 use parking_lot::Mutex;
 
-use crate::{GpuHappening, Tell};
+use super::error::{class, named};
+use crate::{GpuError, GpuHappening, Tell};
 
 /// The critical errors of one device or slice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -116,6 +118,12 @@ impl Ledger {
     pub(super) fn is_listening(&self) -> bool {
         let state = self.state.lock();
         state.devices.iter().any(|device| state.listened.contains(&device.uuid))
+    }
+
+    /// A call failed; how it did, in our words.
+    pub(super) fn failed(&self, error: &NvmlError) -> GpuError {
+        self.tell.failed(class(error));
+        named(error)
     }
 
     /// A critical error of the device, or of one instance of it.

@@ -69,14 +69,26 @@ pub(super) fn instances(nvml: &Nvml, slice: &Device<'_>) -> Result<(u32, u32), N
     Ok((gi, ci))
 }
 
+/// Which processes are asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum List {
+    Compute,
+    /// Clients of the multi-process service.
+    Mps,
+}
+
 /// Processes that one call has room for at first, and the most that are asked for.
 const PROCESSES_AT_FIRST: usize = 64;
 const PROCESSES_MAX: u32 = 4_096;
 
 /// The processes that compute on the device, with the bytes that each holds. One call where the wrapper makes two: each
 /// costs milliseconds. A list that grew in between is asked for once more.
-pub(super) fn processes(nvml: &Nvml, device: &Device<'_>) -> Result<Vec<(u32, u64)>, NvmlError> {
-    let call = nvml_sym(nvml.lib().nvmlDeviceGetComputeRunningProcesses_v3.as_ref())?;
+pub(super) fn processes(nvml: &Nvml, device: &Device<'_>, list: List) -> Result<Vec<(u32, u64)>, NvmlError> {
+    let lib = nvml.lib();
+    let call = nvml_sym(match list {
+        List::Compute => lib.nvmlDeviceGetComputeRunningProcesses_v3.as_ref(),
+        List::Mps => lib.nvmlDeviceGetMPSComputeRunningProcesses_v3.as_ref(),
+    })?;
     let empty = sys::nvmlProcessInfo_t { pid: 0, usedGpuMemory: 0, gpuInstanceId: 0, computeInstanceId: 0 };
     let mut list = vec![empty; PROCESSES_AT_FIRST];
     for last_try in [false, true] {

@@ -16,7 +16,7 @@ use tracing::warn;
 
 use super::activity::{self, Activity};
 use super::board::{Board, Slice, Slow};
-use super::error::{is_final, is_of_the_gpu, named};
+use super::error::{is_final, is_of_the_gpu};
 use super::ledger::{Ledger, Xids};
 use super::raw::{self, Memory};
 use crate::GpuError;
@@ -66,14 +66,15 @@ impl Refused {
 /// Asks for one value after another and remembers what will never come.
 struct Asker<'a> {
     refused: &'a mut Refused,
+    ledger: &'a Ledger,
     lost: Option<GpuError>,
     /// A reading needs a right that we do not have.
     denied: bool,
 }
 
 impl<'a> Asker<'a> {
-    fn new(refused: &'a mut Refused) -> Self {
-        Self { refused, lost: None, denied: false }
+    const fn new(refused: &'a mut Refused, ledger: &'a Ledger) -> Self {
+        Self { refused, ledger, lost: None, denied: false }
     }
 
     /// The value; nothing where it is not to be had, and from the moment on at which the GPU is lost.
@@ -85,7 +86,7 @@ impl<'a> Asker<'a> {
             Ok(value) => return Some(value),
             Err(error) => error,
         };
-        let cause = named(&error);
+        let cause = self.ledger.failed(&error);
         if is_of_the_gpu(&cause) {
             self.lost = Some(cause);
         } else if is_final(&error) {
@@ -120,8 +121,8 @@ impl Board {
         nvml: &Nvml,
         ledger: &Ledger,
     ) -> Result<Vec<(GpuUuid, GpuSample)>, GpuError> {
-        let found = find(nvml, &self.info.uuid);
-        let read = found.and_then(|device| Ok((self.read_device(nvml, &device)?, device)));
+        let found = find(nvml, &self.info.uuid, ledger);
+        let read = found.and_then(|device| Ok((self.read_device(nvml, &device, ledger)?, device)));
         let (whole, device) = match read {
             Ok(read) => read,
             Err(error) => {
@@ -144,15 +145,21 @@ impl Board {
         let mut samples = Vec::with_capacity(self.slices.len());
         for slice in &mut self.slices {
             let xids = ledger.of(&self.info.uuid, Some(slice.gpu_instance));
-            samples.push((slice.info.uuid.clone(), with_xids(slice.read(nvml, &device, shared)?, xids)));
+            samples
+                .push((slice.info.uuid.clone(), with_xids(slice.read(nvml, &device, shared, ledger)?, xids)));
         }
         Ok(samples)
     }
 
-    fn read_device(&mut self, nvml: &Nvml, device: &Device<'_>) -> Result<GpuSample, GpuError> {
+    fn read_device(
+        &mut self,
+        nvml: &Nvml,
+        device: &Device<'_>,
+        ledger: &Ledger,
+    ) -> Result<GpuSample, GpuError> {
         let whole = self.slices.is_empty();
         let Self { refused, kept, .. } = self;
-        let mut asker = Asker::new(refused);
+        let mut asker = Asker::new(refused, ledger);
         // Neither the memory nor the activity of a sliced device is anybody's.
         let memory = if whole { asker.memory(nvml, device) } else { None };
         let activity = match whole {
@@ -199,11 +206,17 @@ impl Board {
 }
 
 impl Slice {
-    fn read(&mut self, nvml: &Nvml, parent: &Device<'_>, shared: GpuSample) -> Result<GpuSample, GpuError> {
+    fn read(
+        &mut self,
+        nvml: &Nvml,
+        parent: &Device<'_>,
+        shared: GpuSample,
+        ledger: &Ledger,
+    ) -> Result<GpuSample, GpuError> {
         let gone = || GpuError::Other(format!("the slice {} is not there any more", self.info.uuid));
         let cut_anew = |error| if error == GpuError::Lost { gone() } else { error };
-        let device = find(nvml, &self.info.uuid).map_err(cut_anew)?;
-        let mut asker = Asker::new(&mut self.refused);
+        let device = find(nvml, &self.info.uuid, ledger).map_err(cut_anew)?;
+        let mut asker = Asker::new(&mut self.refused, ledger);
         let (instance, kept) = (Some(self.gpu_instance), &mut self.kept);
         let memory = asker.memory(nvml, &device);
         let activity = asker.ask(Item::Activity, || activity::read(nvml, parent, instance, kept));
@@ -213,10 +226,11 @@ impl Slice {
 }
 
 /// A device by its name. One that is not there any more has gone since the last discovery.
-fn find<'nvml>(nvml: &'nvml Nvml, uuid: &GpuUuid) -> Result<Device<'nvml>, GpuError> {
-    let gone = |error: &NvmlError| matches!(error, NvmlError::NotFound);
-    let found = nvml.device_by_uuid(uuid.as_str());
-    found.map_err(|error| if gone(&error) { GpuError::Lost } else { named(&error) })
+fn find<'nvml>(nvml: &'nvml Nvml, uuid: &GpuUuid, ledger: &Ledger) -> Result<Device<'nvml>, GpuError> {
+    nvml.device_by_uuid(uuid.as_str()).map_err(|error| {
+        let cause = ledger.failed(&error);
+        if matches!(error, NvmlError::NotFound) { GpuError::Lost } else { cause }
+    })
 }
 
 fn read_slow(asker: &mut Asker<'_>, nvml: &Nvml, device: &Device<'_>) -> Slow {
@@ -319,13 +333,17 @@ fn with_activity(sample: GpuSample, activity: Option<Activity>) -> GpuSample {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::{CallError, FailedCalls, Tell};
 
     #[test]
     fn what_a_gpu_does_not_support_is_asked_once_and_a_lost_gpu_is_not_asked_on() {
-        let mut refused = Refused::default();
+        let (mut refused, counts) = (Refused::default(), Arc::new(FailedCalls::default()));
+        let ledger = Ledger::new(Tell::nobody().counting(Arc::clone(&counts)));
         for round in 0..2 {
-            let mut asker = Asker::new(&mut refused);
+            let mut asker = Asker::new(&mut refused, &ledger);
             let mut calls = 0;
             let mut call = |item, answer: Result<u32, NvmlError>| {
                 asker.ask(item, || {
@@ -342,5 +360,7 @@ mod tests {
             assert_eq!(calls, if round == 0 { 4 } else { 3 });
         }
         assert!(refused.has(Item::Margin) && !refused.has(Item::Reasons));
+        let counted = CallError::ALL.map(|error| counts.of(error));
+        assert_eq!(counted, [1, 0, 2, 0, 0, 0, 0, 2], "one not supported, two lost, two others");
     }
 }

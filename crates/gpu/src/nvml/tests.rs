@@ -621,6 +621,26 @@ fn holders_are_named_with_what_they_hold_as_far_as_the_driver_tells() {
     assert_eq!(named, gpus, "slices have lists of their own");
 }
 
+#[test]
+fn clients_of_the_multi_process_service_hold_the_gpu_too() {
+    let mps = |pid: u64, mib: Option<u64>| json!({"pid": pid, "mib": mib, "mps": true});
+    let gpus = json!({"gpus": [
+        {"processes": [{"pid": 9, "mib": 30}, {"pid": 10, "mib": null}, mps(10, Some(400)), mps(11, None)]},
+        {"processes": [{"pid": 5, "mib": 1}]},
+    ]});
+    let mut fake = Fake::play(&gpus);
+    fake.discover();
+    let of = |pid, mib: Option<u64>| GpuHolder { pid, vram: mib.map(|mib| Bytes(mib * MIB)) };
+    for _ in 0..3 {
+        let holders = fake.source.holders(0..2);
+        let shared = [of(9, Some(30)), of(10, Some(400)), of(11, None)];
+        assert_eq!(holders[0].holders.as_deref(), Some(&shared[..]));
+        assert_eq!(holders[1].holders.as_deref(), Some(&[of(5, Some(1))][..]));
+    }
+    let asked = calls(&fake, "nvmlDeviceGetMPSComputeRunningProcesses_v3");
+    assert_eq!(asked, 4, "three times where there are clients, once where there are none");
+}
+
 /// Every number of a GPU, beyond all bounds, through the library: nothing panics, and what is told is in its bounds.
 #[test]
 fn no_reading_of_the_driver_breaks_the_reader() {
