@@ -8,6 +8,7 @@ mod activity;
 mod board;
 mod error;
 mod events;
+mod kernel_log;
 mod ledger;
 mod listener;
 mod processes;
@@ -26,6 +27,7 @@ use nvml_wrapper::Nvml;
 use tracing::warn;
 
 use self::board::{Board, describe_all};
+use self::kernel_log::{KERNEL_LOG, KernelLog};
 use self::ledger::Ledger;
 use self::listener::Listener;
 use crate::{Collected, GpuError, GpuHolders, GpuSource, Tell};
@@ -39,6 +41,9 @@ pub struct NvmlSource {
     ledger: Arc<Ledger>,
     /// Begins with the first discovery that works.
     listener: Option<Listener>,
+    /// The same; `None` as well where it is not ours to read.
+    log: Option<KernelLog>,
+    log_path: PathBuf,
     /// Devices that were there once and are not in the list any more: told until they are back.
     gone: BTreeSet<GpuUuid>,
     /// Of each board, why its last reading failed.
@@ -71,6 +76,8 @@ impl NvmlSource {
             boards: Vec::new(),
             ledger: Arc::new(Ledger::new(tell)),
             listener: None,
+            log: None,
+            log_path: PathBuf::from(KERNEL_LOG),
             gone: BTreeSet::new(),
             failed: Vec::new(),
             trouble: None,
@@ -131,6 +138,13 @@ impl NvmlSource {
 
     fn listen(&mut self) {
         if self.listener.is_none() {
+            match KernelLog::start(&self.log_path, Arc::clone(&self.ledger)) {
+                Ok(log) => {
+                    self.ledger.reads_log(log.is_some());
+                    self.log = log;
+                }
+                Err(error) => warn!(%error, "the kernel's log is not read"),
+            }
             match Listener::start(self.lib.clone(), Arc::clone(&self.ledger)) {
                 Ok(listener) => self.listener = Some(listener),
                 Err(error) => warn!(%error, "xid events are not heard: no thread for them"),
@@ -141,6 +155,7 @@ impl NvmlSource {
 
 impl Drop for NvmlSource {
     fn drop(&mut self) {
+        self.log = None;
         self.listener = None;
         self.close();
     }

@@ -7,6 +7,7 @@ use nvml_wrapper::{Device, Nvml};
 
 use super::activity::Kept;
 use super::error::named;
+use super::kernel_log::Slot;
 use super::read::{Item, Refused};
 use super::{ledger, raw};
 use crate::{Collected, GpuError};
@@ -20,6 +21,7 @@ pub(super) struct Board {
     pub(super) info: GpuInfo,
     /// Empty: the whole device is one GPU.
     pub(super) slices: Vec<Slice>,
+    pub(super) slot: Option<Slot>,
     /// The maximum operating temperature of a product that names no margin.
     pub(super) heat_max: Option<i32>,
     pub(super) refused: Refused,
@@ -64,7 +66,7 @@ impl Board {
     /// The device as the ledger knows it.
     pub(super) fn device(&self) -> ledger::Device {
         let slices = self.slices.iter().map(|slice| (slice.info.uuid.clone(), slice.gpu_instance)).collect();
-        ledger::Device { uuid: self.info.uuid.clone(), slices }
+        ledger::Device { uuid: self.info.uuid.clone(), slices, slot: self.slot }
     }
 
     /// Takes the last samples of GPM over from the discovery before, so that no reading is lost to this one.
@@ -128,8 +130,18 @@ fn describe(nvml: &Nvml, device: &Device<'_>) -> Result<(Board, Option<GpuError>
         slices.iter_mut().for_each(|slice| slice.refused.add(Item::Activity));
     }
     let heat_max = heat_max.and_then(|celsius| i32::try_from(celsius).ok());
-    let board =
-        Board { info, slices, heat_max, refused, kept: None, slow: None, mps: None, denied_told: false };
+    let slot = device.pci_info().ok().and_then(|pci| Slot::parse(&pci.bus_id));
+    let board = Board {
+        info,
+        slot,
+        slices,
+        heat_max,
+        refused,
+        kept: None,
+        slow: None,
+        mps: None,
+        denied_told: false,
+    };
     Ok((board, trouble))
 }
 

@@ -7,7 +7,10 @@ use aya_domain::{GpuEventKind, GpuUuid};
 use nvml_wrapper::error::NvmlError;
 use parking_lot::Mutex;
 
+use tracing::warn;
+
 use super::error::{class, named};
+use super::kernel_log::Slot;
 use crate::{GpuError, GpuHappening, Tell};
 
 /// The critical errors of one device or slice.
@@ -33,6 +36,8 @@ impl Xids {
 pub(super) struct Device {
     pub(super) uuid: GpuUuid,
     pub(super) slices: Vec<(GpuUuid, u32)>,
+    /// Where it is plugged in, as the kernel's log names it.
+    pub(super) slot: Option<Slot>,
 }
 
 /// It outlives the library's handles, and the GPUs that fell off the bus: one entry per device that was ever seen.
@@ -48,6 +53,8 @@ struct State {
     generation: u64,
     devices: Vec<Device>,
     listened: BTreeSet<GpuUuid>,
+    /// The kernel's log is read: XIDs of devices without events are heard there.
+    log_is_read: bool,
     /// By device and GPU instance; the instance is absent for what hit the whole device.
     xids: BTreeMap<(GpuUuid, Option<u32>), Xids>,
     recovery: BTreeMap<GpuUuid, u32>,
@@ -136,6 +143,34 @@ impl Ledger {
         }
     }
 
+    /// Whether the kernel's log is read from now on.
+    pub(super) fn reads_log(&self, is_read: bool) {
+        self.state.lock().log_is_read = is_read;
+    }
+
+    /// The kernel's log tells an error. A device that has events tells it by one of them too, and better.
+    pub(super) fn logged_xid(&self, slot: Slot, code: u32) {
+        let found = self.at(slot);
+        let device = found.filter(|device| !self.state.lock().listened.contains(device));
+        if let Some(device) = device {
+            warn!(gpu = %device, xid = code, "the kernel's log tells of an xid");
+            self.xid(&device, None, code);
+        }
+    }
+
+    /// The kernel's log tells that a device is off the bus.
+    pub(super) fn logged_loss(&self, slot: Slot) {
+        if let Some(device) = self.at(slot) {
+            warn!(gpu = %device, "the kernel's log tells that the gpu has fallen off the bus");
+            self.lost(&device);
+        }
+    }
+
+    fn at(&self, slot: Slot) -> Option<GpuUuid> {
+        let state = self.state.lock();
+        state.devices.iter().find(|device| device.slot == Some(slot)).map(|device| device.uuid.clone())
+    }
+
     /// Memory that could not be corrected.
     pub(super) fn ecc(&self, device: &GpuUuid, instance: Option<u32>) {
         self.tell_all(&self.state.lock(), device, instance, GpuEventKind::EccUncorrected);
@@ -177,7 +212,8 @@ impl Ledger {
     /// What hit this device, or this instance of it; `None`: nobody listens to it.
     pub(super) fn of(&self, device: &GpuUuid, instance: Option<u32>) -> Option<Xids> {
         let state = self.state.lock();
-        state.listened.contains(device).then(|| state.of(device, instance))
+        let is_heard = state.listened.contains(device) || state.log_is_read;
+        is_heard.then(|| state.of(device, instance))
     }
 
     /// The last error of a device, for the line that says that it is lost.
@@ -203,9 +239,29 @@ mod tests {
             heard.lock().push(format!("{} {} {}", h.gpu, h.kind, h.xids.map_or(-1, i64::from)));
         });
         let ledger = Ledger::new(tell);
-        let cut = Device { uuid: uuid("cut"), slices: vec![(uuid("s1"), 1), (uuid("s2"), 2)] };
-        ledger.set_devices(vec![Device { uuid: uuid("whole"), slices: Vec::new() }, cut]);
+        let slot = Slot::parse("0000:2A:00");
+        let cut = Device { uuid: uuid("cut"), slices: vec![(uuid("s1"), 1), (uuid("s2"), 2)], slot };
+        let slot = Slot::parse("0000:19:00");
+        ledger.set_devices(vec![Device { uuid: uuid("whole"), slices: Vec::new(), slot }, cut]);
         (ledger, told)
+    }
+
+    #[test]
+    fn the_kernels_log_tells_of_devices_that_nobody_listens_to_and_of_losses() {
+        let (ledger, told) = ledger();
+        let at = |text| Slot::parse(text).unwrap();
+        assert_eq!(ledger.of(&uuid("whole"), None), None, "nobody would hear one");
+        ledger.reads_log(true);
+        assert_eq!(ledger.of(&uuid("whole"), None), Some(Xids::default()));
+        ledger.listening(&[uuid("whole")]);
+        ledger.logged_xid(at("0000:19:00"), 31);
+        ledger.logged_xid(at("0000:2a:00"), 48);
+        ledger.logged_xid(at("0000:ff:00"), 48);
+        assert_eq!(*told.lock(), ["s1 XID 48 1", "s2 XID 48 1"], "the first has events of its own");
+        told.lock().clear();
+        ledger.logged_loss(at("0000:19:00"));
+        ledger.logged_loss(at("0000:19:00"));
+        assert_eq!(told.lock().len(), 1, "{told:?}");
     }
 
     #[test]

@@ -310,7 +310,8 @@ fn with_xids(sample: GpuSample, xids: Option<Xids>) -> GpuSample {
 }
 
 fn with_memory(sample: GpuSample, memory: Option<Memory>) -> GpuSample {
-    // Free is not total - used: what the driver reserves is neither.
+    // Free is not total - used: what the driver reserves is neither. More than there is says nothing.
+    let memory = memory.filter(|m| m.used.checked_add(m.free).is_some_and(|sum| sum <= m.total));
     let (vram_used, vram_free) = (memory.map(|m| Bytes(m.used)), memory.map(|m| Bytes(m.free)));
     GpuSample { vram_used, vram_free, ..sample }
 }

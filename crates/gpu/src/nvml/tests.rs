@@ -4,6 +4,7 @@ mod hardware;
 mod python;
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use aya_domain::{Bytes, Celsius, GpuEventKind, Milliwatts, PcieLink, Ratio};
@@ -35,7 +36,10 @@ impl Fake {
         fs::write(&library, change(fs::read(built).unwrap())).unwrap();
         let (tell, told) = crossbeam_channel::unbounded();
         let tell = Tell::by(move |happening| tell.send(happening).unwrap());
-        let fake = Self { source: NvmlSource::new(Some(library), tell), folder, told };
+        let mut source = NvmlSource::new(Some(library), tell);
+        // Not that of the machine the test runs on.
+        source.log_path = folder.path().join("kmsg");
+        let fake = Self { source, folder, told };
         fake.change(scenario);
         fake
     }
@@ -467,6 +471,9 @@ fn readings_beyond_all_bounds_are_absent_or_themselves() {
     assert_eq!((sample.power, sample.energy_millijoules), (Some(Milliwatts(4_294_967_295)), Some(u64::MAX)));
     assert_eq!((sample.sm_active, sample.sm_occupancy, sample.tensor_active), (None, None, ratio(1.0)));
     assert_eq!(sample.dram_active, None);
+    let memory = json!({"total": 100, "reserved": 0, "used": 17_592_186_044_415_u64});
+    let (_, samples) = read(&json!({"gpus": [{"memory_mib": memory}]}));
+    assert_eq!((samples[0].vram_used, samples[0].vram_free), (None, None), "more than there is says nothing");
 }
 
 #[test]
@@ -619,6 +626,45 @@ fn holders_are_named_with_what_they_hold_as_far_as_the_driver_tells() {
     let gpus: Vec<_> = mig.discover().items.into_iter().map(|info| info.uuid).collect();
     let named: Vec<_> = mig.source.holders(0..9).into_iter().map(|list| list.gpu).collect();
     assert_eq!(named, gpus, "slices have lists of their own");
+}
+
+#[test]
+fn a_gpu_that_falls_off_the_bus_without_an_event_is_lost_by_the_kernels_log() {
+    let mut fake = Fake::play(&json!({"gpus": [{}, {"event_types": 0}]}));
+    let log = fake.folder.path().join("kmsg");
+    fs::write(&log, "4,1,1,-;NVRM: Xid (PCI:0000:29:00): 48, older than we are\n").unwrap();
+    let gpus: Vec<_> = fake.discover().items.into_iter().map(|info| info.uuid).collect();
+    let xids = fake.sample().items[1].1.xids;
+    assert_eq!(xids, Some(0), "it has no events, and the log is read");
+    let mut more = fs::OpenOptions::new().append(true).open(&log).unwrap();
+    writeln!(more, "4,2,2,-;NVRM: Xid (PCI:0000:29:00): 48, pid=1").unwrap();
+    writeln!(more, "4,3,3,-;NVRM: GPU 0000:19:00.0: GPU has fallen off the bus.").unwrap();
+    let told = fake.happenings(2);
+    assert_eq!((&told[0].gpu, told[0].kind), (&gpus[1], GpuEventKind::Xid { code: 48 }));
+    assert_eq!((&told[1].gpu, told[1].kind), (&gpus[0], GpuEventKind::Lost));
+}
+
+/// Whatever a function answers instead of its value, the reader goes on, and the other GPU is read in full.
+#[test]
+fn no_refusal_of_any_function_breaks_the_reader() {
+    let functions = aya_fake_nvml::EXPORTS.iter().copied().flatten();
+    let of_devices: Vec<_> =
+        functions.filter(|name| name.starts_with("nvmlDevice") && !name.contains("Handle")).collect();
+    assert!(of_devices.len() > 30, "{of_devices:?}");
+    let mut fake = Fake::play(&json!({"gpus": [{}, {}]}));
+    fake.discover();
+    fake.sample();
+    let plain = fake.sample().items[1].clone();
+    for (function, code) in
+        of_devices.iter().flat_map(|name| [1, 3, 4, 7, 15, 25, 30, 999].map(|code| (*name, code)))
+    {
+        fake.change(&json!({"gpus": [{"faults": {*function: code}}, {}]}));
+        let discovered = fake.source.discover();
+        assert!(discovered.is_ok(), "{function} answers {code}: {discovered:?}");
+        let samples = fake.sample().items;
+        assert_eq!(samples.last(), Some(&plain), "{function} answers {code}");
+        let _ = fake.source.holders(0..2);
+    }
 }
 
 #[test]
