@@ -4,7 +4,7 @@
 //! management paths cannot be reached.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -112,7 +112,10 @@ pub(crate) async fn infer(
                 account.refuse(&error);
                 respond::error(&error)
             }
-            Ok(hints) => unless_cut(shared, pipeline::run(shared, account, Ask { kind, body, hints })).await,
+            Ok(hints) => {
+                let answering = pin!(pipeline::run(shared, account, Ask { kind, body, hints }));
+                unless_cut(shared, answering).await
+            }
         },
     };
     finish(shared, &id, response)
@@ -121,9 +124,8 @@ pub(crate) async fn infer(
 /// The answer, or a refusal if the scheduler's time is over before it begins. To be polled anew at each step.
 async fn unless_cut(
     shared: &Shared,
-    answering: impl Future<Output = Response<ClientBody>>,
+    mut answering: Pin<&mut impl Future<Output = Response<ClientBody>>>,
 ) -> Response<ClientBody> {
-    let mut answering = pin!(answering);
     poll_fn(|cx| match answering.as_mut().poll(cx) {
         Poll::Pending if shared.stopping.is_cutting() => {
             Poll::Ready(respond::error(&respond::shutting_down()))

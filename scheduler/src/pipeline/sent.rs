@@ -129,7 +129,12 @@ impl Sent<'_> {
             answer = exchange(address, &head, &body, &config, Socket::Fresh).await;
         }
         let response = answer?;
-        if response.head.status.is_success() { Ok(response) } else { Err(self.refusal(response).await) }
+        if response.head.status.is_success() {
+            Ok(response)
+        } else {
+            // In a box, because it is rare: its room would be part of every request's.
+            Err(Box::pin(self.refusal(response)).await)
+        }
     }
 
     fn body(&self) -> SplicedBody {

@@ -43,6 +43,7 @@ pub struct Response {
 #[derive(Debug)]
 struct Conn {
     stream: TcpStream,
+    timer: PhaseTimer<Phase>,
     addr: SocketAddr,
     reused: bool,
 }
@@ -59,38 +60,33 @@ pub async fn exchange(
     socket: Socket,
 ) -> Result<Response, UpstreamError> {
     let mut outgoing = Outgoing::new(head, body)?;
-    let mut timer = PhaseTimer::new(Phase::Connect, config.connect_timeout);
-    let mut conn = open(addr, config, socket, &mut timer).await?;
-    timer.start(Phase::Head, config.head_timeout);
+    let mut conn = open(addr, config, socket).await?;
+    conn.timer.start(Phase::Head, config.head_timeout);
     let mut incoming = Incoming::default();
     let (parsed, ready) = poll_fn(|cx| {
         outgoing.poll_send(&mut conn.stream, cx);
         match incoming.poll_head(&mut conn, cx) {
             Poll::Ready(result) => Poll::Ready(result),
-            Poll::Pending => timer.poll(cx).map(|phase| Err(UpstreamError::Timeout { phase })),
+            Poll::Pending => conn.timer.poll(cx).map(|phase| Err(UpstreamError::Timeout { phase })),
         }
     })
     .await?;
-    timer.start(Phase::Body, config.idle_timeout);
+    conn.timer.start(Phase::Body, config.idle_timeout);
     let keep = parsed.keep_alive && outgoing.is_sent() && !incoming.has_excess;
     let decoder = incoming.decoder.unwrap_or_else(|| Decoder::new(parsed.framing));
-    let mut body = ResponseBody { conn: Some(conn), decoder, ready, timer, config: *config, keep };
+    let mut body = ResponseBody { conn: Some(conn), decoder, ready, config: *config, keep };
     body.release_if_done();
     Ok(Response { head: parsed.head, body })
 }
 
-async fn open(
-    addr: SocketAddr,
-    config: &UpstreamConfig,
-    socket: Socket,
-    timer: &mut PhaseTimer<Phase>,
-) -> Result<Conn, UpstreamError> {
+async fn open(addr: SocketAddr, config: &UpstreamConfig, socket: Socket) -> Result<Conn, UpstreamError> {
     if socket == Socket::PooledOrFresh {
         let pooled = poll_fn(|cx| Poll::Ready(pool::take(addr, config.keep_alive, cx))).await;
-        if let Some(stream) = pooled {
-            return Ok(Conn { stream, addr, reused: true });
+        if let Some(pool::Kept { stream, timer }) = pooled {
+            return Ok(Conn { stream, timer, addr, reused: true });
         }
     }
+    let mut timer = PhaseTimer::new(Phase::Connect, config.connect_timeout);
     let mut connecting = std::pin::pin!(TcpStream::connect(addr));
     let stream = poll_fn(|cx| match connecting.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(result.map_err(|e| UpstreamError::Connect { kind: e.kind() })),
@@ -99,7 +95,7 @@ async fn open(
     .await?;
     // Without it the last segment of a request waits for an acknowledgement. A failure costs time, not correctness.
     let _ = stream.set_nodelay(true);
-    Ok(Conn { stream, addr, reused: false })
+    Ok(Conn { stream, timer, addr, reused: false })
 }
 
 /// The request on its way out.
@@ -227,7 +223,6 @@ pub struct ResponseBody {
     conn: Option<Conn>,
     decoder: Decoder,
     ready: Bytes,
-    timer: PhaseTimer<Phase>,
     config: UpstreamConfig,
     keep: bool,
 }
@@ -249,7 +244,7 @@ impl ResponseBody {
             });
             let result = match read {
                 Poll::Pending => {
-                    ready!(self.timer.poll(cx).map(|phase| Err(UpstreamError::Timeout { phase })))
+                    ready!(conn.timer.poll(cx).map(|phase| Err(UpstreamError::Timeout { phase })))
                 }
                 Poll::Ready(Ok(Some(decoded))) => decoded,
                 Poll::Ready(Ok(None)) => {
@@ -261,7 +256,7 @@ impl ResponseBody {
                 Ok((data, has_excess)) => {
                     self.keep &= !has_excess;
                     self.ready = data;
-                    self.timer.start(Phase::Body, self.config.idle_timeout);
+                    conn.timer.start(Phase::Body, self.config.idle_timeout);
                     self.release_if_done();
                 }
                 Err(error) => {
@@ -287,6 +282,9 @@ impl ResponseBody {
     pub async fn collect(mut self, limit: usize) -> Result<Option<Bytes>, UpstreamError> {
         let mut whole = Vec::new();
         while let Some(data) = self.chunk().await? {
+            if whole.is_empty() && self.is_end() && data.len() <= limit {
+                return Ok(Some(data));
+            }
             if whole.len() + data.len() > limit {
                 return Ok(None);
             }
@@ -297,12 +295,12 @@ impl ResponseBody {
 
     /// The rest of the body for somebody else to read, who has to be as patient; here it has ended then. `None`: it had.
     pub fn take_rest(&mut self) -> Option<Self> {
-        let conn = self.conn.take()?;
+        let mut conn = self.conn.take()?;
+        conn.timer.start(Phase::Body, self.config.idle_timeout);
         Some(Self {
             conn: Some(conn),
             decoder: std::mem::replace(&mut self.decoder, Decoder::new(Framing::Length(0))),
             ready: std::mem::take(&mut self.ready),
-            timer: PhaseTimer::new(Phase::Body, self.config.idle_timeout),
             config: self.config,
             keep: self.keep,
         })
@@ -317,7 +315,9 @@ impl ResponseBody {
     /// The longest silence from now on; the first token may be waited for longer than the next ones.
     pub fn set_idle_timeout(&mut self, limit: std::time::Duration) {
         self.config.idle_timeout = limit;
-        self.timer.start(Phase::Body, limit);
+        if let Some(conn) = &mut self.conn {
+            conn.timer.start(Phase::Body, limit);
+        }
     }
 
     fn release_if_done(&mut self) {
@@ -327,7 +327,7 @@ impl ResponseBody {
         if let Some(conn) = self.conn.take()
             && self.keep
         {
-            pool::put(conn.addr, conn.stream, &self.config);
+            pool::put(conn.addr, pool::Kept { stream: conn.stream, timer: conn.timer }, &self.config);
         }
     }
 }

@@ -15,13 +15,20 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::UpstreamConfig;
+use super::{Phase, UpstreamConfig};
+use crate::timer::PhaseTimer;
 
 /// How often endpoints that are no longer used are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
+/// A kept socket with the timer of its exchanges: making one anew would cost a request more than its placement.
+pub(super) struct Kept {
+    pub(super) stream: TcpStream,
+    pub(super) timer: PhaseTimer<Phase>,
+}
+
 struct Idle {
-    stream: TcpStream,
+    kept: Kept,
     since: Instant,
 }
 
@@ -37,7 +44,7 @@ thread_local! {
 }
 
 /// An idle socket to this address that is still open.
-pub(super) fn take(addr: SocketAddr, keep_alive: Duration, cx: &mut Context<'_>) -> Option<TcpStream> {
+pub(super) fn take(addr: SocketAddr, keep_alive: Duration, cx: &mut Context<'_>) -> Option<Kept> {
     with_pool(|pool| {
         let idle = pool.idle.get_mut(&addr)?;
         let now = Instant::now();
@@ -46,8 +53,8 @@ pub(super) fn take(addr: SocketAddr, keep_alive: Duration, cx: &mut Context<'_>)
                 idle.clear();
                 return None;
             }
-            if is_quiet(&mut newest.stream, cx) {
-                return Some(newest.stream);
+            if is_quiet(&mut newest.kept.stream, cx) {
+                return Some(newest.kept);
             }
         }
         None
@@ -55,7 +62,7 @@ pub(super) fn take(addr: SocketAddr, keep_alive: Duration, cx: &mut Context<'_>)
 }
 
 /// Keeps a socket whose last answer was read to its end.
-pub(super) fn put(addr: SocketAddr, stream: TcpStream, config: &UpstreamConfig) {
+pub(super) fn put(addr: SocketAddr, kept: Kept, config: &UpstreamConfig) {
     if config.idle_max == 0 {
         return;
     }
@@ -66,7 +73,7 @@ pub(super) fn put(addr: SocketAddr, stream: TcpStream, config: &UpstreamConfig) 
         if idle.len() >= config.idle_max {
             idle.remove(0);
         }
-        idle.push(Idle { stream, since: now });
+        idle.push(Idle { kept, since: now });
         None::<()>
     });
 }
