@@ -58,4 +58,25 @@ mod tests {
         let waits = |seed| Backoff::new(seed).next_wait();
         assert_ne!(waits(1), waits(2));
     }
+
+    /// The scheduler is away for half a minute, and all have lost it at once.
+    #[test]
+    fn c12_a_thousand_agents_come_back_within_ten_seconds_and_not_together() {
+        let back_ms = 30_000;
+        let mut arrivals = [0_u32; 100];
+        for seed in 0..1_000 {
+            let mut backoff = Backoff::new(seed);
+            let mut at_ms = 0;
+            while at_ms < back_ms {
+                at_ms += backoff.next_wait().as_millis();
+            }
+            let late = usize::try_from((at_ms - back_ms) / 100).unwrap();
+            arrivals[late] += 1;
+        }
+        let used = arrivals.iter().rposition(|n| *n > 0).unwrap() + 1;
+        let mean = 1_000 / u32::try_from(used).unwrap();
+        let most = *arrivals.iter().max().unwrap();
+        assert!(used <= 50, "the last comes {used} tenths of a second late");
+        assert!(most <= 4 * mean, "{most} in one tenth of a second, {mean} in the mean: {arrivals:?}");
+    }
 }

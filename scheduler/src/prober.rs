@@ -4,7 +4,7 @@
 //! record: what is accepted stays what clients sent. It goes only to endpoints that are idle by our own ledger and by
 //! their last report, so it never takes a turn from anybody. One task owns all probes and ends them with itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ use crate::view::FarmView;
 
 /// How often it is looked for endpoints that are due.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// An endpoint on trial is probed again after so long, if the last probe led to nothing.
+/// An endpoint on trial, or in doubt, is probed again after so long, if the last probe led to nothing.
 const RECOVERY_EVERY: Duration = Duration::from_secs(1);
 /// Probes on their way at once; the others wait for the next look.
 const PROBES_MAX: usize = 16;
@@ -42,6 +42,8 @@ pub(crate) struct Prober {
     probed: BTreeMap<EndpointId, MonoTime>,
     running: JoinSet<(EndpointId, bool)>,
     under_way: Vec<EndpointId>,
+    /// Those whose last probe failed: one failure is a doubt, and it is settled soon.
+    doubted: BTreeSet<EndpointId>,
 }
 
 /// One probe to be made.
@@ -57,7 +59,14 @@ struct Probe {
 
 impl Prober {
     pub(crate) fn new(shared: Arc<Shared>, fleet: FleetHandle) -> Self {
-        Self { shared, fleet, probed: BTreeMap::new(), running: JoinSet::new(), under_way: Vec::new() }
+        Self {
+            shared,
+            fleet,
+            probed: BTreeMap::new(),
+            running: JoinSet::new(),
+            under_way: Vec::new(),
+            doubted: BTreeSet::new(),
+        }
     }
 
     /// Runs until `shutdown`; probes on their way are dropped then.
@@ -75,6 +84,11 @@ impl Prober {
                     };
                     self.under_way.retain(|id| *id != endpoint);
                     self.shared.metrics.breaker.probed(ok);
+                    if ok {
+                        self.doubted.remove(&endpoint);
+                    } else {
+                        self.doubted.insert(endpoint.clone());
+                    }
                     if self.fleet.probed(endpoint, ok).await.is_err() {
                         return;
                     }
@@ -88,6 +102,7 @@ impl Prober {
         let now = self.shared.clock.now();
         let view = self.shared.view.load_full();
         self.probed.retain(|id, _| view.snapshot.index_of(id).is_some());
+        self.doubted.retain(|id| view.snapshot.index_of(id).is_some());
         for probe in self.due(&view, now) {
             let id = probe.endpoint.id.clone();
             self.probed.insert(id.clone(), now);
@@ -110,7 +125,12 @@ impl Prober {
         let free = PROBES_MAX.saturating_sub(self.under_way.len());
         let due = |(endpoint, companion): (&Endpoint, &crate::view::Companion)| {
             let id = &endpoint.info.id;
-            let every = every(config, endpoint, !self.probed.contains_key(id))?;
+            let last = match self.probed.get(id) {
+                None => Last::Never,
+                Some(_) if self.doubted.contains(id) => Last::Failed,
+                Some(_) => Last::Worked,
+            };
+            let every = every(config, endpoint, last)?;
             let waits = self.probed.get(id).is_some_and(|at| now.since(*at) < every.0);
             if waits || self.under_way.contains(id) || is_busy(endpoint, &companion.cell) {
                 return None;
@@ -124,8 +144,16 @@ impl Prober {
     }
 }
 
+/// How the last probe of an endpoint ended.
+#[derive(Debug, Clone, Copy)]
+enum Last {
+    Never,
+    Worked,
+    Failed,
+}
+
 /// After how long this endpoint is probed again, and whether it is on trial; `None`: not at all.
-fn every(config: &ProbeConfig, endpoint: &Endpoint, is_new: bool) -> Option<(Duration, bool)> {
+fn every(config: &ProbeConfig, endpoint: &Endpoint, last: Last) -> Option<(Duration, bool)> {
     let works = matches!(endpoint.health, Health::Healthy | Health::Degraded { .. });
     if endpoint.phase != Phase::Serving || !works {
         return None;
@@ -137,7 +165,11 @@ fn every(config: &ProbeConfig, endpoint: &Endpoint, is_new: bool) -> Option<(Dur
     if endpoint.excluded_by().is_some() {
         return None;
     }
-    (config.periodic || config.startup && is_new).then_some((config.interval, false))
+    match last {
+        Last::Failed => (config.periodic || config.startup).then_some((RECOVERY_EVERY, false)),
+        Last::Never => (config.periodic || config.startup).then_some((config.interval, false)),
+        Last::Worked => config.periodic.then_some((config.interval, false)),
+    }
 }
 
 /// Whether anything of anybody is there.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use aya_config::DiscoveryMode;
 use aya_domain::{EndpointId, EngineKind, MonoTime};
 use aya_observe::Clock;
 use serde_json::{Value, json};
@@ -120,6 +121,14 @@ impl Discovery {
         let before = self.board.borrow().clone();
         if before.holders.is_none() && statement.holders.is_none() && before.looks == 0 {
             info!(mode = statement.mode, "no driver has told yet which processes hold the GPUs");
+        }
+        let first_told =
+            statement.holders.is_some() && (before.holders.is_none() || !before.engines.is_empty());
+        if statement.engines.is_empty() && self.config.discovery.mode == DiscoveryMode::Gpu && first_told {
+            info!(
+                "no engine was found among the processes that hold a GPU; one without a loaded model, such as an idle \
+                 Ollama, holds none: it is found with --discover all, or listed with --engine"
+            );
         }
         for left in statement.left.iter().filter(|left| !before.left.iter().any(|known| left.is_same(known)))
         {

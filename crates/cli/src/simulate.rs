@@ -70,6 +70,9 @@ pub(crate) struct SimulateArgs {
     /// slow:3x2.5@20+10, wedge:3@20+10. May be given more than once.
     #[arg(long, value_name = "FAULT")]
     fault: Vec<Fault>,
+    /// Judge endpoints by what their requests tell, as the scheduler does: ejections, slow start, pace.
+    #[arg(long)]
+    breaker: bool,
     /// How wrong the coefficients are that placement knows of each engine: 0.2 is a factor of about 1.2 either way.
     #[arg(long, value_name = "SIGMA", default_value_t = 0.0, value_parser = ratio)]
     model_error: f64,
@@ -246,6 +249,7 @@ impl SimulateArgs {
             shed_above_s: self.shed,
             model_error: self.model_error,
             faults: self.fault.clone(),
+            breaker: self.breaker,
             seed: self.seed,
             ..SimConfig::new(fleet, Policy { slo_ttft_s: self.slo_ttft, slo_tpot_s: self.slo_tpot, ..policy })
         }

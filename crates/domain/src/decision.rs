@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{
-    Action, Bytes, Cause, Condition, EndpointId, EndpointIndex, Facts, Freshness, Phase, PolicyName, Tokens,
-    Trip,
+    Action, Bytes, Cause, Condition, EndpointId, EndpointIndex, Facts, Freshness, Phase, PolicyName, Ratio,
+    Tokens, Trip,
 };
 
 /// Why an endpoint cannot take a request, with the numbers behind it.
@@ -27,6 +27,8 @@ pub enum Rejection {
     Wedged { silent: Duration },
     /// It is back from an ejection and holds as many requests as it may until one has succeeded.
     OnTrial { in_flight: u32, limit: u32 },
+    /// It is to have this part of its share, slow start or a slow pace, and was not drawn this time.
+    Thinned { share: Ratio },
     /// It failed this very request.
     AlreadyTried,
     /// It failed or pushed back a moment ago.
@@ -56,6 +58,7 @@ impl Rejection {
             Self::Ejected { .. } => "ejected",
             Self::Wedged { .. } => "wedged",
             Self::OnTrial { .. } => "on_trial",
+            Self::Thinned { .. } => "thinned",
             Self::AlreadyTried => "already_tried",
             Self::Cooling { .. } => "cooling",
             Self::ContextTooLong { .. } => "context_too_long",
@@ -78,6 +81,7 @@ impl Rejection {
             | Self::Ejected { .. }
             | Self::Wedged { .. }
             | Self::OnTrial { .. }
+            | Self::Thinned { .. }
             | Self::AlreadyTried
             | Self::Cooling { .. }
             | Self::VramShort { .. }

@@ -117,6 +117,7 @@ impl Fleet {
         if let Some(node) = self.nodes.remove(id) {
             for member in &node.members {
                 if let Some(endpoint) = self.endpoints.remove(member) {
+                    self.twins.remove(member);
                     self.forget_learned(&endpoint);
                 }
             }
@@ -138,6 +139,7 @@ impl Fleet {
             self.endpoints.iter().filter(|(_, endpoint)| done(endpoint)).map(|(id, _)| id.clone()).collect();
         for id in ids {
             if let Some(endpoint) = self.endpoints.remove(&id) {
+                self.twins.remove(&id);
                 self.forget_learned(&endpoint);
                 if let Some(node) = self.nodes.get_mut(&endpoint.info.node) {
                     node.members.remove(&id);

@@ -231,9 +231,7 @@ impl Breaker {
         self.probe_failures = 0;
         self.window.clear();
         self.braked = None;
-        if !params.slow_start.is_zero() {
-            self.ramp_from = Some(now);
-        }
+        self.ramp_up(now, params);
         Judged::Recovered
     }
 
@@ -274,6 +272,13 @@ impl Breaker {
         }
         if self.ramp_from.is_some_and(|from| sight.now.since(from) >= params.slow_start) {
             self.ramp_from = None;
+        }
+    }
+
+    /// From here on it is given its share step by step.
+    pub(crate) fn ramp_up(&mut self, now: MonoTime, params: &BreakerParams) {
+        if !params.slow_start.is_zero() {
+            self.ramp_from = Some(now);
         }
     }
 

@@ -84,6 +84,7 @@ impl Notice {
             Self::EndpointGone { .. } => "endpoint_gone",
             Self::EndpointMoved { .. } => "endpoint_moved",
             Self::DuplicateEndpointId { .. } => "duplicate_endpoint_id",
+            Self::SameEngine { .. } => "same_engine",
             Self::ReportIgnored { .. } => "report_ignored",
             Self::ReportRefused { .. } => "report_refused",
             Self::SequenceGap { .. } => "sequence_gap",
@@ -124,6 +125,7 @@ impl Notice {
             Self::DuplicateEndpointId { endpoint, ignored, .. } => {
                 Subject { node: Some(ignored), ..Subject::endpoint(endpoint) }
             }
+            Self::SameEngine { endpoint, .. } => Subject::endpoint(endpoint),
             Self::Breaker(notice) => Subject::endpoint(notice.endpoint()),
             Self::Health(HealthNotice::Braked { endpoint, .. })
             | Self::EngineUp { endpoint }

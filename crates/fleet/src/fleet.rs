@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use aya_domain::{EndpointId, NodeId};
+use aya_domain::{EndpointId, EndpointUrl, NodeId};
 
 use crate::endpoint::EndpointState;
 use crate::health::Rules;
@@ -29,6 +29,10 @@ pub struct Fleet {
     pub(crate) models_dirty: bool,
     /// Conditions of GPUs changed, and the endpoints above do not know yet.
     pub(crate) health_dirty: bool,
+    /// The endpoint that was last told at each address.
+    pub(crate) addresses: BTreeMap<EndpointUrl, EndpointId>,
+    /// Endpoints whose address is another one's, as was told.
+    pub(crate) twins: BTreeSet<EndpointId>,
     /// What steps taught about the cost of each class of hardware.
     pub(crate) learning: Learning,
     /// Found while a snapshot was built; told with the next event.
@@ -50,6 +54,8 @@ impl Fleet {
             directory: None,
             models_dirty: false,
             health_dirty: false,
+            addresses: BTreeMap::new(),
+            twins: BTreeSet::new(),
             learning: Learning::default(),
             pending: Vec::new(),
         }

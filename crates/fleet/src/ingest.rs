@@ -152,6 +152,7 @@ impl Fleet {
             self.membership_changed();
             Changed { models: true, health: true }
         };
+        self.note_address(&id, effects);
         let Some(endpoint) = self.endpoints.get(&id) else { return };
         if changed.models {
             self.models.learn(&endpoint.info.models, self.params.models_max, received_at);
@@ -159,6 +160,32 @@ impl Fleet {
         if changed.health {
             effects.notices.extend(health_notice(id, &endpoint.health));
         }
+    }
+
+    /// Tells once of two endpoints at one address. As many addresses are remembered as there may be endpoints.
+    fn note_address(&mut self, id: &EndpointId, effects: &mut Effects) {
+        let Some(url) = self.endpoints.get(id).map(|endpoint| &endpoint.info.url) else { return };
+        let known = self.addresses.get(url);
+        if known == Some(id) {
+            return;
+        }
+        let lives_there = |other: &&EndpointId| {
+            self.endpoints.get(*other).is_some_and(|endpoint| !endpoint.gone && endpoint.info.url == *url)
+        };
+        if let Some(other) = known.filter(lives_there) {
+            let (endpoint, other, url) = (id.clone(), other.clone(), url.clone());
+            if self.twins.insert(endpoint.clone()) {
+                effects.notices.push(Notice::SameEngine { endpoint, other, url });
+            }
+            return;
+        }
+        let url = url.clone();
+        self.twins.remove(id);
+        if self.addresses.len() >= self.params.endpoints_max {
+            let endpoints = &self.endpoints;
+            self.addresses.retain(|url, id| endpoints.get(id).is_some_and(|of| of.info.url == *url));
+        }
+        self.addresses.insert(url, id.clone());
     }
 
     /// Whether this node may speak for the endpoint. The first owner keeps it while it lives; from a silent owner, or

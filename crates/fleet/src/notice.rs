@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use aya_domain::{EndpointId, GpuEventKind, GpuUuid, ModelId, NodeId};
+use aya_domain::{EndpointId, EndpointUrl, GpuEventKind, GpuUuid, ModelId, NodeId};
 
 use crate::Target;
 use crate::breaker::BreakerNotice;
@@ -122,6 +122,12 @@ pub enum Notice {
         owner: NodeId,
         ignored: NodeId,
     },
+    /// Two endpoints have one address: the load of one engine is counted twice.
+    SameEngine {
+        endpoint: EndpointId,
+        other: EndpointId,
+        url: EndpointUrl,
+    },
     ReportIgnored {
         node: NodeId,
         reason: Ignored,
@@ -170,6 +176,7 @@ impl Notice {
             | Self::GpuEvent { .. }
             | Self::EngineDown { .. }
             | Self::DuplicateEndpointId { .. }
+            | Self::SameEngine { .. }
             | Self::ReportRefused { .. }
             | Self::DrainLimit { .. }
             | Self::ModelLimit { .. } => true,
@@ -248,6 +255,10 @@ impl fmt::Display for Notice {
                     "endpoint {endpoint} belongs to node {owner}; the one of node {ignored} is not used"
                 )
             }
+            Self::SameEngine { endpoint, other, url } => write!(
+                f,
+                "endpoints {endpoint} and {other} are one engine, {url}: its load is counted twice; list it on one node only"
+            ),
             Self::ReportIgnored { node, reason } => {
                 write!(f, "a report of node {node} was ignored: {reason}")
             }

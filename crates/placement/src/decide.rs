@@ -20,6 +20,7 @@ use crate::knowledge::{Consulted, Knowledge};
 use crate::pick;
 use crate::policy::Policy;
 use crate::rank;
+use crate::thin;
 
 /// Decides where a request goes. `loads` is parallel to `snapshot.endpoints`; an endpoint without an entry
 /// has nothing of ours in flight. Every endpoint of the snapshot appears in the decision, in order, with
@@ -268,6 +269,7 @@ impl Farm<'_> {
         consulted: &mut Consulted,
     ) -> Option<Chosen> {
         foresee(self, ask, candidates, consulted);
+        thin::thin(self, candidates);
         rank::among(self, ask, candidates);
         pick::pick(candidates, self.seed)
     }

@@ -20,6 +20,7 @@ mod rank;
 mod testkit;
 #[cfg(test)]
 mod tests;
+mod thin;
 mod words;
 
 pub use cost::FOREIGN_PROMPT_TOKENS;

@@ -12,6 +12,7 @@ use crate::cost::{Load, total_s};
 use crate::decide::{Farm, unit};
 use crate::filter::{Ask, Subject};
 use crate::policy::{Filter, Picker, Policy, Scorer};
+use crate::thin;
 
 /// Added to the total of an endpoint that a filter leaves out.
 const LEFT_OUT: f64 = 1e12;
@@ -60,19 +61,28 @@ fn one(
         set.unwrap_or_else(|| relative_speed(&on.endpoint.info.profile))
     };
     let requests = f64::from(load.requests);
+    // Of an endpoint that is to have a part of its share, the load counts as much more.
+    let share = thin::share(on.endpoint).get().max(f64::MIN_POSITIVE);
     match scorer {
         Scorer::Cost => total_s(terms),
         Scorer::PredictedTtft => terms.predicted_ttft_s,
         Scorer::Draw => drawn(),
-        Scorer::Requests => requests,
-        Scorer::WeightedRequests => (requests + 1.0) / speed(),
-        Scorer::Tokens => outstanding(load, prompts_in_flight(), new.output),
-        Scorer::WeightedTokens => (outstanding(load, prompts_in_flight(), new.output) + new.prompt) / speed(),
+        Scorer::Requests => (requests + 1.0) / share - 1.0,
+        Scorer::WeightedRequests => (requests + 1.0) / (speed() * share),
+        Scorer::Tokens => {
+            let held = outstanding(load, prompts_in_flight(), new.output);
+            (held + new.prompt) / share - new.prompt
+        }
+        Scorer::WeightedTokens => {
+            (outstanding(load, prompts_in_flight(), new.output) + new.prompt) / (speed() * share)
+        }
         Scorer::PrefillSeconds => {
-            (load.prefill_tokens + new.uncached) * on.endpoint.info.profile.cost.per_token_s
+            (load.prefill_tokens + new.uncached) * on.endpoint.info.profile.cost.per_token_s / share
         }
         Scorer::KvBlocks => {
-            (load.prefill_tokens + new.uncached + load.kv_tokens + load.prefill_tokens + new.prompt) / BLOCK
+            let blocks =
+                load.prefill_tokens + new.uncached + load.kv_tokens + load.prefill_tokens + new.prompt;
+            blocks / (BLOCK * share)
         }
         Scorer::Turn
         | Scorer::WeightedTurn
@@ -196,7 +206,7 @@ fn cached(farm: &Farm<'_>, index: EndpointIndex) -> f64 {
 fn speed(farm: &Farm<'_>, index: EndpointIndex) -> f64 {
     let Some(endpoint) = farm.snapshot.endpoint(index) else { return 1.0 };
     let set = farm.policy.speeds.get(&endpoint.info.id).copied();
-    set.unwrap_or_else(|| relative_speed(&endpoint.info.profile))
+    set.unwrap_or_else(|| relative_speed(&endpoint.info.profile)) * thin::share(endpoint).get()
 }
 
 /// A number for an endpoint that it keeps while others come and go, unlike its position (FNV-1a of its id).
@@ -260,7 +270,9 @@ fn expected_wait(farm: &Farm<'_>, weight: f64, candidates: &mut [Candidate]) {
             candidate.missing.add(Fact::Waiting);
         }
         let told = running.unwrap_or(0.0) + queued.unwrap_or(0.0);
-        let requests = told.max(f64::from(candidate.own_in_flight));
+        let share = endpoint.map_or(1.0, |endpoint| thin::share(endpoint).get());
+        let requests =
+            (told.max(f64::from(candidate.own_in_flight)) + 1.0) / share.max(f64::MIN_POSITIVE) - 1.0;
         *total += weight * requests * WAIT_PROMPT / WAIT_TOKENS_PER_S;
     }
     let full = |used: f64| WAIT_KV_S * used.min(0.999) / (1.0 - used.min(0.999));
@@ -279,7 +291,9 @@ fn response(
         if times.is_none() {
             candidate.missing.add(Fact::ResponseTime);
         }
-        let requests = f64::from(load(farm, candidate.endpoint).requests) + 1.0;
+        let share = farm.snapshot.endpoint(candidate.endpoint).map_or(1.0, |at| thin::share(at).get());
+        let requests =
+            (f64::from(load(farm, candidate.endpoint).requests) + 1.0) / share.max(f64::MIN_POSITIVE);
         *total = finite(*total + weight * requests * times.map_or(FIRST_RESPONSE_S, &seconds));
     }
 }

@@ -27,6 +27,9 @@ pub struct SimConfig {
     /// per engine. Engines themselves run on the true ones.
     pub model_error: f64,
     pub faults: Vec<Fault>,
+    /// Whether endpoints are judged by what their requests tell, as live: ejected, wedged, slower than their peers, slow
+    /// to start. Nobody makes synthetic generations here.
+    pub breaker: bool,
     pub seed: u64,
 }
 
@@ -63,6 +66,7 @@ impl SimConfig {
             shed_above_s: None,
             model_error: 0.0,
             faults: Vec::new(),
+            breaker: false,
             seed: 1,
         }
     }

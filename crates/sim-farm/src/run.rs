@@ -86,7 +86,7 @@ impl<'a> Farm<'a> {
         let request = blank_request(model)?;
         let scheduler = |at: u32| {
             let id = SchedulerId::parse(&format!("scheduler-{at}"))?;
-            Ok(Scheduler::new(id, &pools, request.clone()))
+            Ok(Scheduler::new(id, &pools, request.clone(), config.breaker))
         };
         let schedulers: Result<Vec<Scheduler>, IdError> =
             (0..config.schedulers.max(1)).map(scheduler).collect();
@@ -205,10 +205,13 @@ impl<'a> Farm<'a> {
             // Endpoints that failed it are avoided, not banned; as live.
             (decision, queueing_s) = scheduler.decide(arrival, &[], requests, policy, now, seed);
         }
+        let due_s = decision.chosen().map_or(0.0, |chosen| scheduler.due_s(&decision, chosen.endpoint.get()));
         let shed = self.shed(request, queueing_s);
         match decision.outcome {
             Decided::Placed(_) if shed => self.end(request, Outcome::Rejected),
-            Decided::Placed(chosen) => self.dispatch(request, chosen.endpoint.get()),
+            Decided::Placed(chosen) => {
+                self.dispatch(request, chosen.endpoint.get(), due_s);
+            }
             Decided::Refused(_) => self.end(request, Outcome::Rejected),
             // Without a queue of our own, "not now" is "no".
             Decided::Hold(_) if self.config.hold_at_most.is_none() => self.end(request, Outcome::Rejected),
@@ -217,7 +220,7 @@ impl<'a> Farm<'a> {
         true
     }
 
-    fn dispatch(&mut self, request: usize, at: usize) {
+    fn dispatch(&mut self, request: usize, at: usize, due_s: f64) {
         let (Some(arrival), Some(progress)) =
             (self.workload.arrivals.get(request), self.requests.get_mut(request))
         else {
@@ -239,7 +242,7 @@ impl<'a> Farm<'a> {
             index.insert(&arrival.blocks);
         }
         let Some(cell) = scheduler.cells.get_mut(at) else { return };
-        progress.place = Some((at, cell.claim(request, prompt, uncached, self.now)));
+        progress.place = Some((at, cell.claim(request, (prompt, uncached), due_s, self.now)));
         let submitted = site.engine.submit(SimRequest {
             id: request as u64,
             prompt_tokens: arrival.prompt_tokens,

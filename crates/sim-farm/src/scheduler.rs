@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use aya_domain::{
     BootId, Decision, EndpointIndex, IdError, ModelId, MonoTime, OwnLoad, Priority, Report, Request,
-    RequestId, RequestKind, SchedulerId, Snapshot, TenantId, Tokens, splitmix64,
+    RequestId, RequestKind, SchedulerId, Snapshot, TenantId, Tokens, Verdict, splitmix64,
 };
 use aya_estimate::{LengthDistribution, OutputPrior, PrefixIndex};
-use aya_fleet::{Event, Fleet, LedgerDigest, LedgerEntry, Notice, OwnInFlight, Params, PeerLedgers};
+use aya_fleet::{
+    BreakerParams, Event, Fleet, LedgerDigest, LedgerEntry, Notice, OwnInFlight, Params, PeerLedgers,
+};
 use aya_placement::{Consulted, Insights, Knowledge, Policy, Seen, Stream, decide_noting, queueing_s};
 
 use crate::held::Held;
@@ -42,6 +44,8 @@ pub(crate) struct Scheduler {
     sequence: u64,
     /// Requests for which no endpoint had room.
     pub(crate) held: Held,
+    /// Whether the fleet is told what came of requests.
+    breaker: bool,
     loads: Vec<OwnLoad>,
     consulted: Consulted,
     /// Filled anew for every decision.
@@ -50,12 +54,16 @@ pub(crate) struct Scheduler {
 
 impl Scheduler {
     /// `kv_tokens`: the KV pool of every endpoint.
-    pub(crate) fn new(id: SchedulerId, kv_tokens: &[Tokens], request: Request) -> Self {
+    pub(crate) fn new(id: SchedulerId, kv_tokens: &[Tokens], request: Request, breaker: bool) -> Self {
         let endpoints = kv_tokens.len();
         let blocks =
             |tokens: &Tokens| usize::try_from(tokens.get() / u64::from(PREFIX_BLOCK_TOKENS)).unwrap_or(0);
         Self {
-            fleet: Fleet::new(Params::DEFAULT),
+            // Nobody probes here: an endpoint on trial is tried by requests.
+            fleet: Fleet::new(Params {
+                breaker: BreakerParams { probes: false, ..BreakerParams::DEFAULT },
+                ..Params::DEFAULT
+            }),
             snapshot: Snapshot::empty(),
             changed: false,
             published_at: MonoTime::ZERO,
@@ -69,6 +77,7 @@ impl Scheduler {
             prefixes: kv_tokens.iter().map(|tokens| PrefixIndex::new(blocks(tokens))).collect(),
             sequence: 0,
             held: Held::default(),
+            breaker,
             loads: Vec::with_capacity(endpoints),
             consulted: Consulted::default(),
             request,
@@ -105,6 +114,11 @@ impl Scheduler {
         });
         let loads = loads.collect();
         self.changed |= self.fleet.apply(Event::OwnLoad { at: now, loads }, now).changed;
+        if self.breaker {
+            let cells = self.snapshot.directory.iter().zip(&self.cells);
+            let all = cells.map(|(id, cell)| (id.clone(), cell.outcomes())).collect();
+            self.changed |= self.fleet.apply(Event::Outcomes { at: now, all }, now).changed;
+        }
         let cells = self.snapshot.directory.iter().zip(self.cells.iter_mut().zip(&self.others));
         let observed = cells.filter_map(|(id, (cell, others))| {
             // Beside another scheduler's requests the batch is not known.
@@ -160,6 +174,13 @@ impl Scheduler {
     /// Prompt tokens that the cache of the endpoint at this position probably holds: at least one is computed.
     pub(crate) fn cached(&self, arrival: &Arrival, at: usize) -> u32 {
         cached(&self.prefixes, arrival, at)
+    }
+
+    /// When the first token is due at the endpoint's full speed, in seconds, as a decision predicted it.
+    pub(crate) fn due_s(&self, decision: &Decision, at: usize) -> f64 {
+        let verdict = decision.candidates.get(at).map(|candidate| candidate.verdict);
+        let Some(Verdict::Scored { terms, .. }) = verdict else { return 0.0 };
+        terms.predicted_ttft_s * self.snapshot.endpoints.get(at).map_or(1.0, |of| of.speed.get())
     }
 
     /// Decides where a request goes; the same call that the live scheduler makes, with what only the simulation

@@ -28,6 +28,9 @@ pub fn rejection_sentence(rejection: &RejectionJson) -> String {
         RejectionJson::OnTrial { limit: 0, .. } => {
             "waits for a synthetic generation to succeed after its ejection".to_owned()
         }
+        RejectionJson::Thinned { share_ratio } => {
+            format!("is given {:.0} % of its share, and was not drawn this time", share_ratio * 100.0)
+        }
         RejectionJson::OnTrial { in_flight, limit } => {
             format!("is on trial after an ejection: {in_flight} of {limit} requests there")
         }

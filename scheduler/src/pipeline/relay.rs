@@ -18,7 +18,8 @@ use tokio::time::timeout;
 use super::account::{Account, End};
 use super::carried;
 use super::failure::{Failure, Pause, told_in_stream};
-use super::place::Placed;
+use super::place::{NotPlaced, Placed};
+use super::refusal;
 use super::sent::{BEHIND, Mode, Sent, Upstream, total_until};
 use super::stream::{Begun, StreamBody};
 use super::whole;
@@ -127,6 +128,10 @@ fn failed(
             if !last {
                 return AttemptEnd::Retry(Box::new(account), pause);
             }
+            // A deadline that passed meanwhile is why there is no other attempt.
+            let late = up.prepared.request.deadline.is_some_and(|deadline| now >= deadline);
+            let missed = NotPlaced::DeadlineExceeded(None);
+            let error = if late { refusal::error(up.shared, &up.prepared.request, &missed) } else { error };
             let mut response = respond::error(&error);
             account.head(response.headers_mut());
             account.fail(&error);

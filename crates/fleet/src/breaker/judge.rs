@@ -173,6 +173,8 @@ impl Fleet {
                     effects.notices.push(Notice::Breaker(notice));
                 }
                 (true, None) => {
+                    // Idle as it is by now it would be flooded.
+                    endpoint.breaker.ramp_up(now, &params);
                     let notice = BreakerNotice::AsFastAgain { endpoint: endpoint_id() };
                     effects.notices.push(Notice::Breaker(notice));
                 }

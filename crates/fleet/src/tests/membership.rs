@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use aya_domain::{BootId, EndpointUrl, Freshness, ModelId, Phase};
+use aya_domain::{BootId, EndpointUrl, EngineReport, Freshness, ModelId, Phase};
 
 use super::farm::{Farm, at, delta, endpoint_id, engine, full, model_id, node_id, said};
-use crate::{Event, Params, Target};
+use crate::{Effects, Event, Params, Target};
 
 #[test]
 fn a_delta_of_an_unknown_node_asks_for_a_full_report() {
@@ -102,7 +102,7 @@ fn a_new_boot_begins_with_a_full_report_and_replaces_the_membership() {
 fn a_restart_of_the_agent_does_not_make_its_engines_forget_their_models() {
     let mut farm = Farm::new();
     let _ = farm.report(0, full("n", 1, 1, vec![engine("a", "m")]));
-    let unread = aya_domain::EngineReport { models: None, ..engine("a", "m") };
+    let unread = EngineReport { models: None, ..engine("a", "m") };
     let _ = farm.report(10, full("n", 2, 1, vec![unread]));
     assert_eq!(farm.endpoint(11, "a").info.models[0].id, model_id("m"));
 }
@@ -142,8 +142,7 @@ fn of_two_agents_with_one_id_the_newer_is_heard_until_it_falls_silent() {
 fn the_first_owner_keeps_an_endpoint_id_while_it_lives() {
     let mut farm = Farm::new();
     let _ = farm.report(0, full("n1", 1, 1, vec![engine("a", "m")]));
-    let thief =
-        aya_domain::EngineReport { url: EndpointUrl::parse("http://other:1").unwrap(), ..engine("a", "m") };
+    let thief = EngineReport { url: EndpointUrl::parse("http://other:1").unwrap(), ..engine("a", "m") };
     let effects = farm.report(100, full("n2", 1, 1, vec![thief.clone()]));
     assert!(
         said(&effects).contains(&"endpoint a belongs to node n1; the one of node n2 is not used".to_owned())
@@ -275,4 +274,31 @@ fn snapshots_share_what_did_not_change() {
     assert_eq!(farm.snapshot(21).directory.len(), 3);
     assert_eq!(before.directory.len(), 2, "readers keep what they hold");
     assert_eq!(before.taken_at, at(1));
+}
+
+#[test]
+fn one_engine_under_two_names_is_told_once_and_again_after_it_was_mended() {
+    let mut farm = Farm::new();
+    let at_url =
+        |id: &str, url: &str| EngineReport { url: EndpointUrl::parse(url).unwrap(), ..engine(id, "m") };
+    let same =
+        |effects: &Effects| said(effects).into_iter().filter(|text| text.contains("one engine")).count();
+    let first = farm.report(0, full("n1", 1, 1, vec![at_url("a", "http://10.0.0.1:8000")]));
+    let second = farm.report(10, full("n2", 1, 1, vec![at_url("b", "http://10.0.0.1:8000")]));
+    assert_eq!((same(&first), same(&second)), (0, 1), "{:?}", said(&second));
+    for sequence in 2..5 {
+        let a =
+            farm.report(sequence * 100, full("n1", 1, sequence, vec![at_url("a", "http://10.0.0.1:8000")]));
+        let b =
+            farm.report(sequence * 100, full("n2", 1, sequence, vec![at_url("b", "http://10.0.0.1:8000")]));
+        assert_eq!((same(&a), same(&b)), (0, 0), "told once");
+    }
+    let mended = farm.report(600, full("n2", 1, 5, vec![at_url("b", "http://10.0.0.2:8000")]));
+    let broken = farm.report(700, full("n2", 1, 6, vec![at_url("b", "http://10.0.0.1:8000")]));
+    assert_eq!((same(&mended), same(&broken)), (0, 1));
+    // An engine that moves to another node is no second one.
+    let _ = farm.report(800, full("n2", 1, 7, vec![]));
+    let _ = farm.report(900, full("n1", 1, 5, vec![]));
+    let moved = farm.report(1_000, full("n2", 1, 8, vec![at_url("c", "http://10.0.0.1:8000")]));
+    assert_eq!(same(&moved), 0, "{:?}", said(&moved));
 }

@@ -252,3 +252,51 @@ proptest! {
         prop_assert!(simulate(&config, &workload).is_ok());
     }
 }
+
+/// The share of the requests sent from second `from` to second `to` that went to this engine.
+fn share(results: &Results, engine: usize, from: f64, to: f64) -> f64 {
+    let sent = results.requests.iter().filter(|r| r.sent_s.is_some_and(|at| (from..to).contains(&at)));
+    let (mut here, mut all) = (0.0, 0.0);
+    for record in sent {
+        all += 1.0;
+        here += f64::from(u8::from(record.endpoint == Some(engine)));
+    }
+    here / f64::max(all, 1.0)
+}
+
+#[test]
+fn c2_an_engine_five_times_slower_loses_its_share_and_gets_it_back_slowly() {
+    for policy in ["aya", "lc", "rr", "wrr", "random", "p2c"] {
+        let faults = vec!["slow:1x5@30+20".parse::<Fault>().unwrap()];
+        let config = SimConfig { faults, breaker: true, ..config("4*h100-8b", policy) };
+        let results = run(&config, &steady(4_400, 25, 1_500, 60));
+        let fair = 0.25;
+        let before = share(&results, 1, 15.0, 30.0);
+        assert!((0.5 * fair..=1.5 * fair).contains(&before), "{policy}: {before} before");
+        let during = share(&results, 1, 35.0, 50.0);
+        assert!(during < fair / 3.0, "{policy}: {during} of the requests 5 s after it became slow");
+        let after = share(&results, 1, 80.0, 110.0);
+        assert!(after > 0.6 * fair, "{policy}: {after} half a minute after it is well again");
+        for second in 50..108_u32 {
+            let at = f64::from(second);
+            let now = share(&results, 1, at, at + 2.0);
+            assert!(now <= 1.5 * fair + 0.03, "{policy}: {now} from second {second} on");
+        }
+    }
+}
+
+#[test]
+fn c6_an_agent_that_falls_silent_for_two_ten_and_sixty_seconds_costs_no_request() {
+    for policy in ["aya", "lc", "rr"] {
+        let telemetry = Telemetry { until: Some(Duration::from_secs(5)), ..Telemetry::default() };
+        let config = SimConfig { telemetry, breaker: true, ..config("4*a100-8b", policy) };
+        let results = run(&config, &steady(1_400, 50, 800, 60));
+        assert!(results.requests.iter().all(|r| r.outcome == Outcome::Completed), "{policy}");
+        for (from, to) in [(7.0, 15.0), (15.0, 65.0), (65.0, 70.0)] {
+            for engine in 0..4 {
+                let part = share(&results, engine, from, to);
+                assert!((0.15..=0.35).contains(&part), "{policy}: {part} to engine {engine} from {from} s");
+            }
+        }
+    }
+}

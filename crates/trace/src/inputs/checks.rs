@@ -106,6 +106,7 @@ fn rejection_value(rejection: &Rejection) -> u64 {
             [12, super::condition::trip_number(trip), super::condition::nanos(remaining), 0]
         }
         Rejection::Wedged { silent } => [13, super::condition::nanos(silent), 0, 0],
+        Rejection::Thinned { share } => [15, share.get().to_bits(), 0, 0],
         Rejection::OnTrial { in_flight, limit } => [14, u64::from(in_flight), u64::from(limit), 0],
     };
     parts.into_iter().fold(0, mix)

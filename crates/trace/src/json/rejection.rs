@@ -33,6 +33,9 @@ pub enum RejectionJson {
         in_flight: u32,
         limit: u32,
     },
+    Thinned {
+        share_ratio: f64,
+    },
     AlreadyTried,
     Cooling {
         remaining_ms: f64,
@@ -84,6 +87,7 @@ pub(crate) fn rejection_json(rejection: &Rejection, conditions: &[Condition]) ->
         }
         Rejection::Wedged { silent } => RejectionJson::Wedged { silent_ms: millis(silent) },
         Rejection::OnTrial { in_flight, limit } => RejectionJson::OnTrial { in_flight, limit },
+        Rejection::Thinned { share } => RejectionJson::Thinned { share_ratio: share.get() },
         Rejection::AlreadyTried => RejectionJson::AlreadyTried,
         Rejection::Cooling { remaining } => RejectionJson::Cooling { remaining_ms: millis(remaining) },
         Rejection::ContextTooLong { need, limit, certain } => {
