@@ -177,8 +177,14 @@ async fn operate(admin: &Admin, target: &str, parse: impl Fn(&str) -> Option<Tar
     };
     let unknown = || problem(StatusCode::NOT_FOUND, "unknown_id", format!("the fleet does not know {id:?}"));
     let Some(target) = parse(id) else { return unknown() };
-    match admin.fleet.drain(target, on).await {
-        Ok(Drained::Done) => Json(Operated { id, draining: on }).into_response(),
+    match admin.fleet.drain(target.clone(), on).await {
+        Ok(Drained::Done) => match admin.shared.state.note(target, on).await {
+            Ok(()) => Json(Operated { id, draining: on }).into_response(),
+            Err(error) => {
+                let message = format!("done, but it will not survive a restart: {error}");
+                problem(StatusCode::INTERNAL_SERVER_ERROR, "state_not_kept", message)
+            }
+        },
         Ok(Drained::Unknown) => unknown(),
         Ok(Drained::Refused) => {
             let message = "too many nodes and endpoints are draining; undrain some that are gone";

@@ -24,6 +24,7 @@ mod room;
 mod routes;
 mod scheduler;
 mod shared;
+mod state;
 mod steps;
 mod stopping;
 mod telemetry;

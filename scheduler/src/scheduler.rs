@@ -30,6 +30,7 @@ use crate::pipeline::admit::Promises;
 use crate::process::connections_allowed;
 use crate::room::WaitingRoom;
 use crate::shared::Shared;
+use crate::state::StateFile;
 use crate::stopping::Stopping;
 use crate::tenants::Tenants;
 use crate::view::FarmView;
@@ -132,7 +133,9 @@ impl Scheduler {
             );
             config.limits.connections_max = allowed;
         }
-        let fleet = Fleet::new(fleet_params(&config)).with_rules(config.health.clone());
+        let state = StateFile::open(config.state.file.as_deref());
+        let fleet =
+            Fleet::new(fleet_params(&config)).with_rules(config.health.clone()).with_drained(state.drained());
         let (journal, sender) = Journal::new(&config.decisions, decision_log(&config)?);
         let metrics = Arc::new(Metrics::new(config.limits.models_max)?);
         let policies = policies(&config)?;
@@ -155,6 +158,7 @@ impl Scheduler {
                 value.set_sensitive(true);
                 Some(value)
             }),
+            state,
             stopping: Stopping::new(),
             pressure: PressureNow::default(),
             config,

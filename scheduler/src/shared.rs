@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 use crate::models::ModelState;
 use crate::pipeline::admit::Promises;
 use crate::room::WaitingRoom;
+use crate::state::StateFile;
 use crate::stopping::Stopping;
 use crate::tenants::Tenants;
 use crate::view::FarmView;
@@ -44,6 +45,7 @@ pub(crate) struct Shared {
     pub(crate) prefix_key: PrefixKey,
     /// Sent to every engine as `Authorization: Bearer`, if configured.
     pub(crate) upstream_authorization: Option<http::HeaderValue>,
+    pub(crate) state: StateFile,
     pub(crate) stopping: Stopping,
     /// What is given up for want of memory or connections.
     pub(crate) pressure: PressureNow,

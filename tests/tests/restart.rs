@@ -462,3 +462,34 @@ async fn records_of_a_former_life_are_explained_from_disk() {
         assert!(exit.out.contains("e1") == (code == 0), "{exit:?}");
     }
 }
+
+#[tokio::test]
+async fn a_drain_survives_the_restart_of_the_scheduler() {
+    let dir = tempfile::tempdir().unwrap();
+    let toml = format!("state.file = {:?}", dir.path().join("state.json"));
+    let mut farm = Farm::of(aya!()).scheduler(&toml).engine(sim("e1")).engine(sim("e2")).start().await;
+    let operate = async |farm: &Farm, path: &str| {
+        let _ = farm.admin().post(&format!("/api/v1/{path}"), &serde_json::json!({})).await.ok();
+    };
+    operate(&farm, "endpoints/e1:drain").await;
+    farm.scheduler.restart().await;
+    until("both endpoints to be known", async || {
+        let known = farm.scheduler.endpoints().await.len();
+        if known == 2 { Ok(()) } else { Err(known) }
+    })
+    .await;
+    let phase = async |farm: &Farm| farm.scheduler.endpoint("e1").await["phase"].clone();
+    assert_eq!(phase(&farm).await, "draining");
+    for _ in 0..4 {
+        let answer = farm.api().chat(&chat(1)).await.ok();
+        assert_eq!(answer.header("x-aya-endpoint"), Some("e2"));
+    }
+    operate(&farm, "endpoints/e1:undrain").await;
+    farm.scheduler.restart().await;
+    until("the endpoint to serve", async || {
+        let all = farm.scheduler.endpoints().await;
+        let serving = all.iter().filter(|endpoint| endpoint["phase"] == "serving").count();
+        if serving == 2 { Ok(()) } else { Err(serving) }
+    })
+    .await;
+}

@@ -15,8 +15,9 @@ const SEATS: u32 = 8;
 /// Share of the time that is not measured: tables and rings fill.
 const WARM_UP: f64 = 0.3;
 const SAMPLE_EVERY: Duration = Duration::from_secs(5);
-/// Something happens to an engine or an agent this often.
-const EVENT_EVERY: Duration = Duration::from_secs(7);
+/// Something happens to an engine or an agent this often. Each time is some events, which are kept up to a limit that
+/// must not be the growth that is measured.
+const EVENT_EVERY: Duration = Duration::from_secs(45);
 /// What may be added per hour, and in a run that is shorter.
 const GROWTH_MAX_MIB: f64 = 1.0;
 
@@ -140,15 +141,23 @@ async fn sample(farm: &Farm, began: Instant) -> Sample {
     }
 }
 
-/// MiB per hour, by least squares.
+/// MiB per hour at equal load, by least squares over time and open files: the open files are the load, which a host that
+/// does other things beside makes vary.
 #[expect(clippy::cast_precision_loss, reason = "some hundreds")]
 fn slope(samples: &[Sample]) -> f64 {
     let n = samples.len() as f64;
     let mean = |of: fn(&Sample) -> f64| samples.iter().map(of).sum::<f64>() / n;
-    let (time, memory) = (mean(|s| s.at_h), mean(|s| s.resident_mib));
-    let product: f64 = samples.iter().map(|s| (s.at_h - time) * (s.resident_mib - memory)).sum();
-    let square: f64 = samples.iter().map(|s| (s.at_h - time).powi(2)).sum();
-    product / square
+    let (time, load, memory) = (mean(|s| s.at_h), mean(|s| s.files as f64), mean(|s| s.resident_mib));
+    let (mut tt, mut tl, mut ll, mut tm, mut lm) = (0.0, 0.0, 0.0, 0.0, 0.0);
+    for s in samples {
+        let (t, l, m) = (s.at_h - time, s.files as f64 - load, s.resident_mib - memory);
+        tt += t * t;
+        tl += t * l;
+        ll += l * l;
+        tm += t * m;
+        lm += l * m;
+    }
+    (tm * ll - lm * tl) / (tt * ll - tl * tl)
 }
 
 /// Requests per second that as many clients as there are places get through.
@@ -247,7 +256,7 @@ async fn report(farm: &Farm, samples: &[Sample], sent: u64, events: u32, capacit
             .collect();
     println!(
         "L1: {sent} requests in {:.1} min at 70 % of {capacity:.0}/s, {events} events: {}; resident {:.1} -> {:.1} MiB, \
-         {slope:+.2} MiB/h; files {} -> {} (at rest {}), threads {} -> {}, series {} -> {}",
+         {slope:+.2} MiB/h at equal load; files {} -> {} (at rest {}), threads {} -> {}, series {} -> {}",
         end * 60.0,
         outcomes.join(", "),
         first.resident_mib,

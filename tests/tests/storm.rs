@@ -1,5 +1,6 @@
 #![cfg(test)]
-//! Every endpoint refuses for a while: requests must not multiply, and the end of it must be no second storm.
+//! More than the farm can serve, or a farm that serves nothing for a while: requests must not multiply, nothing may grow,
+//! and the end of it must be no second storm.
 
 use std::time::Duration;
 
@@ -14,11 +15,14 @@ const SEATS: u32 = 8;
 const GAP: Duration = Duration::from_millis(25);
 const SLICE: Duration = Duration::from_millis(100);
 
-/// Thirty seconds in a slow run, else six.
 #[expect(clippy::disallowed_methods, reason = "a setting of a test run, not of the program")]
+fn is_slow_run() -> bool {
+    std::env::var("RUN_SLOW_TESTS").is_ok_and(|value| value == "1")
+}
+
+/// Thirty seconds in a slow run, else six.
 fn storm_length() -> Duration {
-    let slow = std::env::var("RUN_SLOW_TESTS").is_ok_and(|value| value == "1");
-    Duration::from_secs(if slow { 30 } else { 6 })
+    Duration::from_secs(if is_slow_run() { 30 } else { 6 })
 }
 
 async fn submitted(farm: &Farm) -> u64 {
@@ -111,4 +115,79 @@ async fn b6_while_every_engine_is_full_requests_do_not_multiply() {
 #[tokio::test]
 async fn b6_while_every_engine_fails_requests_do_not_multiply() {
     storm(json!({"500_ratio": 1.0}), json!({"500_ratio": 0.0})).await;
+}
+
+/// Milliseconds below which 99 of 100 lie.
+fn p99(mut took: Vec<f64>) -> f64 {
+    took.sort_by(f64::total_cmp);
+    took.get(took.len() * 99 / 100).copied().expect("some")
+}
+
+#[expect(clippy::cast_precision_loss, reason = "some thousands")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b1_a_minute_at_ten_times_the_capacity_costs_neither_goodput_nor_memory() {
+    if !is_slow_run() {
+        eprintln!("SKIPPED: takes a minute; run with RUN_SLOW_TESTS=1 (admission.rs has the short one)");
+        return;
+    }
+    const LENGTH: Duration = Duration::from_secs(60);
+    let toml = "decisions.ring = 500\n[queue]\ncapacity = 12";
+    let farm = Farm::of(aya!()).scheduler(toml).engine(sim("e1").slow().max_sequences(4)).start().await;
+    let (api, body) = (farm.api(), chat(30));
+    let ask = move |body: Value| async move {
+        let began = Instant::now();
+        let answer = api.chat(&body).await;
+        (answer, began.elapsed().as_secs_f64() * 1e3)
+    };
+    let crowd = async |length: Duration, gap: Duration| {
+        let (mut asking, mut ticks, began) = (JoinSet::new(), tokio::time::interval(gap), Instant::now());
+        while began.elapsed() < length {
+            ticks.tick().await;
+            asking.spawn(ask(body.clone()));
+        }
+        asking.join_all().await
+    };
+    // Four places and as many clients: what the farm can do, and how long that takes undisturbed.
+    let (began, mut clients) = (Instant::now(), JoinSet::new());
+    for _ in 0..4 {
+        let (ask, body) = (ask, body.clone());
+        clients.spawn(async move {
+            let mut took = Vec::new();
+            for _ in 0..8 {
+                took.push(ask(body.clone()).await.1);
+            }
+            took
+        });
+    }
+    let normal: Vec<f64> = clients.join_all().await.into_iter().flatten().collect();
+    let capacity = normal.len() as f64 / began.elapsed().as_secs_f64();
+    let gap = Duration::from_secs_f64(0.1 / capacity);
+    let _ = crowd(Duration::from_secs(5), gap).await;
+    let before = farm.scheduler.process.memory_bytes();
+    let began = Instant::now();
+    let all = crowd(LENGTH, gap).await;
+    let elapsed = began.elapsed().as_secs_f64();
+    let grown = farm.scheduler.process.memory_bytes().saturating_sub(before);
+    let served = all.iter().filter(|(answer, _)| answer.status == 200).count();
+    let refused: Vec<f64> =
+        all.iter().filter(|(answer, _)| answer.status == 429).map(|(_, took)| *took).collect();
+    assert_eq!(served + refused.len(), all.len(), "served or told to come back, nothing else");
+    assert!(all.iter().all(|(answer, _)| answer.status == 200 || answer.header("retry-after").is_some()));
+    let (goodput, refusal) = (served as f64 / elapsed, p99(refused.clone()));
+    let mut after = Vec::new();
+    for _ in 0..20 {
+        after.push(ask(body.clone()).await.1);
+    }
+    let (usual, after) = (p99(normal), p99(after));
+    println!(
+        "B1 for {LENGTH:?}: capacity {capacity:.1}/s, offered {:.0}/s, served {goodput:.1}/s, {} refused within {refusal:.1} ms \
+         (p99), memory +{} KiB; p99 {usual:.0} ms before, {after:.0} ms right after",
+        all.len() as f64 / elapsed,
+        refused.len(),
+        grown / 1024,
+    );
+    assert!(goodput >= 0.9 * capacity, "{goodput} of {capacity} per second");
+    assert!(refusal < 20.0, "refusals took {refusal} ms (p99)");
+    assert!(grown < 8 * 1024 * 1024, "{grown} bytes more");
+    assert!(after < 2.0 * usual, "{after} ms after it, {usual} before");
 }

@@ -1,4 +1,4 @@
-//! How a scheduler is replaced while it runs.
+//! How a scheduler is replaced while it runs, and what its next life knows.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -33,5 +33,18 @@ impl HandoverConfig {
                 "needs handover.socket, where the running scheduler offers its listeners",
             );
         }
+    }
+}
+
+/// What operators said that outlives the process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateConfig {
+    /// Where drains are kept; `None`: they end with the process.
+    pub file: Option<PathBuf>,
+}
+
+impl StateConfig {
+    pub(crate) fn read(r: &mut Reader<'_>) -> Self {
+        Self { file: r.path_if_set("file") }
     }
 }

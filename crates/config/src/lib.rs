@@ -29,7 +29,7 @@ pub use agent::{
     ReportConfig, SimulatedGpus,
 };
 pub use breaker::{BreakerConfig, ModelProbe, ProbeConfig};
-pub use handover::HandoverConfig;
+pub use handover::{HandoverConfig, StateConfig};
 pub use memory::MemoryConfig;
 pub use policies::ModelPolicyConfig;
 pub use scheduler::{

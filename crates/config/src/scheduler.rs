@@ -10,7 +10,7 @@ use aya_domain::{ModelId, PolicyName};
 use aya_placement::Policy;
 
 use crate::breaker::{BreakerConfig, ProbeConfig};
-use crate::handover::HandoverConfig;
+use crate::handover::{HandoverConfig, StateConfig};
 use crate::memory::MemoryConfig;
 use crate::named::constant;
 use crate::policies::{self, ModelPolicyConfig};
@@ -53,6 +53,7 @@ pub struct SchedulerConfig {
     pub model_policies: Vec<ModelPolicyConfig>,
     pub upstream: UpstreamConfig,
     pub handover: HandoverConfig,
+    pub state: StateConfig,
     pub log: LogConfig,
     effective: Vec<Setting>,
 }
@@ -227,6 +228,7 @@ impl Config for SchedulerConfig {
                 forward_authorization: r.switch("forward_authorization", false),
             }),
             handover: r.section("handover", HandoverConfig::read),
+            state: r.section("state", StateConfig::read),
             log: r.section("log", LogConfig::read),
             effective: Vec::new(),
         };

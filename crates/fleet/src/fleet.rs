@@ -67,6 +67,13 @@ impl Fleet {
         Self { rules, ..self }
     }
 
+    /// With what operators drained in a former life; beyond the limit the rest is left out.
+    #[must_use]
+    pub fn with_drained(mut self, drained: impl IntoIterator<Item = Target>) -> Self {
+        self.drained.extend(drained.into_iter().take(self.params.drains_max));
+        self
+    }
+
     /// Endpoints came or went.
     pub(crate) fn membership_changed(&mut self) {
         self.directory = None;
