@@ -150,6 +150,27 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// An endpoint that serves, of which nothing has been read and nothing is known to be wrong.
+    #[must_use]
+    pub fn unread(info: Arc<EndpointInfo>) -> Self {
+        Self {
+            info,
+            phase: Phase::Serving,
+            health: Health::Healthy,
+            freshness: Freshness::Fresh,
+            sampled_at: None,
+            running: None,
+            waiting: None,
+            kv_used: None,
+            foreign: ForeignLoad::default(),
+            prefix_cache: None,
+            signals: Arc::default(),
+            vram_free: None,
+            conditions: Arc::default(),
+            speed: Ratio::ONE,
+        }
+    }
+
     /// The worst condition that keeps new requests away.
     #[must_use]
     pub fn excluded_by(&self) -> Option<&Condition> {

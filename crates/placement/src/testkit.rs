@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use aya_domain::{
     Action, Bytes, Candidate, Cause, Condition, Decision, Endpoint, EndpointId, EndpointIndex, EndpointInfo,
-    EndpointUrl, EngineKind, ForeignLoad, Freshness, Health, HoldReason, ModelId, MonoTime, NodeId, Outcome,
-    OwnLoad, Phase, Pool, Priority, Ratio, Reading, RefusalReason, Request, RequestId, RequestKind,
-    ServedModel, Snapshot, TenantId, Tokens, Verdict,
+    EndpointUrl, EngineKind, Freshness, Health, HoldReason, ModelId, MonoTime, NodeId, Outcome, OwnLoad,
+    Phase, Pool, Priority, Ratio, Reading, RefusalReason, Request, RequestId, RequestKind, ServedModel,
+    Snapshot, TenantId, Tokens, Verdict,
 };
 
 use crate::{Insights, Policy, Stream, decide};
@@ -163,22 +163,7 @@ impl Draft {
             version: None,
             abort: aya_domain::AbortPolicy::Cancel,
         };
-        let endpoint = Endpoint {
-            info: Arc::new(info.clone()),
-            phase: Phase::Serving,
-            health: Health::Healthy,
-            freshness: Freshness::Fresh,
-            sampled_at: None,
-            running: None,
-            waiting: None,
-            kv_used: None,
-            foreign: ForeignLoad::default(),
-            prefix_cache: None,
-            signals: Arc::default(),
-            vram_free: None,
-            conditions: Arc::from([]),
-            speed: Ratio::ONE,
-        };
+        let endpoint = Endpoint::unread(Arc::new(info.clone()));
         let own = OwnLoad::default();
         Self { endpoint, info, own, in_flight: None, context: None, model: "m", age_ms: 100, vram_free: None }
     }

@@ -64,28 +64,12 @@ impl Rule {
         Self::DriverStalled,
     ];
 
-    /// Those that a reading of a GPU can show.
-    pub(crate) const OF_READINGS: [Self; 19] = [
-        Self::EccUncorrected,
-        Self::RowRemapPending,
-        Self::RowRemapFailed,
-        Self::RecoveryReset,
-        Self::RecoveryReboot,
-        Self::RecoveryOther,
-        Self::ThermalMargin,
-        Self::ThermalLimit,
-        Self::SwThermal,
-        Self::HwThermal,
-        Self::PowerBrake,
-        Self::HwSlowdown,
-        Self::SlowClock,
-        Self::PowerCap,
-        Self::PcieLink,
-        Self::NvlinkErrors,
-        Self::NvlinkInactive,
-        Self::PageRetirementPending,
-        Self::PagesRetired,
-    ];
+    /// Those that a reading of a GPU can show; the others are events, counts of them, and silence.
+    pub(crate) fn of_readings() -> impl Iterator<Item = Self> {
+        let is_other =
+            |rule: &Self| matches!(rule, Self::Xid | Self::UnknownXids | Self::GpuLost | Self::DriverStalled);
+        Self::ALL.into_iter().filter(move |rule| !is_other(rule))
+    }
 
     /// The rule that has such causes; `None`: it is no rule about GPUs.
     #[must_use]

@@ -129,7 +129,7 @@ impl GpuHealth {
         {
             self.note_xid(code, Some(count), at, rules, changes);
         }
-        for rule in Rule::OF_READINGS {
+        for rule in Rule::of_readings() {
             match evidence(rule, info, sample, &self.before) {
                 Evidence::Bad(cause) => self.bad(rule, cause, at, rules, changes),
                 Evidence::Clean => self.clean(rule, at, rules, changes),

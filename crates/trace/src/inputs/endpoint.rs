@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use aya_domain::{
     AbortPolicy, Bytes, Endpoint, EndpointId, EndpointIndex, EndpointInfo, EndpointUrl, EngineKind,
-    EngineProfile, ForeignLoad, Freshness, GpuUuid, Health, ModelId, NodeId, Phase, Pool, Ratio, ServedModel,
-    StepCost, Tokens,
+    EngineProfile, GpuUuid, Health, ModelId, NodeId, Phase, Pool, ServedModel, StepCost, Tokens,
 };
 use serde::{Deserialize, Serialize};
 
@@ -165,23 +164,8 @@ impl EndpointJson {
             version: self.version.clone(),
             abort: AbortPolicy::Cancel,
         };
-        Ok(Endpoint {
-            info: Arc::new(info),
-            phase: self.phase()?,
-            health: self.health()?,
-            freshness: Freshness::Fresh,
-            sampled_at: None,
-            running: None,
-            waiting: None,
-            kv_used: None,
-            foreign: ForeignLoad::default(),
-            // No decision looks at them.
-            prefix_cache: None,
-            signals: Arc::default(),
-            vram_free: None,
-            conditions: Arc::from([]),
-            speed: Ratio::ONE,
-        })
+        // What no decision looks at stays unread.
+        Ok(Endpoint { phase: self.phase()?, health: self.health()?, ..Endpoint::unread(Arc::new(info)) })
     }
 
     fn phase(&self) -> Result<Phase, Problem> {

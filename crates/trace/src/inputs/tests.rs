@@ -118,37 +118,22 @@ impl World {
             context_length: Some(Tokens(4_096 + id * 10_000)),
             parent: None,
         };
-        Endpoint {
-            info: Arc::new(EndpointInfo {
-                id: EndpointId::parse(&format!("n{id:05}/e")).unwrap(),
-                node: NodeId::parse(&format!("n{id:05}")).unwrap(),
-                kind: kinds[usize::try_from(self.dice.below(kinds.len() as u64)).unwrap()],
-                url: EndpointUrl::parse("http://127.0.0.1:8000").unwrap(),
-                models: models.map(served).collect(),
-                profile,
-                profile_source: ["engine", "prior"][usize::from(self.dice.one_in(2))].to_owned(),
-                learned: None,
-                max_sequences: maybe(&mut self.dice, 64).and_then(|n| u32::try_from(n).ok()),
-                kv_capacity: maybe(&mut self.dice, 500_000).map(Tokens),
-                kv_bytes_per_token: maybe(&mut self.dice, 200_000).map(Bytes),
-                gpus: vec![GpuUuid::parse(&format!("GPU-{id}")).unwrap()],
-                version: self.dice.one_in(2).then(|| "0.11.0".to_owned()),
-                abort: aya_domain::AbortPolicy::Cancel,
-            }),
-            phase: Phase::Serving,
-            health: Health::Healthy,
-            freshness: Freshness::Fresh,
-            sampled_at: None,
-            running: None,
-            waiting: None,
-            kv_used: None,
-            foreign: ForeignLoad::default(),
-            prefix_cache: None,
-            signals: Arc::default(),
-            vram_free: None,
-            conditions: Arc::from([]),
-            speed: Ratio::ONE,
-        }
+        Endpoint::unread(Arc::new(EndpointInfo {
+            id: EndpointId::parse(&format!("n{id:05}/e")).unwrap(),
+            node: NodeId::parse(&format!("n{id:05}")).unwrap(),
+            kind: kinds[usize::try_from(self.dice.below(kinds.len() as u64)).unwrap()],
+            url: EndpointUrl::parse("http://127.0.0.1:8000").unwrap(),
+            models: models.map(served).collect(),
+            profile,
+            profile_source: ["engine", "prior"][usize::from(self.dice.one_in(2))].to_owned(),
+            learned: None,
+            max_sequences: maybe(&mut self.dice, 64).and_then(|n| u32::try_from(n).ok()),
+            kv_capacity: maybe(&mut self.dice, 500_000).map(Tokens),
+            kv_bytes_per_token: maybe(&mut self.dice, 200_000).map(Bytes),
+            gpus: vec![GpuUuid::parse(&format!("GPU-{id}")).unwrap()],
+            version: self.dice.one_in(2).then(|| "0.11.0".to_owned()),
+            abort: aya_domain::AbortPolicy::Cancel,
+        }))
     }
 
     fn pools(&mut self) {
