@@ -22,6 +22,9 @@ use crate::stopping::GOODBYE_MAX;
 
 /// Connections the kernel keeps for us while we are busy.
 const BACKLOG: i32 = 4096;
+/// What the kernel keeps for a client that does not read, in bytes (it takes twice of it with its own bookkeeping). Left
+/// to itself it keeps 2.5 MB, the whole of a long answer: then no engine ever notices a slow reader.
+const SEND_BUFFER_BYTES: usize = 128 * 1024;
 /// After a failed accept. Out of file descriptors: closing connections will free some, asking at once would only spin.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -44,6 +47,8 @@ fn bind_one(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
+    // Inherited by every connection.
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

@@ -14,8 +14,10 @@ use crate::wait::until;
 
 /// The most memory a scheduler of these tests, built without optimisation, ever needs.
 const MEMORY_MAX_BYTES: u64 = 256 * 1024 * 1024;
-/// Open files more than at the start that are no leak: a segment of the journal, a socket of the log.
-const FILES_MORE_MAX: usize = 2;
+/// Open files of a scheduler besides those of its threads: its output, its configuration, signals, the journal.
+const FILES_MAX: usize = 12;
+/// Of each thread: its queue of events, and what wakes it.
+const FILES_PER_THREAD_MAX: usize = 3;
 /// Errors that are no request's: the disk is full, and requests go on.
 const ERRORS_OF_NO_REQUEST: [&str; 1] = ["decision records cannot be written"];
 
@@ -111,12 +113,12 @@ impl Scheduler {
 
     /// Connections and files of before, and no more memory than ever needed.
     async fn assert_nothing_is_left(&self) {
+        let files_max = FILES_MAX + FILES_PER_THREAD_MAX * self.process.threads();
         until("connections and files to be closed", async || {
             let clients = self.process.connections_at(self.api.port());
             let files = self.process.descriptors().unwrap_or_default().others;
-            let rest =
-                clients == 0 && self.files_at_start.is_none_or(|before| files <= before + FILES_MORE_MAX);
-            if rest { Ok(()) } else { Err((clients, files, self.files_at_start)) }
+            let rest = clients == 0 && files <= files_max;
+            if rest { Ok(()) } else { Err((clients, files, files_max)) }
         })
         .await;
         let peak = self.process.peak_memory_bytes();

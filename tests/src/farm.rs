@@ -117,14 +117,13 @@ impl FarmPlan {
 
     /// Starts everything and waits until every engine is ready.
     pub async fn start(self) -> Farm {
-        let mut farm = self.start_unready().await;
+        let farm = self.start_unready().await;
         let count: usize = farm.engines.len();
         until("every endpoint to be ready", async || {
             let ready = farm.scheduler.endpoints().await.iter().filter(|e| is_ready(e)).count();
             if ready == count { Ok(()) } else { Err(format!("{ready} of {count}")) }
         })
         .await;
-        farm.scheduler.files_at_start = farm.scheduler.process.descriptors().map(|open| open.others);
         farm
     }
 
@@ -251,8 +250,6 @@ pub struct Scheduler {
     pub api: SocketAddr,
     pub admin: SocketAddr,
     pub grpc: SocketAddr,
-    /// Descriptors that are no sockets, when all endpoints had become ready; `None`: not counted.
-    pub(crate) files_at_start: Option<usize>,
     exe: String,
     config: std::path::PathBuf,
 }
@@ -300,8 +297,7 @@ impl Scheduler {
             word.unwrap_or_else(|| panic!("no {key} in {line:?}")).parse().unwrap()
         };
         let (api, admin, grpc) = (address("api="), address("admin="), address("grpc="));
-        let files_at_start = None;
-        Self { process, api, admin, grpc, files_at_start, exe: exe.to_owned(), config: config.to_owned() }
+        Self { process, api, admin, grpc, exe: exe.to_owned(), config: config.to_owned() }
     }
 
     /// Starts it again, with the same addresses and configuration, after it was killed.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::wait::{PATIENCE, within};
 
@@ -19,6 +19,37 @@ impl Raw {
         let socket = TcpStream::connect(addr).await.unwrap();
         socket.set_nodelay(true).unwrap();
         Self { socket }
+    }
+
+    /// A connection whose kernel keeps only so many unread bytes (and some more): a slow reader is slow at once.
+    pub async fn connect_with_receive_buffer(addr: SocketAddr, bytes: u32) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(bytes).unwrap();
+        Self { socket: socket.connect(addr).await.unwrap() }
+    }
+
+    /// Reads a byte now and then, until the peer closes.
+    pub async fn read_slowly(&mut self, every: Duration) {
+        while let Ok(1) = self.socket.read(&mut [0; 1]).await {
+            tokio::time::sleep(every).await;
+        }
+    }
+
+    /// Reads until `count` answers have begun with `status`, and what is left of the last one.
+    ///
+    /// # Panics
+    /// If they do not come, or others come.
+    pub async fn read_answers(&mut self, count: usize, status: &str) -> usize {
+        let mut text = String::new();
+        let mut buffer = vec![0; 64 * 1024];
+        let whole = |text: &str| text.matches("HTTP/1.1 ").count() == count && text.ends_with('}');
+        while !whole(&text) {
+            let read = within(PATIENCE, "answers", self.socket.read(&mut buffer)).await.unwrap();
+            assert!(read > 0, "closed after {text}");
+            text.push_str(&String::from_utf8_lossy(buffer.get(..read).unwrap_or_default()));
+        }
+        assert_eq!(text.matches(status).count(), count, "{text}");
+        count
     }
 
     /// Sends bytes; a peer that has closed already is no error here.

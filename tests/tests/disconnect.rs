@@ -43,7 +43,7 @@ async fn aborted_promptly(farm: &Farm, id: &str, left_at: Instant) {
 }
 
 #[tokio::test]
-async fn leaving_in_the_middle_of_a_stream_stops_the_engine() {
+async fn a1_leaving_in_the_middle_of_a_stream_stops_the_engine() {
     let farm = Farm::of(aya!()).engine(sim("e1").slow()).start().await;
     let mut stream = send(&farm, "mid-stream", streamed(5_000)).join_next().await.unwrap().unwrap();
     for _ in 0..4 {
@@ -58,7 +58,7 @@ async fn leaving_in_the_middle_of_a_stream_stops_the_engine() {
 }
 
 #[tokio::test]
-async fn leaving_before_the_first_byte_of_a_stream_stops_the_engine() {
+async fn a1_leaving_before_the_first_byte_of_a_stream_stops_the_engine() {
     let farm = Farm::of(aya!()).engine(sim("e1").slow().flag("--fault", "stall")).start().await;
     let request = send(&farm, "first-byte", streamed(50));
     in_state(&farm, "first-byte", "live").await;
@@ -68,7 +68,7 @@ async fn leaving_before_the_first_byte_of_a_stream_stops_the_engine() {
 }
 
 #[tokio::test]
-async fn leaving_while_a_whole_answer_is_made_stops_the_engine() {
+async fn a1_leaving_while_a_whole_answer_is_made_stops_the_engine() {
     let farm = Farm::of(aya!()).engine(sim("e1").slow()).start().await;
     let request = send(&farm, "whole", chat(5_000));
     in_state(&farm, "whole", "live").await;
@@ -78,7 +78,7 @@ async fn leaving_while_a_whole_answer_is_made_stops_the_engine() {
 }
 
 #[tokio::test]
-async fn who_leaves_the_queue_is_never_dispatched() {
+async fn a1_who_leaves_the_queue_is_never_dispatched() {
     let farm = Farm::of(aya!()).engine(sim("e1").slow().max_sequences(1)).start().await;
     let mut first = send(&farm, "occupies", streamed(5_000)).join_next().await.unwrap().unwrap();
     assert!(first.event().await.is_some());

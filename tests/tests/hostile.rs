@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use aya_tests::{Answer, CANARY, Farm, MODEL, Raw, aya, chat, raw_exchange, sim, streamed, with, within};
+use aya_tests::{Answer, CANARY, Farm, MODEL, Raw, aya, chat, raw_exchange, sim, streamed, with};
 use bytes::Bytes;
 use serde_json::json;
 
@@ -32,7 +32,7 @@ fn message(answer: &Answer) -> String {
 }
 
 #[tokio::test]
-async fn bad_bodies_are_refused_with_the_reason() {
+async fn f6_bad_bodies_are_refused_with_the_reason() {
     let farm = Farm::of(aya!()).engine(sim("e1").flag("--context-length", "2000")).start().await;
     let honest = Honest::beside(&farm);
     for (name, body, expect, says) in bad_bodies() {
@@ -94,6 +94,12 @@ fn bad_bodies() -> Vec<(&'static str, String, &'static str, &'static str)> {
         ("deep objects", deep("{\"a\":", "}"), "400 -", ""),
         ("deep and unclosed", deep("[", ""), "400 -", ""),
         (
+            "a million messages",
+            deep("[", "]").replace(&"[".repeat(100_000), &format!("[{}", "{},".repeat(1_000_000))),
+            "400 -",
+            "",
+        ),
+        (
             "an absurd max_tokens",
             with("\"max_tokens\":999999999"),
             "400 context_length_exceeded",
@@ -112,7 +118,7 @@ fn bad_bodies() -> Vec<(&'static str, String, &'static str, &'static str)> {
 }
 
 #[tokio::test]
-async fn an_invalid_byte_is_refused_wherever_it_stands() {
+async fn f6_an_invalid_byte_is_refused_wherever_it_stands() {
     let farm = Farm::of(aya!()).engine(sim("e1")).start().await;
     for body in [
         b"{\"model\":\"llama-3.1-8b\",\"messages\":[{\"role\":\"user\",\"content\":\"\xff\"}]}".to_vec(),
@@ -128,7 +134,7 @@ async fn an_invalid_byte_is_refused_wherever_it_stands() {
 }
 
 #[tokio::test]
-async fn an_unknown_model_is_named_beside_the_known_ones() {
+async fn f8_an_unknown_model_is_named_beside_the_known_ones() {
     let farm =
         Farm::of(aya!()).engine(sim("e1").flag("--model", "org/one").flag("--model", "two")).start().await;
     for (model, printed) in [
@@ -157,7 +163,7 @@ async fn an_unknown_model_is_named_beside_the_known_ones() {
 }
 
 #[tokio::test]
-async fn paths_and_methods_that_are_not_served_are_refused() {
+async fn f7_paths_and_methods_that_are_not_served_are_refused() {
     let farm = Farm::of(aya!()).engine(sim("e1")).start().await;
     for (method, path, status) in [
         ("GET", "/", 404),
@@ -193,7 +199,7 @@ fn written(head: &str, body: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn too_much_is_refused_at_the_limit() {
+async fn f5_too_much_is_refused_at_the_limit() {
     let farm = Farm::of(aya!()).scheduler("[limits]\nbody_max = \"64KiB\"").engine(sim("e1")).start().await;
     let honest = Honest::beside(&farm);
     let announced =
@@ -231,7 +237,7 @@ async fn too_much_is_refused_at_the_limit() {
 }
 
 #[tokio::test]
-async fn whoever_is_slow_or_silent_is_closed_by_a_deadline() {
+async fn f4_whoever_is_slow_or_silent_is_closed_by_a_deadline() {
     let toml = "[timeouts]\nfirst_byte = \"300ms\"\nheader = \"300ms\"\nbody = \"300ms\"\nidle = \"300ms\"";
     let farm = Farm::of(aya!()).scheduler(toml).engine(sim("e1")).start().await;
     let honest = Honest::beside(&farm);
@@ -263,46 +269,6 @@ async fn whoever_is_slow_or_silent_is_closed_by_a_deadline() {
         assert!(answer.starts_with(expect) && (answer.is_empty() == expect.is_empty()), "{name}: {answer}");
     }
     honest.assert_unharmed().await;
-    farm.assert_accounted().await;
-}
-
-#[tokio::test]
-async fn a_hundred_slow_connections_cost_an_honest_one_nothing() {
-    let toml = "[timeouts]\nfirst_byte = \"500ms\"\nheader = \"500ms\"";
-    let farm = Farm::of(aya!()).scheduler(toml).engine(sim("e1")).start().await;
-    let mut slow = Vec::new();
-    for _ in 0..100 {
-        let mut raw = Raw::connect(farm.scheduler.api).await;
-        raw.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nX").await;
-        slow.push(raw);
-    }
-    let answer = within(Duration::from_millis(400), "an honest request", farm.api().chat(&chat(2))).await;
-    let _ = answer.ok();
-    for mut raw in slow {
-        assert!(raw.read_for(Duration::from_secs(2)).await.1);
-    }
-    let connections = farm.scheduler.metrics().await.sum("aya_client_connections");
-    assert!(connections < 1.5, "{connections} connections are still counted");
-    farm.assert_accounted().await;
-}
-
-#[tokio::test]
-async fn a_client_that_does_not_read_is_cut_off_and_its_engine_stopped() {
-    let farm = Farm::of(aya!())
-        .scheduler("[timeouts]\nwrite_stall = \"500ms\"")
-        .engine(sim("e1").flag("--time-scale", "1000"))
-        .start()
-        .await;
-    let body = streamed(120_000).to_string();
-    let before = farm.scheduler.process.peak_memory_bytes();
-    let mut raw = Raw::connect(farm.scheduler.api).await;
-    let head = format!("Host: a\r\nx-request-id: deaf\r\nContent-Length: {}\r\n", body.len());
-    raw.send(&written(&head, &body)).await;
-    let record = farm.record("deaf").await;
-    assert_eq!(record["outcome"]["status"], "client_cancelled", "{record}");
-    let grown = farm.scheduler.process.peak_memory_bytes() - before;
-    assert!(grown < 4 * 1024 * 1024, "{grown} bytes were kept of what it did not read");
-    drop(raw);
     farm.assert_accounted().await;
 }
 

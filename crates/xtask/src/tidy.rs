@@ -3,6 +3,7 @@
 //! The direction of dependencies is read from ARCHITECTURE.md's table, so the document and the rule cannot differ: a
 //! crate may use the crates above it in the table, and nothing below.
 
+mod catalogue;
 mod manifest;
 mod source;
 
@@ -15,6 +16,7 @@ use anyhow::{Context as _, Result, ensure};
 pub(crate) fn violations(root: &Path) -> Result<Vec<String>> {
     let layers = manifest::layers(&read(&root.join("ARCHITECTURE.md"))?)?;
     let mut found = Vec::new();
+    let mut named = catalogue::Named::default();
     for krate in &layers {
         let folder = root.join(&krate.path);
         let manifest = read(&folder.join("Cargo.toml"))?;
@@ -24,9 +26,12 @@ pub(crate) fn violations(root: &Path) -> Result<Vec<String>> {
         ensure!(!files.is_empty(), "{}: no source files", krate.path);
         for file in files {
             let shown = file.strip_prefix(root).unwrap_or(&file).display().to_string();
-            found.extend(source::check(&shown, &read(&file)?, krate.layer));
+            let text = read(&file)?;
+            named.add(&shown, &text);
+            found.extend(source::check(&shown, &text, krate.layer));
         }
     }
+    found.extend(catalogue::check(&read(&root.join("tests/HOSTILE.md"))?, &named));
     let members = manifest::members(&read(&root.join("Cargo.toml"))?)?;
     for member in members.iter().filter(|member| layers.iter().all(|krate| krate.path != **member)) {
         found.push(format!("ARCHITECTURE.md: the table does not name {member}"));

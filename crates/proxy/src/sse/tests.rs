@@ -227,7 +227,7 @@ fn items(stream: &[u8], cuts: &[usize], limit: usize) -> Vec<String> {
 }
 
 #[test]
-fn events_are_cut_as_the_standard_says_wherever_the_network_cuts() {
+fn a7_events_are_cut_as_the_standard_says_wherever_the_network_cuts() {
     for (stream, expect) in [
         ("data: a\n\n", vec!["a"]),
         ("data: a\r\n\r\ndata: b\r\rdata:c\n\n", vec!["a", "b", "c"]),
@@ -284,7 +284,7 @@ fn relayed(stream: &str, size: usize) -> (Vec<String>, String) {
 }
 
 #[test]
-fn only_whole_events_go_on_and_none_of_their_bytes_is_lost() {
+fn a7_only_whole_events_go_on_and_none_of_their_bytes_is_lost() {
     for (stream, left) in [
         ("data: a\n\ndata: b\n\n", ""),
         ("data: a\n\ndata: b", "data: b"),
@@ -326,7 +326,7 @@ fn an_event_of_ignored_lines_is_bounded_too() {
 
 proptest! {
     #[test]
-    fn any_split_gives_the_same_items(
+    fn a7_any_split_gives_the_same_items(
         stream in prop::collection::vec(
             prop::sample::select(vec!["data: ", "data:", "\n", "\r", "\r\n", "\n\n", ":", "x", "\u{e4}", "\u{feff}", " "]),
             0..40,
@@ -339,7 +339,7 @@ proptest! {
     }
 
     #[test]
-    fn any_split_of_a_recorded_stream_gives_the_same_facts(cuts in prop::collection::vec(1usize..700, 1..8)) {
+    fn a7_any_split_of_a_recorded_stream_gives_the_same_facts(cuts in prop::collection::vec(1usize..700, 1..8)) {
         for stream in [recorded!("llama.cpp/chat_usage.sse"), recorded!("vllm/chat_usage.sse")] {
             let whole = facts(&stream);
             let mut scanner = SseScanner::default();
