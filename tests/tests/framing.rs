@@ -239,7 +239,6 @@ fn targets(p: &Parts) -> Vec<Case> {
         case("HTTP/2 and a websocket", upgrade("h2c, websocket"), &[501]),
         // Only offered, and declined in silence, as RFC 9110 section 7.8 lets a server do; the field goes nowhere.
         case("an offer of HTTP/2", upgrade("h2c"), &[200]),
-        case("HTTP/2 without agreement", bare("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), &[400]),
         case("TLS", [vec![0x16, 3, 1, 0, 0xa5, 1, 0, 0, 0xa1, 3, 3], vec![b'\n'; 40]].concat(), &[400]),
         case("a compressed body", p.with_length(&format!("{HOST}Content-Encoding: gzip\r\n")), &[415]),
         case("an expectation of its own", p.with_length(&format!("{HOST}Expect: 200-maybe\r\n")), &[417]),
