@@ -113,7 +113,8 @@ impl Scheduler {
 
     /// Connections and files of before, and no more memory than ever needed.
     async fn assert_nothing_is_left(&self) {
-        let files_max = FILES_MAX + FILES_PER_THREAD_MAX * self.process.threads();
+        let files_max =
+            FILES_MAX + FILES_PER_THREAD_MAX * usize::try_from(self.process.threads()).unwrap_or(0);
         until("connections and files to be closed", async || {
             let clients = self.process.connections_at(self.api.port());
             let files = self.process.descriptors().unwrap_or_default().others;

@@ -147,12 +147,6 @@ impl Process {
         Some(open)
     }
 
-    /// How many threads it has.
-    #[must_use]
-    pub fn threads(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/task", self.child.id())).map_or(0, Iterator::count)
-    }
-
     /// Its connections with this local port, as the kernel counts them; listening sockets are none.
     #[must_use]
     pub fn connections_at(&self, port: u16) -> usize {
