@@ -2,13 +2,16 @@
 //! F10: names that clients make up become no series, whatever they put them into.
 
 use std::fmt::Write as _;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aya_tests::{Farm, MODEL, Raw, aya, chat, sim};
+use tokio::time::Instant;
 
 /// Names of each kind; `RUN_SLOW_TESTS=1` makes it the hundred thousand of the catalogue.
 fn names() -> usize {
-    if std::env::var("RUN_SLOW_TESTS").is_ok_and(|value| value == "1") { 100_000 } else { 4_000 }
+    #[expect(clippy::disallowed_methods, reason = "the switch of all slow tests")]
+    let slow = std::env::var("RUN_SLOW_TESTS").is_ok_and(|value| value == "1");
+    if slow { 100_000 } else { 4_000 }
 }
 
 const BATCH: usize = 100;
