@@ -66,6 +66,22 @@ def margin(device, temperature):
     return None if highest is None or temperature is None else highest - temperature
 
 
+def pcie_link(device):
+    calls = (nv.nvmlDeviceGetCurrPcieLinkGeneration, nv.nvmlDeviceGetCurrPcieLinkWidth,
+             nv.nvmlDeviceGetMaxPcieLinkGeneration, nv.nvmlDeviceGetMaxPcieLinkWidth)
+    link = [some(call, device) for call in calls]
+    return None if None in link else link
+
+
+def nvlinks_active(device):
+    states = [some(nv.nvmlDeviceGetNvLinkState, device, link) for link in range(nv.NVML_NVLINK_MAX_LINKS)]
+    return None if states[0] is None else sum(state or 0 for state in states)
+
+
+def added(one, other):
+    return None if one is None and other is None else (one or 0) + (other or 0)
+
+
 def whole(device):
     busy = some(nv.nvmlDeviceGetUtilizationRates, device)
     temperature = some(nv.nvmlDeviceGetTemperature, device, nv.NVML_TEMPERATURE_GPU)
@@ -95,6 +111,11 @@ def whole(device):
         "row_remap_pending": rows[2] if rows[2] is None else bool(rows[2]),
         "row_remap_failed": rows[3] if rows[3] is None else bool(rows[3]),
         "recovery_action": field(device, nv.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION),
+        "pcie_link": pcie_link(device),
+        "pcie_replays": field(device, nv.NVML_FI_DEV_PCIE_REPLAY_COUNTER),
+        "nvlinks_active": nvlinks_active(device),
+        "nvlink_errors": added(field(device, nv.NVML_FI_DEV_NVLINK_REPLAY_ERROR_COUNT_TOTAL), field(device, nv.NVML_FI_DEV_NVLINK_RECOVERY_ERROR_COUNT_TOTAL)),
+        "pages_retired": added(field(device, nv.NVML_FI_DEV_RETIRED_SBE), field(device, nv.NVML_FI_DEV_RETIRED_DBE)),
     }
 
 

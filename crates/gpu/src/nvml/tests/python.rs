@@ -18,8 +18,11 @@ fn nvidias_own_binding_reads_the_same() {
         return;
     };
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/python/read_nvml.py");
-    for name in ["h100x2", "h100-mig", "a100-l4", "permission-denied", "xid94", "ecc-storm", "h100x8-busy"] {
-        let scenario = at_the_end(name);
+    let named = ["h100x2", "h100-mig", "a100-l4", "permission-denied", "xid94", "ecc-storm", "h100x8-busy"];
+    let mut scenarios: Vec<_> = named.iter().map(|name| (*name, at_the_end(name))).collect();
+    let links = json!({"pcie_link": [3, 8, 5, 16], "nvlinks": [true, false, true], "fields": {"29": 3, "30": 4, "52": 10, "59": 1, "94": 7}});
+    scenarios.push(("links", json!({"gpus": [links]})));
+    for (name, scenario) in scenarios {
         let mut fake = Fake::play(&scenario);
         let output = Command::new(&python)
             .arg(script)
@@ -66,7 +69,7 @@ fn ours(info: &GpuInfo, sample: &GpuSample) -> Map<String, Value> {
     let power = |value: Option<Milliwatts>| value.map(Milliwatts::get);
     let celsius = |value: Option<Celsius>| value.map(|celsius| celsius.0);
     let share = |value: Option<Ratio>| value.map(|ratio| permille(ratio.get() * 100.0));
-    let mig = info.mig.as_ref();
+    let (mig, link) = (info.mig.as_ref(), sample.pcie_link);
     let value = json!({
         "uuid": info.uuid.as_str(),
         "name": info.name,
@@ -93,6 +96,11 @@ fn ours(info: &GpuInfo, sample: &GpuSample) -> Map<String, Value> {
         "row_remap_pending": sample.row_remap_pending,
         "row_remap_failed": sample.row_remap_failed,
         "recovery_action": sample.recovery_action,
+        "pcie_link": link.map(|link| json!([link.generation, link.lanes, link.generation_max, link.lanes_max])),
+        "pcie_replays": sample.pcie_replays,
+        "nvlinks_active": sample.nvlinks_active,
+        "nvlink_errors": sample.nvlink_errors,
+        "pages_retired": sample.pages_retired,
         "sm_active": share(sample.sm_active),
         "sm_occupancy": share(sample.sm_occupancy),
         "tensor_active": share(sample.tensor_active),
