@@ -7,6 +7,7 @@ pub(crate) mod inside;
 #[cfg(test)]
 pub(crate) mod made;
 mod sockets;
+mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,11 +16,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use self::sockets::{listening, local_addresses};
+use self::sockets::local_addresses;
 
-/// Open files of one process that are looked at, and lines of one socket table.
+/// Open files of one process that are looked at.
 const FILES_MAX: usize = 8_192;
-const SOCKETS_MAX: usize = 65_536;
 /// Threads of one process whose children are looked for.
 const THREADS_MAX: usize = 256;
 /// Processes of a host that are looked at; the rest do not count.
@@ -133,10 +133,8 @@ impl Procfs {
 
     /// What listens in its network, whosever it is.
     pub(crate) fn listening_in_network_of(&self, pid: u32) -> Listening {
-        let table = |name| fs::read_to_string(self.of(pid, name)).unwrap_or_default();
-        let tables = ["net/tcp", "net/tcp6"].map(table);
-        let lines = tables.iter().flat_map(|table| table.lines().skip(1).take(SOCKETS_MAX));
-        let mut all: Vec<_> = lines.filter_map(listening).collect();
+        let table = |name| fs::File::open(self.of(pid, name)).map(table::listeners).unwrap_or_default();
+        let mut all = ["net/tcp", "net/tcp6"].map(table).concat();
         all.sort_unstable();
         Listening(all)
     }

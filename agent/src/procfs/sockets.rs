@@ -20,6 +20,12 @@ pub(super) fn listening(line: &str) -> Option<(SocketAddr, u64)> {
     Some((addr, inode.parse().ok()?))
 }
 
+/// Whether a line is of a socket that does something else than listen; the head of the table is of none.
+pub(super) fn is_connection(line: &str) -> bool {
+    let state = line.split_ascii_whitespace().nth(3);
+    state.is_some_and(|state| state != LISTEN && u8::from_str_radix(state, 16).is_ok())
+}
+
 /// The kernel prints addresses in words of 32 bits, each in the host's byte order: little-endian wherever GPUs are.
 fn address(hex: &str) -> Option<IpAddr> {
     let word = |at: usize| Some(u32::from_str_radix(hex.get(at * 8..at * 8 + 8)?, 16).ok()?.to_le_bytes());
