@@ -222,7 +222,7 @@ async fn generate(shared: &Shared, probe: &Probe) -> Result<(), String> {
     let endpoint = &probe.endpoint;
     let told = |error: std::io::Error| format!("resolve: {error}");
     let address = resolve(&endpoint.url, shared.clock.now()).await.map_err(told)?;
-    let authorization = shared.upstream_authorization.as_ref().and_then(|value| value.to_str().ok());
+    let authorization = shared.authorization(&endpoint.id).and_then(|value| value.to_str().ok());
     let head = RequestHead {
         method: Method::Post,
         path: "/v1/chat/completions",

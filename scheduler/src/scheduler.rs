@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use aya_admission::QueueRules;
-use aya_config::{ModelPolicyConfig, QueueConfig, SchedulerConfig};
+use aya_config::{ModelPolicyConfig, QueueConfig, SchedulerConfig, Secret};
 use aya_domain::{ModelId, PolicyName};
 use aya_fleet::{BreakerParams, Fleet, Params};
 use aya_observe::Clock;
@@ -153,11 +153,13 @@ impl Scheduler {
             model_policies: policies.of_models,
             aliases: config.aliases.iter().map(|a| (a.name.clone(), a.model.clone())).collect(),
             prefix_key: aya_proxy::PrefixKey::new(uuid::Uuid::now_v7().as_u64_pair().1),
-            upstream_authorization: config.upstream.api_key.as_ref().and_then(|key| {
-                let mut value = ::http::HeaderValue::from_str(&format!("Bearer {}", key.expose())).ok()?;
-                value.set_sensitive(true);
-                Some(value)
-            }),
+            upstream_authorization: config.upstream.api_key.as_ref().and_then(bearer),
+            engine_authorization: config
+                .upstream
+                .engines
+                .iter()
+                .filter_map(|engine| Some((engine.endpoint.clone(), bearer(&engine.api_key)?)))
+                .collect(),
             state,
             stopping: Stopping::new(),
             pressure: PressureNow::default(),
@@ -228,6 +230,13 @@ impl Addresses {
             grpc: address("gRPC", Some(&sockets.grpc), config.grpc_listen)?,
         })
     }
+}
+
+/// A key as engines are shown it.
+fn bearer(key: &Secret) -> Option<::http::HeaderValue> {
+    let mut value = ::http::HeaderValue::from_str(&format!("Bearer {}", key.expose())).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 fn fleet_params(config: &SchedulerConfig) -> Params {

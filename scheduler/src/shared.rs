@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use aya_admission::Pressure;
 use aya_config::SchedulerConfig;
-use aya_domain::{ModelId, PolicyName};
+use aya_domain::{EndpointId, ModelId, PolicyName};
 use aya_observe::Clock;
 use aya_placement::Policy;
 use aya_proxy::PrefixKey;
@@ -46,6 +46,8 @@ pub(crate) struct Shared {
     /// Sent to every engine as `Authorization: Bearer`, if configured.
     pub(crate) upstream_authorization: Option<http::HeaderValue>,
     pub(crate) state: StateFile,
+    /// Of engines with keys of their own.
+    pub(crate) engine_authorization: BTreeMap<EndpointId, http::HeaderValue>,
     pub(crate) stopping: Stopping,
     /// What is given up for want of memory or connections.
     pub(crate) pressure: PressureNow,
@@ -78,6 +80,11 @@ impl Shared {
         let pressure = self.pressure.get();
         let pressure = (pressure > Pressure::None).then(|| pressure.as_str());
         log.into_iter().chain(pressure).collect()
+    }
+
+    /// What an engine is shown, if anything is configured for it.
+    pub(crate) fn authorization(&self, endpoint: &EndpointId) -> Option<&http::HeaderValue> {
+        self.engine_authorization.get(endpoint).or(self.upstream_authorization.as_ref())
     }
 
     /// The policy of requests for a model that ask for none.

@@ -354,7 +354,12 @@ async fn the_effective_configuration_masks_secrets_and_the_engine_still_gets_the
         let secrets = tempfile::tempdir().unwrap();
         let file = secrets.path().join("key");
         std::fs::write(&file, format!("{SECRET}\n")).unwrap();
-        let toml = format!("upstream.api_key_file = {file:?}\nqueue.capacity = 17");
+        let general = secrets.path().join("general");
+        std::fs::write(&general, "sk-of-all-others").unwrap();
+        let toml = format!(
+            "queue.capacity = 17\n[upstream]\napi_key_file = {general:?}\n\
+             [[upstream.engine]]\nendpoint = \"e1\"\napi_key_file = {file:?}"
+        );
         let (farm, tap) = Farm::behind_a_tap(aya!(), &toml).await;
         let config = farm.admin().get("/api/v1/config").await.ok();
         assert!(!config.text().contains(SECRET), "{}", config.text());
@@ -369,7 +374,7 @@ async fn the_effective_configuration_masks_secrets_and_the_engine_still_gets_the
         let _ = farm.api().post_with("/v1/chat/completions", &headers, &chat(1)).await.ok();
         let sent = tap.requests().concat();
         assert!(sent.contains(&format!("Bearer {SECRET}")), "{sent}");
-        assert!(!sent.contains("of-the-client"), "{sent}");
+        assert!(!sent.contains("of-the-client") && !sent.contains("sk-of-all-others"), "{sent}");
         assert!(!farm.scheduler.process.log().contains(SECRET));
         farm.assert_accounted().await;
     })

@@ -58,6 +58,7 @@ pub(crate) struct EndpointJson {
     pub(crate) id: String,
     pub(crate) node: String,
     pub(crate) engine: String,
+    pub(crate) same_engine_as: Option<String>,
     pub(crate) models: Vec<ServedModelJson>,
     pub(crate) phase: String,
     pub(crate) health: String,

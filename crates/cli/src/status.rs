@@ -67,6 +67,11 @@ fn attention(fleet: &FleetJson) -> Vec<String> {
         }
     }
     for endpoint in &fleet.endpoints {
+        if let Some(other) = &endpoint.same_engine_as {
+            let line =
+                format!("endpoints {} and {other} are one engine: its load is counted twice", endpoint.id);
+            lines.push(line);
+        }
         if endpoint.health != "healthy" {
             let reason = because(&endpoint.health_reason);
             lines.push(format!("endpoint {} is {}{reason}", endpoint.id, endpoint.health));

@@ -20,6 +20,7 @@ mod sim_engine;
 mod source;
 mod tree;
 mod units;
+mod upstream;
 mod value;
 
 use std::path::Path;
@@ -34,13 +35,14 @@ pub use memory::MemoryConfig;
 pub use policies::ModelPolicyConfig;
 pub use scheduler::{
     AliasConfig, DecisionsConfig, Limits, PlacementConfig, QueueConfig, RetryConfig, SchedulerConfig,
-    TelemetryConfig, Timeouts, UpstreamConfig,
+    TelemetryConfig, Timeouts,
 };
 pub use secret::Secret;
 pub use service::{ClassConfig, SloConfig, TenantConfig, TenantsConfig};
 pub use sim_engine::SimEngineConfig;
 pub use source::{Flag, Origin, Problem, Problems, Setting, process_env};
 pub use units::{format_duration, format_size, parse_duration, parse_size};
+pub use upstream::{EngineKeyConfig, UpstreamConfig};
 
 use reader::Reader;
 

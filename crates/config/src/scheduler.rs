@@ -17,7 +17,8 @@ use crate::policies::{self, ModelPolicyConfig};
 use crate::reader::Reader;
 use crate::service::{self, SloConfig, TenantConfig, TenantsConfig};
 use crate::source::{Origin, Setting};
-use crate::{Config, LogConfig, Secret};
+use crate::upstream::UpstreamConfig;
+use crate::{Config, LogConfig};
 
 /// Everything the scheduler is told.
 #[derive(Debug, Clone, PartialEq)]
@@ -187,15 +188,6 @@ pub struct AliasConfig {
     pub model: ModelId,
 }
 
-/// How the scheduler presents itself to engines.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UpstreamConfig {
-    /// Sent to every engine as a bearer token.
-    pub api_key: Option<Secret>,
-    /// Whether a client's own `Authorization` goes to the engine if there is no `api_key`.
-    pub forward_authorization: bool,
-}
-
 const BEYOND_THIS_MACHINE: usize = 256;
 
 impl Config for SchedulerConfig {
@@ -223,10 +215,7 @@ impl Config for SchedulerConfig {
             aliases: r.sections("alias", AliasConfig::from_word, AliasConfig::read),
             policies: r.named_sections("policies", |r, name, _| policies::read(r, name)),
             model_policies: r.sections("model_policy", ModelPolicyConfig::from_word, ModelPolicyConfig::read),
-            upstream: r.section("upstream", |r| UpstreamConfig {
-                api_key: r.secret("api_key", "api_key_file"),
-                forward_authorization: r.switch("forward_authorization", false),
-            }),
+            upstream: r.section("upstream", UpstreamConfig::read),
             handover: r.section("handover", HandoverConfig::read),
             state: r.section("state", StateConfig::read),
             log: r.section("log", LogConfig::read),

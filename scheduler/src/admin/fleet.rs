@@ -1,8 +1,9 @@
 //! The fleet as JSON: nodes, GPUs, endpoints, with ages. An absent value is absent, never 0.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use aya_domain::{Condition, Endpoint, Gpu, Health, MonoTime, Node, Reading};
+use aya_domain::{Condition, Endpoint, EndpointId, EndpointUrl, Gpu, Health, MonoTime, Node, Reading};
 use aya_trace::ConditionJson;
 use serde::Serialize;
 
@@ -160,6 +161,9 @@ struct EndpointJson {
     node: String,
     engine: &'static str,
     url: String,
+    /// Another endpoint with this address: its load is counted twice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    same_engine_as: Option<String>,
     models: Vec<ServedModelJson>,
     phase: &'static str,
     health: &'static str,
@@ -225,6 +229,14 @@ impl FleetJson {
     /// The whole farm at `now`.
     pub(crate) fn new(view: &FarmView, queues: &[PoolDepth], now: MonoTime, time: String) -> Self {
         let snapshot = &view.snapshot;
+        let mut first_at: BTreeMap<&EndpointUrl, &EndpointId> = BTreeMap::new();
+        for endpoint in &snapshot.endpoints {
+            first_at.entry(&endpoint.info.url).or_insert(&endpoint.info.id);
+        }
+        let twin = |endpoint: &Endpoint| {
+            let first = first_at.get(&endpoint.info.url).filter(|first| ***first != endpoint.info.id);
+            first.map(ToString::to_string)
+        };
         Self {
             generation: snapshot.generation,
             time,
@@ -233,7 +245,10 @@ impl FleetJson {
                 .endpoints
                 .iter()
                 .zip(&view.companions)
-                .map(|(endpoint, companion)| endpoint_json(endpoint, companion, now))
+                .map(|(endpoint, companion)| EndpointJson {
+                    same_engine_as: twin(endpoint),
+                    ..endpoint_json(endpoint, companion, now)
+                })
                 .collect(),
             models: snapshot
                 .models
@@ -319,6 +334,7 @@ fn endpoint_json(endpoint: &Endpoint, companion: &Companion, now: MonoTime) -> E
         node: info.node.to_string(),
         engine: info.kind.as_str(),
         url: info.url.to_string(),
+        same_engine_as: None,
         models: info
             .models
             .iter()

@@ -103,7 +103,7 @@ impl Sent<'_> {
             .map_err(|_| Failure::late("resolve_timeout"))?
             .map_err(|error| Failure::broken(format!("resolve: {error}")))?;
         let body = self.body();
-        let own_key = shared.upstream_authorization.as_ref().or(prepared.authorization.as_ref());
+        let own_key = shared.authorization(&self.endpoint.id).or(prepared.authorization.as_ref());
         let head = RequestHead {
             method: Method::Post,
             path: match prepared.request.kind {

@@ -65,6 +65,16 @@ fn a_reading_that_a_ready_engine_should_give_and_does_not_is_told_with_its_reaso
 }
 
 #[test]
+fn one_engine_under_two_names_needs_attention() {
+    let mut fleet = fleet();
+    fleet.endpoints[1].same_engine_as = Some("gpu-01-vllm-8000".to_owned());
+    let shown = render(&fleet, false, Style { colour: false });
+    let line =
+        "endpoints gpu-02-llama.cpp-8001 and gpu-01-vllm-8000 are one engine: its load is counted twice";
+    assert!(shown.contains(line), "{shown}");
+}
+
+#[test]
 fn who_waits_is_told_with_the_endpoints_that_could_take_it() {
     let mut fleet = fleet();
     let mut check = |model: &str, health: &str, expect: &str| {
