@@ -63,7 +63,7 @@ async fn b4_memory_is_given_back_in_steps_and_the_scheduler_never_goes_beyond_it
     assert_eq!(levels, ["0", "1", "2", "3"], "{} requests", waiting.len());
     assert_eq!(refused.error(), "503 memory_pressure");
     assert_eq!(refused.header("retry-after"), Some("5"));
-    assert_eq!(farm.record_of(&refused).await["outcome"]["status"], "upstream_error");
+    assert_eq!(farm.record_of(&refused).await["outcome"]["status"], "refused");
     // Who was connected and idle has been closed; who asks for less is answered, and closed.
     assert!(within(Duration::from_secs(2), "the idle connection's end", idle.read_to_end()).await.is_empty());
     let models = farm.api().get("/v1/models").await.ok();
