@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
-use aya_domain::{Request, RequestKind, TenantId, Tokens};
+use aya_admission::{Strain, Strained};
+use aya_domain::{MonoTime, Request, RequestKind, TenantId, Tokens};
 use aya_estimate::{LengthDistribution, OutputPrior, TokenRatio};
 use parking_lot::Mutex;
 
@@ -82,6 +83,9 @@ pub(crate) struct ModelState {
     /// Published anew every 50 answers.
     lengths: ArcSwap<LengthDistribution>,
     bytes_per_token: AtomicU64,
+    strain: Mutex<Strain>,
+    /// The strain as it was last read, as bits: misses per request, and seconds to the first token.
+    strained: [AtomicU64; 2],
 }
 
 #[derive(Debug, Default)]
@@ -112,6 +116,8 @@ impl ModelState {
             routes: ArcSwap::default(),
             lengths: ArcSwap::default(),
             bytes_per_token: AtomicU64::new(0),
+            strain: Mutex::default(),
+            strained: [AtomicU64::new(0), AtomicU64::new(0)],
         };
         state.publish(&state.learned.lock());
         state
@@ -138,6 +144,21 @@ impl ModelState {
     pub(crate) fn prompt_tokens(&self, prompt_bytes: u64, messages: u32) -> Tokens {
         let ratio = TokenRatio::known(f64::from_bits(self.bytes_per_token.load(Ordering::Relaxed)));
         ratio.estimate(prompt_bytes, messages)
+    }
+
+    /// Counts a newcomer for which so many misses and seconds to the first token are expected, and tells how hard the
+    /// model's endpoints are strained. While somebody else counts, that one's reading is as good.
+    pub(crate) fn strain(&self, misses: f64, ttft_s: f64, now: MonoTime) -> Strained {
+        let [ratio, seconds] = &self.strained;
+        let Some(mut strain) = self.strain.try_lock() else {
+            let read = |cell: &AtomicU64| f64::from_bits(cell.load(Ordering::Relaxed));
+            return Strained { misses_ratio: read(ratio), ttft_s: read(seconds) };
+        };
+        strain.note(misses, ttft_s, now);
+        let strained = strain.read(now);
+        ratio.store(strained.misses_ratio.to_bits(), Ordering::Relaxed);
+        seconds.store(strained.ttft_s.to_bits(), Ordering::Relaxed);
+        strained
     }
 
     pub(crate) fn learn(&self, lesson: Lesson<'_>) {

@@ -17,6 +17,7 @@ mod pressure;
 mod queue;
 mod retry;
 mod shed;
+mod strain;
 mod ticket;
 mod turn;
 
@@ -24,5 +25,6 @@ pub use drain::Drain;
 pub use pressure::{CONNECTIONS_PERCENT, HYSTERESIS_PERCENT, Pressure, Used, Watermarks};
 pub use queue::FairQueue;
 pub use retry::{RETRY_AFTER_MAX_S, retry_after_s, retry_after_wait_s};
-pub use shed::{Forecast, Shed, ShedReason, ShedRules};
+pub use shed::{Forecast, PoolForecast, Shed, ShedReason, ShedRules};
+pub use strain::{STRAIN_TAU, Strain, Strained};
 pub use ticket::{Blocked, Departure, Entered, Entry, QueueFull, QueueRules, Standing, TicketId, WEIGHT_MAX};

@@ -8,6 +8,12 @@ use std::fmt;
 
 use aya_domain::splitmix64;
 
+use crate::strain::Strained;
+
+/// How much rather a request is refused that would miss, or make others miss, than one that would not. Refusing it costs
+/// least; but long prompts miss first, so with much more it would be they who are refused.
+const COSTLY_TILT: f64 = 1.4;
+
 /// What is predicted for a request.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Forecast {
@@ -18,6 +24,18 @@ pub struct Forecast {
     pub queue_s: Option<f64>,
     /// Seconds until it may not be sent any more.
     pub patience_s: f64,
+    /// What the latest requests of its pool would miss; `None`: nobody keeps account of it.
+    pub pool: Option<PoolForecast>,
+}
+
+/// What is predicted for a pool, the same for all who ask at one instant.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PoolForecast {
+    pub strained: Strained,
+    /// The request's objective for the time to the first token, in seconds.
+    pub slo_ttft_s: f64,
+    /// Misses expected of this very request, its own and those that it causes.
+    pub own_misses: f64,
 }
 
 /// When requests of one class are refused.
@@ -29,6 +47,8 @@ pub struct ShedRules {
     pub ramp_from: f64,
     /// From this multiple of what is allowed on everybody is refused.
     pub ramp_to: f64,
+    /// Misses per request of the pool around which requests are refused; `None`: however many miss.
+    pub allowed_misses_ratio: Option<f64>,
 }
 
 /// What a request is refused for.
@@ -38,6 +58,8 @@ pub enum ShedReason {
     Queueing,
     /// It would wait longer than it may, so it would be refused later anyway.
     Deadline,
+    /// More of the pool's requests would miss an objective than its class allows.
+    Misses,
 }
 
 impl ShedReason {
@@ -47,6 +69,7 @@ impl ShedReason {
         match self {
             Self::Queueing => "queueing",
             Self::Deadline => "deadline",
+            Self::Misses => "misses",
         }
     }
 }
@@ -55,17 +78,21 @@ impl ShedReason {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Shed {
     pub reason: ShedReason,
-    /// Seconds it would lose.
+    /// Seconds it would lose; for misses, the mean predicted time to the first token in its pool.
     pub predicted_s: f64,
-    /// Seconds it may lose.
+    /// Seconds it may lose; for misses, its objective for the time to the first token.
     pub allowed_s: f64,
+    /// For misses: how many per request are predicted in its pool.
+    pub predicted_misses_ratio: Option<f64>,
+    /// For misses: how many its class allows.
+    pub allowed_misses_ratio: Option<f64>,
     /// With which it was refused.
     pub probability: f64,
 }
 
 impl fmt::Display for Shed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { reason, predicted_s, allowed_s, probability } = self;
+        let Self { reason, predicted_s, allowed_s, probability, .. } = self;
         match reason {
             ShedReason::Queueing => {
                 let (predicted, allowed) = (span(*predicted_s), span(*allowed_s));
@@ -73,27 +100,54 @@ impl fmt::Display for Shed {
                     f,
                     "it would lose about {predicted} to others, and requests are shed around {allowed} of queueing"
                 )?;
-                // Below what is allowed too: refusals begin before it.
-                if *probability < 1.0 {
-                    write!(f, "; this one was chosen (probability {probability:.2})")?;
-                }
-                Ok(())
+                drawn(f, *probability)
             }
             ShedReason::Deadline => {
                 write!(f, "it would wait {predicted_s:.1} s in the queue, and may wait {allowed_s:.1} s")
+            }
+            ShedReason::Misses => {
+                let percent = |ratio: &Option<f64>| ratio.unwrap_or_default() * 100.0;
+                let (predicted, allowed) =
+                    (percent(&self.predicted_misses_ratio), percent(&self.allowed_misses_ratio));
+                write!(
+                    f,
+                    "{predicted:.0} objectives of 100 requests would be missed, and requests are shed around {allowed:.0}"
+                )?;
+                drawn(f, *probability)
             }
         }
     }
 }
 
+/// Refusals begin below what is allowed, so not only the excess explains them.
+fn drawn(f: &mut fmt::Formatter<'_>, probability: f64) -> fmt::Result {
+    if probability < 1.0 {
+        write!(f, "; this one was chosen (probability {probability:.2})")?;
+    }
+    Ok(())
+}
+
 impl ShedRules {
     /// Nobody is refused for what is allowed; only for a wait that cannot end in time.
-    pub const PATIENT: Self = Self { allowed_s: None, ramp_from: 0.5, ramp_to: 1.5 };
+    pub const PATIENT: Self =
+        Self { allowed_s: None, ramp_from: 0.5, ramp_to: 1.5, allowed_misses_ratio: None };
 
     /// Refuses around so many seconds of queueing: none below half of it, all above one and a half.
     #[must_use]
     pub const fn above(allowed_s: f64) -> Self {
         Self { allowed_s: Some(allowed_s), ..Self::PATIENT }
+    }
+
+    /// The same for all of a pool, but that who would miss anyway, or make others miss, is refused somewhat rather.
+    fn strained(&self, allowed: f64, pool: &PoolForecast) -> Shed {
+        let predicted = pool.strained.misses_ratio;
+        let rate = ramp(predicted, allowed * self.ramp_from, allowed * self.ramp_to);
+        let tilt = if pool.own_misses >= 0.5 { COSTLY_TILT } else { 1.0 };
+        Shed {
+            predicted_misses_ratio: Some(predicted),
+            allowed_misses_ratio: Some(allowed),
+            ..Shed::of(ShedReason::Misses, pool.strained.ttft_s, pool.slo_ttft_s, (rate * tilt).min(1.0))
+        }
     }
 
     /// Whether a request is refused. The same seed gives the same answer.
@@ -102,16 +156,31 @@ impl ShedRules {
         let predicted = forecast.queueing_s.unwrap_or(0.0) + forecast.queue_s.unwrap_or(0.0);
         let queueing = self.allowed_s.map(|allowed| {
             let probability = ramp(predicted, allowed * self.ramp_from, allowed * self.ramp_to);
-            Shed { reason: ShedReason::Queueing, predicted_s: predicted, allowed_s: allowed, probability }
+            Shed::of(ShedReason::Queueing, predicted, allowed, probability)
         });
         let patience = forecast.patience_s;
         let deadline = forecast.queue_s.map(|queue_s| {
             // The prediction has to be wrong by half before somebody is refused who would have been served.
             let probability = ramp(queue_s, patience, patience * 2.0);
-            Shed { reason: ShedReason::Deadline, predicted_s: queue_s, allowed_s: patience, probability }
+            Shed::of(ShedReason::Deadline, queue_s, patience, probability)
         });
+        let misses =
+            self.allowed_misses_ratio.zip(forecast.pool).map(|(allowed, pool)| self.strained(allowed, &pool));
         let drawn = unit(splitmix64(seed));
-        queueing.into_iter().chain(deadline).find(|shed| drawn < shed.probability)
+        queueing.into_iter().chain(deadline).chain(misses).find(|shed| drawn < shed.probability)
+    }
+}
+
+impl Shed {
+    const fn of(reason: ShedReason, predicted_s: f64, allowed_s: f64, probability: f64) -> Self {
+        Self {
+            reason,
+            predicted_s,
+            allowed_s,
+            predicted_misses_ratio: None,
+            allowed_misses_ratio: None,
+            probability,
+        }
     }
 }
 
@@ -160,7 +229,7 @@ mod tests {
             (Some(f64::NAN), None, 0.0),
             (Some(f64::INFINITY), None, 1.0),
         ] {
-            let forecast = Forecast { queueing_s, queue_s, patience_s: 30.0 };
+            let forecast = Forecast { queueing_s, queue_s, patience_s: 30.0, pool: None };
             let share = share(rules, forecast);
             assert!((share - expect).abs() < 0.02, "{forecast:?}: {share}");
         }
@@ -168,7 +237,7 @@ mod tests {
 
     #[test]
     fn who_cannot_be_sent_in_time_is_refused_at_once_whatever_its_class_allows() {
-        let wait = |queue_s| Forecast { queueing_s: None, queue_s, patience_s: 2.0 };
+        let wait = |queue_s| Forecast { queueing_s: None, queue_s, patience_s: 2.0, pool: None };
         for (queue_s, expect) in [(None, 0.0), (Some(1.9), 0.0), (Some(3.0), 0.5), (Some(4.0), 1.0)] {
             let share = share(ShedRules::PATIENT, wait(queue_s));
             assert!((share - expect).abs() < 0.02, "{queue_s:?}: {share}");
@@ -179,10 +248,37 @@ mod tests {
     }
 
     #[test]
+    fn a_pools_misses_refuse_all_its_requests_almost_alike() {
+        let rules = ShedRules { allowed_misses_ratio: Some(1.0), ..ShedRules::PATIENT };
+        let forecast = |misses_ratio, own_misses| {
+            let strained = Strained { misses_ratio, ttft_s: 3.0 };
+            let pool = Some(PoolForecast { strained, slo_ttft_s: 2.0, own_misses });
+            Forecast { queueing_s: Some(9.0), queue_s: Some(0.0), patience_s: f64::INFINITY, pool }
+        };
+        for (misses_ratio, own_misses, expect) in [
+            (0.5, 9.0, 0.0),
+            (0.6, 0.0, 0.1),
+            (0.6, 1.0, 0.14),
+            (1.0, 0.0, 0.5),
+            (1.4, 1.0, 1.0),
+            (1.5, 0.0, 1.0),
+        ] {
+            let share = share(rules, forecast(misses_ratio, own_misses));
+            assert!((share - expect).abs() < 0.02, "{misses_ratio} {own_misses}: {share}");
+        }
+        let shed = rules.shed(&forecast(1.6, 0.0), 1).unwrap();
+        assert_eq!((shed.reason, shed.predicted_s), (ShedReason::Misses, 3.0));
+        assert_eq!(
+            shed.to_string(),
+            "160 objectives of 100 requests would be missed, and requests are shed around 100"
+        );
+        assert_eq!(ShedRules::PATIENT.shed(&forecast(4.0, 4.0), 1), None, "nobody asked for it");
+    }
+
+    #[test]
     fn a_drawn_refusal_says_that_it_was_drawn() {
         let shed = |predicted_s, probability| {
-            let reason = ShedReason::Queueing;
-            Shed { reason, predicted_s, allowed_s: 0.05, probability }.to_string()
+            Shed::of(ShedReason::Queueing, predicted_s, 0.05, probability).to_string()
         };
         for (predicted_s, probability, expect) in [
             (
@@ -203,7 +299,7 @@ mod tests {
 
     #[test]
     fn the_same_seed_gives_the_same_answer() {
-        let forecast = Forecast { queueing_s: Some(0.1), queue_s: Some(0.0), patience_s: 1.0 };
+        let forecast = Forecast { queueing_s: Some(0.1), queue_s: Some(0.0), patience_s: 1.0, pool: None };
         for seed in 0..100 {
             assert_eq!(
                 ShedRules::above(0.1).shed(&forecast, seed),

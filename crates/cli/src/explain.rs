@@ -152,6 +152,16 @@ fn shed(record: &RecordJson) -> String {
              {allowed} (with probability {:.2}).",
             shed.probability
         ),
+        "misses" => {
+            let percent = |ratio: Option<f64>| or_absent(ratio, |r| format!("{:.0}", r * 100.0));
+            format!(
+                "Refused as overload: {} objectives would have been missed per 100 requests, and {class} requests are \
+                 refused around {} (with probability {:.2}, long prompts and short ones alike).",
+                percent(shed.predicted_misses_ratio),
+                percent(shed.allowed_misses_ratio),
+                shed.probability
+            )
+        }
         _ => format!(
             "Refused as overload: a wait of {predicted} in the queue was predicted, and it may wait {allowed}."
         ),

@@ -13,6 +13,7 @@ mod exit;
 mod explain;
 mod fleet;
 mod out;
+mod policies;
 mod replay;
 mod serve;
 mod simulate;

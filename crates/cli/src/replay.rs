@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::args::Output;
 use crate::exit::Failure;
 use crate::out;
+use crate::policies;
 use crate::table::{Side, Table};
 use crate::text::{ABSENT, cost, counted, ms, or_absent};
 
@@ -26,6 +27,9 @@ pub(crate) struct ReplayArgs {
     /// Compare with what this policy would have decided.
     #[arg(long, value_name = "NAME")]
     policy: Option<String>,
+    /// A scheduler's configuration, whose own policies may be named.
+    #[arg(long, value_name = "FILE", requires = "policy")]
+    config: Option<PathBuf>,
     /// How to show the result.
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
@@ -70,8 +74,8 @@ struct DifferenceJson {
 
 /// Replays and says what came of it.
 pub(crate) fn run(args: &ReplayArgs) -> Result<(), Failure> {
-    let what_if = args.policy.as_deref().map(WhatIf::new).transpose();
-    let mut what_if = what_if.map_err(|error| Failure::Usage(format!("error: --policy: {error}")))?;
+    let named: Vec<String> = args.policy.iter().cloned().collect();
+    let mut what_if = policies::find(&named, args.config.as_deref())?.pop().map(WhatIf::new);
     let files = files(&args.paths)?;
     let clock = Clock::start();
     let begun = clock.now();

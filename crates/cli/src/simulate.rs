@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use aya_observe::Clock;
-use aya_placement::{Policy, UnknownPolicy};
+use aya_placement::Policy;
 use aya_sim_farm::{
     EngineSpec, Fault, Objectives, Selection, SimConfig, Summary, Telemetry, Workload, parse_fleet, simulate,
 };
@@ -16,6 +16,7 @@ use serde::Serialize;
 use crate::args::Output;
 use crate::exit::Failure;
 use crate::out;
+use crate::policies;
 use crate::table::{Side, Table};
 
 mod report;
@@ -45,6 +46,9 @@ pub(crate) struct SimulateArgs {
     /// Objective for the time per further token, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 0.1, value_parser = positive)]
     slo_tpot: f64,
+    /// A scheduler's configuration, whose own policies may be named.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Policies to compare.
     #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "rr,lc,aya")]
     policy: Vec<String>,
@@ -84,6 +88,10 @@ pub(crate) struct SimulateArgs {
     /// and a half [default: none].
     #[arg(long, value_name = "SECONDS", value_parser = not_negative)]
     shed: Option<f64>,
+    /// Reject requests while the latest ones would miss, or make others miss, about so many objectives each; short prompts
+    /// like long ones: none below half of it, all above one and a half [default: none].
+    #[arg(long, value_name = "RATIO", value_parser = misses)]
+    shed_misses: Option<f64>,
     /// Spread requests of one timestamp over the time to the next.
     #[arg(long)]
     jitter: bool,
@@ -120,6 +128,11 @@ fn ratio(text: &str) -> Result<f64, String> {
     fits.ok_or_else(|| "not a number from 0 to 1".to_owned())
 }
 
+fn misses(text: &str) -> Result<f64, String> {
+    let fits = text.parse().ok().filter(|ratio| (0.001..=4.0).contains(ratio));
+    fits.ok_or_else(|| "not a number from 0.001 to 4".to_owned())
+}
+
 /// One policy's row; the names are a contract. What no request gave is null.
 #[derive(Debug, Serialize)]
 struct Row {
@@ -149,9 +162,7 @@ struct Row {
 /// Simulates every policy and prints the comparison.
 pub(crate) fn run(args: &SimulateArgs) -> Result<(), Failure> {
     let fleet = parse_fleet(&args.fleet).map_err(|error| usage("--fleet", &error))?;
-    let policies: Result<Vec<Policy>, UnknownPolicy> =
-        args.policy.iter().map(|name| Policy::named(name.trim())).collect();
-    let policies = policies.map_err(|error| usage("--policy", &error))?;
+    let policies = policies::find(&args.policy, args.config.as_deref())?;
     if let Some(fault) = args.fault.iter().find(|fault| fault.engine >= fleet.len()) {
         let problem = format!("there is no engine {}; the fleet has 0 to {}", fault.engine, fleet.len() - 1);
         return Err(usage("--fault", &problem));
@@ -247,6 +258,7 @@ impl SimulateArgs {
             share_ledgers: self.share_ledgers.map(time),
             hold_at_most: self.hold.map(time),
             shed_above_s: self.shed,
+            shed_misses_ratio: self.shed_misses,
             model_error: self.model_error,
             faults: self.fault.clone(),
             breaker: self.breaker,

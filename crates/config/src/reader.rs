@@ -181,8 +181,13 @@ impl<'a> Reader<'a> {
 
     /// A number with a fraction, within bounds.
     pub(crate) fn fraction(&mut self, key: &'static str, default: f64, range: RangeInclusive<f64>) -> f64 {
-        let read = self.scalar(key, |v| within(float(v)?, &range, f64::to_string), f64::to_string);
+        let read = self.fraction_if_set(key, range);
         self.or_default(key, read, default, f64::to_string)
+    }
+
+    /// A number within bounds that may be absent.
+    pub(crate) fn fraction_if_set(&mut self, key: &'static str, range: RangeInclusive<f64>) -> Option<f64> {
+        self.scalar(key, |v| within(float(v)?, &range, f64::to_string), f64::to_string)
     }
 
     /// A duration within bounds, both given as they would be written.

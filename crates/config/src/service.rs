@@ -13,7 +13,7 @@ use crate::source::Origin;
 const TENANTS_MAX: usize = 1_000;
 
 /// What the classes are promised.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SloConfig {
     pub critical: ClassConfig,
     pub standard: ClassConfig,
@@ -21,7 +21,7 @@ pub struct SloConfig {
 }
 
 /// What one class is promised. An objective that is not set is the policy's.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ClassConfig {
     /// Time to the first token.
     pub ttft: Option<Duration>,
@@ -29,6 +29,8 @@ pub struct ClassConfig {
     pub tpot: Option<Duration>,
     /// A request that is predicted to lose about so much time to others is refused; `None`: it waits.
     pub shed_above: Option<Duration>,
+    /// Requests are refused around so many predicted misses per request of the model; `None`: however many miss.
+    pub shed_misses: Option<f64>,
 }
 
 /// How tenants are told apart.
@@ -80,6 +82,7 @@ impl ClassConfig {
             ttft: r.duration_if_set("ttft", "1ms"..="1h"),
             tpot: r.duration_if_set("tpot", "1ms"..="1m"),
             shed_above: r.duration_if_set("shed_above", "1ms"..="1h"),
+            shed_misses: r.fraction_if_set("shed_misses", 0.001..=4.0),
         }
     }
 }

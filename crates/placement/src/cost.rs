@@ -201,6 +201,11 @@ impl Site {
         }
     }
 
+    /// Whether the newcomer's own objective for its pace is lost here.
+    pub(crate) fn breaks_own_pace(&self, new: &Newcomer, policy: &Policy) -> bool {
+        self.pace(new).own(new.slo_tpot_s(policy)) > 0.0
+    }
+
     /// The least that misses can cost here, without a look at the streams.
     pub(crate) fn miss_at_least_s(&self, new: &Newcomer, policy: &Policy) -> f64 {
         policy.weights.miss * self.pace(new).own(new.slo_tpot_s(policy))

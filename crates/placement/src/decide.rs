@@ -131,6 +131,38 @@ pub fn queueing_s(
     Some((there.predicted_ttft_s - alone.predicted_ttft_s).max(0.0))
 }
 
+/// Objectives that are missed if the request is placed as decided: its own, and those of requests there. What it would
+/// miss alone on an idle endpoint too is nobody's overload, and not counted. `None` unless it was placed.
+#[must_use]
+pub fn expected_misses(
+    decision: &Decision,
+    snapshot: &Snapshot,
+    own: impl FnOnce(EndpointIndex) -> OwnLoad,
+    request: &Request,
+    policy: &Policy,
+) -> Option<f64> {
+    let index = decision.chosen()?.endpoint;
+    let candidate = decision.candidates.get(index.get())?;
+    let Verdict::Scored { terms, .. } = &candidate.verdict else { return None };
+    let endpoint = snapshot.endpoint(index)?;
+    let newcomer = Newcomer::of(request).with_cached(candidate.cached.unwrap_or_default());
+    let there = site(endpoint, &own(index), &newcomer);
+    let profile = &endpoint.info.profile.at_speed(endpoint.speed);
+    let alone = Site::of(profile, None, Load::of(&OwnLoad::default(), &ForeignLoad::default()), &newcomer);
+    let slo_ttft_s = request.slo.map_or(policy.slo_ttft_s, |slo| slo.ttft.as_secs_f64());
+    let late = terms.predicted_ttft_s > slo_ttft_s
+        && alone.terms(&newcomer, policy, 0.0).predicted_ttft_s <= slo_ttft_s;
+    let slow = there.breaks_own_pace(&newcomer, policy) && !alone.breaks_own_pace(&newcomer, policy);
+    let others = match terms.misses {
+        Misses::Expected(seconds) if policy.weights.miss > 0.0 => {
+            let own = if there.breaks_own_pace(&newcomer, policy) { 1.0 } else { 0.0 };
+            (seconds / policy.weights.miss - own).max(0.0)
+        }
+        Misses::Expected(_) | Misses::AtLeast(_) | Misses::Unknown => 0.0,
+    };
+    Some(if late || slow { 1.0 + others } else { others })
+}
+
 /// What stays the same while one request is decided.
 pub(crate) struct Farm<'a> {
     pub(crate) snapshot: &'a Snapshot,

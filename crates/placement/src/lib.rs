@@ -24,7 +24,7 @@ mod thin;
 mod words;
 
 pub use cost::FOREIGN_PROMPT_TOKENS;
-pub use decide::{Seen, decide, decide_knowing, decide_noting, queueing_s};
+pub use decide::{Seen, decide, decide_knowing, decide_noting, expected_misses, queueing_s};
 pub use foresee::LOOKED_AT_MAX;
 pub use knowledge::{Consulted, Insights, Knowledge, LookedAt, Stream};
 pub use policy::{CostWeights, Filter, HoldRules, Picker, Policy, Scorer, UnknownPolicy, Weighted};

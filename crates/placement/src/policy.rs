@@ -200,7 +200,7 @@ const HOLD: HoldRules = HoldRules { max_backlog_s: 0.5, whole_pool: false };
 const SLO_TTFT_S: f64 = 2.0;
 const SLO_TPOT_S: f64 = 0.1;
 const WEIGHTS: CostWeights =
-    CostWeights { ttft: 4.0, harm: 0.3, slo: 30.0, slo_share: 0.7, slo_most: 30.0, miss: 60.0 };
+    CostWeights { ttft: 4.0, harm: 0.3, slo: 30.0, slo_share: 0.7, slo_most: 30.0, miss: 90.0 };
 
 impl Policy {
     /// The policy of this name with its default constants: hold above 0.5 s of backlog, objectives 2 s and 100 ms.

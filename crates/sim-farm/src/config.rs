@@ -23,6 +23,8 @@ pub struct SimConfig {
     pub hold_at_most: Option<Duration>,
     /// A request that would lose more seconds than this to those before it is rejected; `None`: none is.
     pub shed_above_s: Option<f64>,
+    /// Requests are rejected around so many expected misses per request; `None`: none is.
+    pub shed_misses_ratio: Option<f64>,
     /// How wrong the coefficients are that placement knows: the standard deviation of the logarithm of one factor
     /// per engine. Engines themselves run on the true ones.
     pub model_error: f64,
@@ -64,6 +66,7 @@ impl SimConfig {
             share_ledgers: None,
             hold_at_most: None,
             shed_above_s: None,
+            shed_misses_ratio: None,
             model_error: 0.0,
             faults: Vec::new(),
             breaker: false,

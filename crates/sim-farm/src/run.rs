@@ -4,15 +4,17 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use aya_admission::{Forecast, ShedRules};
-use aya_domain::{IdError, ModelId, MonoTime, Outcome as Decided, SchedulerId, Tokens, splitmix64};
+use aya_admission::{Forecast, PoolForecast, ShedRules};
+use aya_domain::{
+    Decision, IdError, ModelId, MonoTime, Outcome as Decided, SchedulerId, Tokens, Verdict, splitmix64,
+};
 use aya_placement::Policy;
 use aya_sim_engine::{Emission, SimRequest, StepResult};
 
 use crate::config::SimConfig;
 use crate::conservation::{self, Violation};
 use crate::progress::Progress;
-use crate::scheduler::{Scheduler, blank_request};
+use crate::scheduler::{Foreseen, Scheduler, blank_request};
 use crate::site::Site;
 use crate::summary::{Outcome, Results};
 use crate::telemetry::Agent;
@@ -174,23 +176,36 @@ impl<'a> Farm<'a> {
         if !state.held.is_empty() {
             self.hold(request, scheduler);
             self.look(scheduler);
-        } else if !self.place(request) {
+        } else if !self.place(request, true) {
             self.hold(request, scheduler);
             self.passed(request, scheduler);
         }
     }
 
     /// Whether a newcomer is refused for what it would lose to others, by the rules of the live scheduler.
-    fn shed(&self, request: usize, queueing_s: f64) -> bool {
-        let Some(above_s) = self.config.shed_above_s else { return false };
-        let forecast =
-            Forecast { queueing_s: Some(queueing_s), queue_s: Some(0.0), patience_s: f64::INFINITY };
+    fn shed(&mut self, request: usize, foreseen: Foreseen, predicted_ttft_s: f64) -> bool {
+        let (above_s, misses_ratio) = (self.config.shed_above_s, self.config.shed_misses_ratio);
+        if above_s.is_none() && misses_ratio.is_none() {
+            return false;
+        }
+        let scheduler = self.requests.get(request).map_or(0, |r| r.scheduler);
+        let Some(state) = self.schedulers.get_mut(scheduler) else { return false };
+        let own_misses = foreseen.misses.unwrap_or(0.0);
+        state.strain.note(own_misses, predicted_ttft_s, self.now);
+        let (strained, slo_ttft_s) = (state.strain.read(self.now), self.policy.slo_ttft_s);
+        let forecast = Forecast {
+            queueing_s: foreseen.queueing_s,
+            queue_s: Some(0.0),
+            patience_s: f64::INFINITY,
+            pool: Some(PoolForecast { strained, slo_ttft_s, own_misses }),
+        };
         let drawn = splitmix64(self.config.seed ^ splitmix64(request as u64));
-        ShedRules::above(above_s).shed(&forecast, drawn).is_some()
+        let rules = above_s.map_or(ShedRules::PATIENT, ShedRules::above);
+        ShedRules { allowed_misses_ratio: misses_ratio, ..rules }.shed(&forecast, drawn).is_some()
     }
 
     /// Decides and dispatches, or ends the request; false if it has to wait.
-    fn place(&mut self, request: usize) -> bool {
+    fn place(&mut self, request: usize, newcomer: bool) -> bool {
         let (Some(arrival), Some(progress)) =
             (self.workload.arrivals.get(request), self.requests.get(request))
         else {
@@ -199,16 +214,17 @@ impl<'a> Farm<'a> {
         let Some(scheduler) = self.schedulers.get_mut(progress.scheduler) else { return true };
         let (requests, policy, now, seed) = (&self.requests, &self.policy, self.now, self.config.seed);
         self.decisions += 1;
-        let (mut decision, mut queueing_s) =
+        let (mut decision, mut foreseen) =
             scheduler.decide(arrival, &progress.tried, requests, policy, now, seed);
         if matches!(decision.outcome, Decided::Hold(_)) && !progress.tried.is_empty() {
             // Endpoints that failed it are avoided, not banned; as live.
-            (decision, queueing_s) = scheduler.decide(arrival, &[], requests, policy, now, seed);
+            (decision, foreseen) = scheduler.decide(arrival, &[], requests, policy, now, seed);
         }
         let due_s = decision.chosen().map_or(0.0, |chosen| scheduler.due_s(&decision, chosen.endpoint.get()));
-        let shed = self.shed(request, queueing_s);
         match decision.outcome {
-            Decided::Placed(_) if shed => self.end(request, Outcome::Rejected),
+            Decided::Placed(_) if newcomer && self.shed(request, foreseen, predicted_ttft_s(&decision)) => {
+                self.end(request, Outcome::Rejected);
+            }
             Decided::Placed(chosen) => {
                 self.dispatch(request, chosen.endpoint.get(), due_s);
             }
@@ -347,6 +363,15 @@ impl<'a> Farm<'a> {
             prefix_hits,
             prefix_queries: if has_prefixes { prefix_queries } else { 0 },
         }
+    }
+}
+
+/// Seconds to the first token where the request goes; 0 if it goes nowhere.
+fn predicted_ttft_s(decision: &Decision) -> f64 {
+    let chosen = decision.chosen().and_then(|chosen| decision.candidates.get(chosen.endpoint.get()));
+    match chosen.map(|candidate| candidate.verdict) {
+        Some(Verdict::Scored { terms, .. }) => terms.predicted_ttft_s,
+        Some(Verdict::Rejected(_)) | None => 0.0,
     }
 }
 

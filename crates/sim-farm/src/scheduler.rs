@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use aya_admission::Strain;
 use aya_domain::{
     BootId, Decision, EndpointIndex, IdError, ModelId, MonoTime, OwnLoad, Priority, Report, Request,
     RequestId, RequestKind, SchedulerId, Snapshot, TenantId, Tokens, Verdict, splitmix64,
@@ -12,7 +13,9 @@ use aya_estimate::{LengthDistribution, OutputPrior, PrefixIndex};
 use aya_fleet::{
     BreakerParams, Event, Fleet, LedgerDigest, LedgerEntry, Notice, OwnInFlight, Params, PeerLedgers,
 };
-use aya_placement::{Consulted, Insights, Knowledge, Policy, Seen, Stream, decide_noting, queueing_s};
+use aya_placement::{
+    Consulted, Insights, Knowledge, Policy, Seen, Stream, decide_noting, expected_misses, queueing_s,
+};
 
 use crate::held::Held;
 use crate::ledger::Cell;
@@ -48,6 +51,7 @@ pub(crate) struct Scheduler {
     breaker: bool,
     loads: Vec<OwnLoad>,
     consulted: Consulted,
+    pub(crate) strain: Strain,
     /// Filled anew for every decision.
     pub(crate) request: Request,
 }
@@ -80,6 +84,7 @@ impl Scheduler {
             breaker,
             loads: Vec::with_capacity(endpoints),
             consulted: Consulted::default(),
+            strain: Strain::default(),
             request,
         }
     }
@@ -193,7 +198,7 @@ impl Scheduler {
         policy: &Policy,
         now: MonoTime,
         seed: u64,
-    ) -> (Decision, f64) {
+    ) -> (Decision, Foreseen) {
         self.publish(now);
         self.loads.clear();
         let cells = self.cells.iter().zip(&self.others);
@@ -221,9 +226,17 @@ impl Scheduler {
         let seen = Seen { snapshot: &self.snapshot, loads: &self.loads, knowledge };
         let decision = decide_noting(seen, &self.request, policy, now, seed, &mut self.consulted);
         let own = |at: EndpointIndex| self.loads.get(at.get()).copied().unwrap_or_default();
-        let queueing = queueing_s(&decision, &self.snapshot, own, &self.request, policy);
-        (decision, queueing.unwrap_or(0.0))
+        let queueing_s = queueing_s(&decision, &self.snapshot, own, &self.request, policy);
+        let misses = expected_misses(&decision, &self.snapshot, own, &self.request, policy);
+        (decision, Foreseen { queueing_s, misses })
     }
+}
+
+/// What would become of a request that is placed as decided, and of others there.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Foreseen {
+    pub(crate) queueing_s: Option<f64>,
+    pub(crate) misses: Option<f64>,
 }
 
 /// What a scheduler knows of the endpoints about one request.

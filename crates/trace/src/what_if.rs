@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use aya_domain::{Chosen, Decision, EndpointIndex, Terms, Tokens, Verdict};
-use aya_placement::{Policy, UnknownPolicy};
+use aya_placement::{HoldRules, Policy};
 use serde::Serialize;
 
 use crate::inputs::Case;
@@ -65,28 +65,25 @@ pub struct WhatIfReport {
 }
 
 impl WhatIf {
-    /// The policy of this name.
-    ///
-    /// # Errors
-    /// [`UnknownPolicy`], which lists the known names.
-    pub fn new(policy: &str) -> Result<Self, UnknownPolicy> {
-        let other = Policy::named(policy)?;
-        let report = WhatIfReport { policy: policy.to_owned(), ..WhatIfReport::default() };
-        Ok(Self {
+    /// A comparison with this policy.
+    #[must_use]
+    pub fn new(other: Policy) -> Self {
+        let report = WhatIfReport { policy: other.name.to_string(), ..WhatIfReport::default() };
+        Self {
             other,
             report,
             placements: BTreeMap::new(),
             regrets: Vec::new(),
             recorded_ttft: Vec::new(),
             other_ttft: Vec::new(),
-        })
+        }
     }
 
     /// Judges one decision. Objectives and hold rules are those that were in force.
     pub fn take(&mut self, case: &Case<'_>) {
         let was = &case.recorded.policy;
         let in_force = |policy: &Policy| Policy {
-            hold: was.hold,
+            hold: HoldRules { max_backlog_s: was.hold.max_backlog_s, ..policy.hold },
             slo_ttft_s: was.slo_ttft_s,
             slo_tpot_s: was.slo_tpot_s,
             ..policy.clone()

@@ -5,13 +5,13 @@
 
 use std::time::Duration;
 
-use aya_admission::{Entry, Forecast, Shed, ShedRules};
+use aya_admission::{Entry, Forecast, PoolForecast, Shed, ShedRules};
 use aya_config::SchedulerConfig;
 use aya_domain::{
     Decision, EndpointIndex, MonoTime, Outcome, Priority, Rejection, Request, Slo, Tokens, Verdict,
     splitmix64,
 };
-use aya_placement::{Policy, queueing_s};
+use aya_placement::{Policy, expected_misses, queueing_s};
 
 use crate::shared::Shared;
 use crate::view::FarmView;
@@ -37,8 +37,9 @@ impl Promises {
             })
         };
         let shed = |class: Priority| {
-            let above = config.slo.of(class).shed_above;
-            above.map_or(ShedRules::PATIENT, |above| ShedRules::above(above.as_secs_f64()))
+            let own = config.slo.of(class);
+            let rules = own.shed_above.map_or(ShedRules::PATIENT, |a| ShedRules::above(a.as_secs_f64()));
+            ShedRules { allowed_misses_ratio: own.shed_misses, ..rules }
         };
         Self { slo: Priority::ALL.map(slo), shed: Priority::ALL.map(shed) }
     }
@@ -49,6 +50,11 @@ impl Promises {
 
     fn shed(&self, class: Priority) -> ShedRules {
         self.shed.get(class.index()).copied().unwrap_or(ShedRules::PATIENT)
+    }
+
+    /// Whether account is kept of misses: of all classes, for they share the endpoints.
+    fn watches_misses(&self) -> bool {
+        self.shed.iter().any(|rules| rules.allowed_misses_ratio.is_some())
     }
 }
 
@@ -78,10 +84,19 @@ pub(super) fn shed_placed(
     now: MonoTime,
 ) -> Option<Shed> {
     let rules = shared.promises.shed(request.priority);
-    rules.allowed_s?;
+    let watches = shared.promises.watches_misses();
+    if rules.allowed_s.is_none() && !watches {
+        return None;
+    }
     let own = |at: EndpointIndex| view.companion(at).map(|c| c.cell.read(now)).unwrap_or_default();
     let queueing_s = queueing_s(decision, &view.snapshot, own, request, policy);
-    let forecast = Forecast { queueing_s, queue_s: Some(0.0), patience_s: f64::INFINITY };
+    let misses = || expected_misses(decision, &view.snapshot, own, request, policy).unwrap_or(0.0);
+    let pool = watches.then(|| {
+        let foreseen = Foreseen { misses: misses(), ttft_s: chosen_ttft_s(decision).unwrap_or(0.0) };
+        pool(shared, view, request, foreseen, now)
+    });
+    let forecast =
+        Forecast { queueing_s, queue_s: Some(0.0), patience_s: f64::INFINITY, pool: pool.flatten() };
     rules.shed(&forecast, seed(shared, request))
 }
 
@@ -96,8 +111,43 @@ pub(super) fn shed_waiting(
 ) -> Option<Shed> {
     let (_, queue_s) = shared.room.outlook(&request.model, request.priority, &request.tenant);
     let queueing_s = decision.and_then(least_backlog_s);
-    let forecast = Forecast { queueing_s, queue_s, patience_s: deadline.since(now).as_secs_f64() };
+    let ttft_s = queueing_s.unwrap_or(0.0) + queue_s.unwrap_or(0.0);
+    let pool = shared.promises.watches_misses().then(|| {
+        let misses = if ttft_s > slo_ttft_s(shared, request) { 1.0 } else { 0.0 };
+        pool(shared, &shared.view.load(), request, Foreseen { misses, ttft_s }, now)
+    });
+    let patience_s = deadline.since(now).as_secs_f64();
+    let forecast = Forecast { queueing_s, queue_s, patience_s, pool: pool.flatten() };
     shared.promises.shed(request.priority).shed(&forecast, seed(shared, request))
+}
+
+/// What is expected of one newcomer.
+struct Foreseen {
+    misses: f64,
+    ttft_s: f64,
+}
+
+/// Adds a newcomer to the account of its pool, and reads it. `None`: the model is unknown.
+fn pool(
+    shared: &Shared,
+    view: &FarmView,
+    request: &Request,
+    foreseen: Foreseen,
+    now: MonoTime,
+) -> Option<PoolForecast> {
+    let strained = view.models.get(&request.model)?.strain(foreseen.misses, foreseen.ttft_s, now);
+    Some(PoolForecast { strained, slo_ttft_s: slo_ttft_s(shared, request), own_misses: foreseen.misses })
+}
+
+fn slo_ttft_s(shared: &Shared, request: &Request) -> f64 {
+    request.slo.map_or(shared.config.placement.slo_ttft, |slo| slo.ttft).as_secs_f64()
+}
+
+fn chosen_ttft_s(decision: &Decision) -> Option<f64> {
+    match &decision.candidates.get(decision.chosen()?.endpoint.get())?.verdict {
+        Verdict::Scored { terms, .. } => Some(terms.predicted_ttft_s),
+        Verdict::Rejected(_) => None,
+    }
 }
 
 /// The backlog of the endpoint that is nearest to having room.

@@ -77,11 +77,18 @@ fn a_wait_and_a_refusal_are_told_with_their_numbers() {
             "deadline",
             "Refused as overload: a wait of 1.30 s in the queue was predicted, and it may wait 500 ms.",
         ),
+        (
+            "misses",
+            "Refused as overload: 98 objectives would have been missed per 100 requests, and batch requests are refused \
+             around 80 (with probability 0.75, long prompts and short ones alike).",
+        ),
     ] {
         record.admission.shed = Some(aya_trace::ShedJson {
             reason: reason.to_owned(),
             predicted_s: Some(1.3),
             allowed_s: Some(0.5),
+            predicted_misses_ratio: Some(0.98),
+            allowed_misses_ratio: Some(0.8),
             probability: 0.75,
         });
         headline_is(&record, expect);

@@ -141,7 +141,7 @@ impl Farm<'_> {
         }
         if tried >= ATTEMPTS_MAX {
             self.end(request, Outcome::Failed);
-        } else if !self.place(request) {
+        } else if !self.place(request, false) {
             self.hold(request, scheduler);
         }
     }

@@ -114,6 +114,19 @@ fn shedding_keeps_the_promise_to_those_it_takes() {
 }
 
 #[test]
+fn refusing_for_the_pools_misses_is_fair_over_prompt_lengths() {
+    let workload = long_and_short(2_400, 12);
+    let objectives = Objectives { ttft_s: 1.0, tpot_s: 0.05 };
+    let mut config = SimConfig { shed_misses_ratio: Some(0.3), ..config("6*a100-8b", "aya") };
+    (config.policy.slo_ttft_s, config.policy.slo_tpot_s) = (1.0, 0.05);
+    let summary = run(&config, &workload).summary(&objectives);
+    let (mean, quartiles) = (summary.rejected_ratio(), summary.rejected_by_prompt.quartiles);
+    assert!((0.05..0.5).contains(&mean) && quartiles.iter().all(|q| *q < 1.6 * mean), "{mean} {quartiles:?}");
+    let calm = run(&config, &long_and_short(400, 60)).summary(&objectives);
+    assert_eq!(calm.rejected, 0);
+}
+
+#[test]
 fn schedulers_that_share_their_ledgers_place_almost_as_one() {
     let workload = steady(600, 8, 1000, 120);
     let ttft = |schedulers, share: bool| {

@@ -49,7 +49,7 @@ impl Farm<'_> {
     pub(super) fn look(&mut self, scheduler: usize) {
         let turn = |farm: &Self| farm.schedulers.get(scheduler).and_then(|state| state.held.turn());
         while let Some((ticket, request)) = turn(self) {
-            let placed = self.place(request);
+            let placed = self.place(request, false);
             if let Some(state) = self.schedulers.get_mut(scheduler) {
                 state.held.looked(ticket, placed, self.now);
             }

@@ -32,12 +32,17 @@ impl From<&Admission> for AdmissionJson {
 /// Why a request was refused for what was predicted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ShedJson {
-    /// `queueing` or `deadline`.
+    /// `queueing`, `deadline` or `misses`.
     pub reason: String,
-    /// Seconds that it would have lost to others.
+    /// Seconds that it would have lost to others; for `misses` the pool's mean predicted time to the first token.
     pub predicted_s: Option<f64>,
-    /// Seconds that it was allowed to lose.
+    /// Seconds that it was allowed to lose; for `misses` its objective for the time to the first token.
     pub allowed_s: Option<f64>,
+    /// How many misses per request are predicted in the pool, and how many are allowed; for `misses` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predicted_misses_ratio: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_misses_ratio: Option<f64>,
     pub probability: f64,
 }
 
@@ -46,6 +51,8 @@ fn shed_json(shed: &Shed) -> ShedJson {
         reason: shed.reason.as_str().to_owned(),
         predicted_s: finite(shed.predicted_s),
         allowed_s: finite(shed.allowed_s),
+        predicted_misses_ratio: shed.predicted_misses_ratio.and_then(finite),
+        allowed_misses_ratio: shed.allowed_misses_ratio.and_then(finite),
         probability: shed.probability,
     }
 }
