@@ -4,6 +4,7 @@ pub(crate) mod agents;
 pub(crate) mod engines;
 pub(crate) mod hang;
 pub(crate) mod load;
+pub(crate) mod placement;
 mod process;
 pub(crate) mod relay;
 pub(crate) mod steady;

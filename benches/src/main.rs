@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use bench::{agents, engines, hang, load, relay, steady};
+use bench::{agents, engines, hang, load, placement, relay, steady};
 
 /// Measures Aya; see benches/METHOD.md.
 #[derive(Debug, Parser)]
@@ -22,6 +22,8 @@ enum Command {
     Telemetry(steady::TelemetryOptions),
     /// What an agent with 8 GPUs and 4 simulated engines costs its host: simulated GPUs, then the fake NVML, which then hangs.
     Agent(steady::AgentOptions),
+    /// The acceptance rows of placement over the simulated farm.
+    Placement(placement::Options),
     /// Serve fixed answers as vLLM would, on several ports.
     Engines(engines::Options),
     /// Ask an OpenAI-compatible endpoint and print one line of JSON.
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
             steady::agent(&options).await?;
             hang::agent(&options).await
         }),
+        Command::Placement(options) => placement::run(&options),
         Command::Engines(options) => runtime.block_on(engines::run(options)),
         Command::Load(options) => runtime.block_on(load::run(options)),
         Command::Agents(options) => runtime.block_on(agents::run(options)),

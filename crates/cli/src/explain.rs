@@ -66,7 +66,8 @@ pub(crate) fn is_cost(record: &RecordJson) -> bool {
 
 /// Whether a filter of the policy left a candidate out, so that its total is no score.
 pub(crate) fn left_out(candidate: &CandidateJson) -> bool {
-    candidate.total.is_some_and(is_left_out)
+    // Older records hold the number that only kept the order.
+    candidate.left_out || candidate.total.is_some_and(is_left_out)
 }
 
 pub(crate) fn policy(record: &RecordJson) -> &str {

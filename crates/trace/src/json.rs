@@ -3,21 +3,24 @@
 use std::time::Duration;
 
 use aya_domain::{
-    Candidate, Decision, DecisionId, EndpointIndex, HoldReason, Misses, Outcome, RefusalReason, Request,
-    RequestId, RequestKind, Terms, Verdict, WallTime, speed_under,
+    Decision, DecisionId, EndpointIndex, HoldReason, Misses, Outcome, RefusalReason, Request, RequestId,
+    RequestKind, Terms, WallTime,
 };
 use serde::{Deserialize, Serialize};
 
+mod candidate;
 mod condition;
 mod number;
 mod rejection;
 mod shed;
 
+pub use candidate::CandidateJson;
 pub use condition::ConditionJson;
 pub use rejection::RejectionJson;
 pub(crate) use rejection::rejection_json;
 pub use shed::{AdmissionJson, ShedJson};
 
+use candidate::candidate_json;
 use number::{finite, millis};
 
 use crate::record::{Attempt, AttemptResult, OutcomeStatus, Record, RequestOutcome};
@@ -122,39 +125,6 @@ pub struct RequestJson {
 pub enum VerdictKind {
     Scored,
     Rejected,
-}
-
-/// What was found about one endpoint.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct CandidateJson {
-    pub endpoint: String,
-    pub verdict: VerdictKind,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rejection: Option<RejectionJson>,
-    /// Seconds; the smallest wins.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub total: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub terms: Option<TermsJson>,
-    /// Age of the engine's last reading; absent: never read.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub age_ms: Option<f64>,
-    pub freshness: String,
-    /// By the scheduler's own ledger.
-    pub in_flight: u32,
-    /// What the policy wanted to know of it and nobody told: `waiting`, `running`, `kv_used`, `cached_prefix`,
-    /// `response_time`. It was then judged as the mean of the others.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub missing: Vec<String>,
-    /// What was wrong with it, the worst first.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub conditions: Vec<ConditionJson>,
-    /// The speed it was predicted with, as a share of its profile's; absent: the full one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub speed_ratio: Option<f64>,
-    /// Leading prompt tokens that its cache probably held; absent: nobody kept account of it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cached_tokens: Option<u64>,
 }
 
 /// The terms of a score, in seconds; absent: not a finite number.
@@ -267,6 +237,12 @@ pub(crate) fn decision_json(
     decision: Option<&Decision>,
 ) -> DecisionJson {
     let chosen = decision.and_then(Decision::chosen);
+    // Who was left out is nobody's runner-up, and no margin can be told to it.
+    let competed = |index: &EndpointIndex| {
+        let candidate = decision.and_then(|decision| decision.candidates.get(index.get()));
+        !candidate.is_some_and(candidate::was_left_out)
+    };
+    let runner_up = chosen.and_then(|c| c.runner_up).filter(competed);
     let name = |index: EndpointIndex| decision.map(|decision| endpoint_name(decision, index));
     DecisionJson {
         decision_id: decision_id.to_string(),
@@ -281,8 +257,8 @@ pub(crate) fn decision_json(
         request: request_json(kind, request),
         placement: decision.map(|d| placement_json(&d.outcome)),
         chosen: chosen.and_then(|c| name(c.endpoint)),
-        margin_s: chosen.and_then(|c| c.margin_s).and_then(finite),
-        runner_up: chosen.and_then(|c| c.runner_up).and_then(name),
+        margin_s: runner_up.and_then(|_| chosen?.margin_s).and_then(finite),
+        runner_up: runner_up.and_then(name),
         ties: chosen.map(|c| c.ties).filter(|ties| *ties > 1),
         candidates: decision
             .map(|d| d.candidates.iter().map(|c| candidate_json(d, c)).collect())
@@ -318,32 +294,6 @@ fn placement_json(outcome: &Outcome) -> PlacementJson {
         Outcome::Refused(RefusalReason::TooLong { need, largest }) => {
             PlacementJson::RefusedTooLong { need_tokens: need.get(), largest_tokens: largest.get() }
         }
-    }
-}
-
-fn candidate_json(decision: &Decision, candidate: &Candidate) -> CandidateJson {
-    let conditions = decision.conditions_of(candidate.endpoint);
-    let (verdict, rejection, total, terms) = match &candidate.verdict {
-        Verdict::Rejected(rejection) => {
-            (VerdictKind::Rejected, Some(rejection_json(rejection, conditions)), None, None)
-        }
-        Verdict::Scored { total, terms } => {
-            (VerdictKind::Scored, None, finite(*total), Some(terms_json(terms)))
-        }
-    };
-    CandidateJson {
-        endpoint: endpoint_name(decision, candidate.endpoint),
-        verdict,
-        rejection,
-        total,
-        terms,
-        age_ms: candidate.age.map(millis),
-        freshness: candidate.freshness.as_str().to_owned(),
-        in_flight: candidate.own_in_flight,
-        missing: candidate.missing.iter().map(|fact| fact.as_str().to_owned()).collect(),
-        conditions: conditions.iter().map(ConditionJson::from).collect(),
-        speed_ratio: Some(speed_under(conditions).get()).filter(|speed| *speed < 1.0),
-        cached_tokens: candidate.cached.map(|tokens| tokens.get()),
     }
 }
 

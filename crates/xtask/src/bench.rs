@@ -19,6 +19,8 @@ pub(crate) enum Bench {
     Telemetry,
     /// An agent with 8 GPUs and 4 engines, and one whose driver hangs.
     Agent,
+    /// The acceptance rows of placement over the simulated farm: `-- --traces DIR`.
+    Placement,
 }
 
 /// Builds and runs one measurement; `args` go to what measures.
@@ -32,6 +34,7 @@ pub(crate) fn run(bench: Bench, args: &[String]) -> Result<()> {
         Bench::Relay | Bench::Peers => "relay",
         Bench::Telemetry => "telemetry",
         Bench::Agent => "agent",
+        Bench::Placement => "placement",
     };
     cargo(&["build", "--release", "-p", "aya-cli", "-p", "aya-benches", "--bins"]).run()?;
     if bench == Bench::Agent {

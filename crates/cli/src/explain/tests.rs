@@ -221,6 +221,16 @@ fn a_policy_that_ranks_by_other_numbers_shows_scores_and_those_it_left_out() {
         }
         assert!(!shown.contains("COST") && !shown.contains("000000"), "{shown}");
     }
+    let mut new = sample();
+    new.decision.policy = Some("p2c".to_owned());
+    (new.decision.margin_s, new.decision.runner_up) = (None, None);
+    let out = &mut new.decision.candidates[1];
+    (out.left_out, out.total) = (true, None);
+    new.decision.candidates[2].total = Some(3.0);
+    headline_is(
+        &new,
+        "Went to gpu-3: by policy p2c: the only endpoint drawn of 2 that could take it, 2 rejected.",
+    );
     let mut record = sample();
     record.decision.policy = Some("p2c".to_owned());
     let mut third = record.decision.candidates[1].clone();

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use aya_domain::{
-    Chosen, EndpointId, Freshness, ModelId, MonoTime, PolicyName, Priority, Rejection, TenantId, Tokens,
+    Candidate, Chosen, EndpointId, Freshness, ModelId, MonoTime, PolicyName, Priority, Rejection, TenantId,
+    Tokens, Verdict,
 };
 use serde_json::json;
 
@@ -104,6 +105,18 @@ fn decision() -> Decision {
             ties: 1,
         }),
     }
+}
+
+#[test]
+fn who_was_left_out_has_no_total_and_nobody_is_ahead_of_it() {
+    let mut decision = decision();
+    decision.candidates[1].verdict = Verdict::Scored { total: 1e12 + 4.0, terms: Terms::default() };
+    let (ids, time) =
+        ((DecisionId::parse("d").unwrap(), RequestId::parse("r").unwrap()), WallTime::from_unix_ms(1));
+    let json = decision_json((&ids.0, &ids.1), time, RequestKind::Chat, None, Some(&decision));
+    assert_eq!((json.margin_s, json.runner_up), (None, None));
+    assert_eq!((json.candidates[1].total, json.candidates[1].left_out), (None, true));
+    assert_eq!((json.candidates[2].total, json.candidates[2].left_out), (Some(2.08), false));
 }
 
 #[test]
