@@ -122,6 +122,7 @@ pub(super) fn shed_waiting(
 }
 
 /// What is expected of one newcomer.
+#[derive(Debug, Clone, Copy)]
 struct Foreseen {
     misses: f64,
     ttft_s: f64,
