@@ -42,9 +42,9 @@ mod tests {
 
     fn names(wanted: &[&str], config: Option<&Path>) -> Result<Vec<f64>, String> {
         let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
-        let found = find(&wanted, config).map_err(|failure| match failure {
-            Failure::Usage(said) => said,
-            other => panic!("{other:?}"),
+        let found = find(&wanted, config).map_err(|failure| {
+            let Failure::Usage(said) = failure else { panic!("{failure:?}") };
+            said
         });
         Ok(found?.iter().map(|policy| policy.weights.harm).collect())
     }
