@@ -9,6 +9,10 @@ use aya_trace::{
 use crate::table::{Side, Table};
 use crate::text::{Style, ago, cost, counted, grouped, ms, or_absent, plain};
 
+mod shed;
+
+use shed::shed;
+
 pub(crate) fn render(record: &RecordJson, style: Style) -> String {
     let mut blocks = vec![style.strong(&headline(record)), identity(record)];
     let scored = scored(record);
@@ -138,34 +142,6 @@ fn queue_refusal(record: &RecordJson) -> Option<&'static str> {
         ),
         "queue_full" => Some("Refused: it would have had to wait, and the queue was full at its limit."),
         _ => None,
-    }
-}
-
-/// What it was refused for, as a sentence.
-fn shed(record: &RecordJson) -> String {
-    let Some(shed) = &record.admission.shed else { return String::new() };
-    let seconds = |value: Option<f64>| or_absent(value, |s| ms(s * 1e3));
-    let (predicted, allowed) = (seconds(shed.predicted_s), seconds(shed.allowed_s));
-    let class = record.decision.request.priority.as_deref().unwrap_or("its");
-    match shed.reason.as_str() {
-        "queueing" => format!(
-            "Refused as overload: it would have lost {predicted} to others, and {class} requests are refused around \
-             {allowed} (with probability {:.2}).",
-            shed.probability
-        ),
-        "misses" => {
-            let percent = |ratio: Option<f64>| or_absent(ratio, |r| format!("{:.0}", r * 100.0));
-            format!(
-                "Refused as overload: {} objectives would have been missed per 100 requests, and {class} requests are \
-                 refused around {} (with probability {:.2}, long prompts and short ones alike).",
-                percent(shed.predicted_misses_ratio),
-                percent(shed.allowed_misses_ratio),
-                shed.probability
-            )
-        }
-        _ => format!(
-            "Refused as overload: a wait of {predicted} in the queue was predicted, and it may wait {allowed}."
-        ),
     }
 }
 
