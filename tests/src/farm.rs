@@ -6,8 +6,9 @@ use std::path::Path;
 
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 
-use crate::client::{Answer, Client};
+use crate::client::{Answer, Client, Live};
 use crate::metrics::Metrics;
 use crate::process::Process;
 use crate::tap::Tap;
@@ -199,6 +200,27 @@ impl Farm {
     #[must_use]
     pub fn api(&self) -> Client {
         Client { addr: self.scheduler.api }
+    }
+
+    /// A chat request of this id under way; aborting the task closes its connection.
+    #[must_use]
+    pub fn send(&self, id: &str, body: Value) -> JoinSet<Live> {
+        let (api, id) = (self.api(), id.to_owned());
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let headers = [("x-request-id", id.as_str())];
+            api.open("POST", "/v1/chat/completions", &headers, body.to_string().into()).await
+        });
+        task
+    }
+
+    /// Waits until `e1` says that it has this request in this state.
+    pub async fn in_state(&self, id: &str, state: &str) {
+        until(&format!("{id} to be {state}"), async || {
+            let seen = self.engine("e1").request_state(id).await;
+            if seen.as_deref() == Some(state) { Ok(()) } else { Err(seen) }
+        })
+        .await;
     }
 
     /// As its operator.

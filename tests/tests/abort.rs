@@ -1,33 +1,12 @@
 #![cfg(test)]
 //! Engines that do not survive a client that leaves: with the policy `drain` they are read to the end.
 
-use aya_tests::{Farm, Live, aya, chat, sim, streamed, until};
-use serde_json::{Value, json};
-use tokio::task::JoinSet;
-
-const PATH: &str = "/v1/chat/completions";
+use aya_tests::{Farm, aya, chat, sim, streamed, until};
+use serde_json::json;
 
 async fn farm(policy: &str) -> Farm {
     let engine = sim("e1").slow().flag("--fault", "dies-on-abort");
     Farm::of(aya!()).engine(engine).agent(&format!("abort = \"{policy}\"\n")).start().await
-}
-
-/// A request of this id under way; aborting the task closes its connection.
-fn send(farm: &Farm, id: &str, body: Value) -> JoinSet<Live> {
-    let (api, id) = (farm.api(), id.to_owned());
-    let mut task = JoinSet::new();
-    task.spawn(
-        async move { api.open("POST", PATH, &[("x-request-id", &id)], body.to_string().into()).await },
-    );
-    task
-}
-
-async fn in_state(farm: &Farm, id: &str, state: &str) {
-    until(&format!("{id} to be {state}"), async || {
-        let seen = farm.engine("e1").request_state(id).await;
-        if seen.as_deref() == Some(state) { Ok(()) } else { Err(seen) }
-    })
-    .await;
 }
 
 /// The client has just left: the lease is held until the engine is done, and the record says who left.
@@ -35,7 +14,7 @@ async fn is_read_to_its_end(farm: &Farm, id: &str) {
     let held = farm.scheduler.endpoint("e1").await["in_flight"].as_u64();
     assert_eq!(farm.engine("e1").request_state(id).await.as_deref(), Some("live"), "too short to tell");
     assert_eq!(held, Some(1), "{id}");
-    in_state(farm, id, "finished").await;
+    farm.in_state(id, "finished").await;
     let record = farm.record(id).await;
     assert_eq!(record["outcome"]["status"], "client_cancelled", "{record}");
     until("the lease to end", async || {
@@ -50,7 +29,7 @@ async fn a11_an_engine_that_dies_of_aborts_survives_clients_that_leave() {
     let farm = farm("drain").await;
     let endpoint = farm.scheduler.endpoint("e1").await;
     assert_eq!(endpoint["capabilities"]["abort"], "drain", "{endpoint}");
-    let mut stream = send(&farm, "mid-stream", streamed(120)).join_next().await.unwrap().unwrap();
+    let mut stream = farm.send("mid-stream", streamed(120)).join_next().await.unwrap().unwrap();
     for _ in 0..4 {
         assert!(stream.event().await.is_some());
     }
@@ -59,14 +38,14 @@ async fn a11_an_engine_that_dies_of_aborts_survives_clients_that_leave() {
     let record = farm.record("mid-stream").await;
     assert_eq!(record["attempts"][0]["result"], "cancelled", "{record}");
 
-    let whole = send(&farm, "whole", chat(120));
-    in_state(&farm, "whole", "live").await;
+    let whole = farm.send("whole", chat(120));
+    farm.in_state("whole", "live").await;
     drop(whole);
     is_read_to_its_end(&farm, "whole").await;
 
     farm.engine("e1").fault(&json!({"stall": true})).await;
-    let first_byte = send(&farm, "first-byte", streamed(60));
-    in_state(&farm, "first-byte", "live").await;
+    let first_byte = farm.send("first-byte", streamed(60));
+    farm.in_state("first-byte", "live").await;
     drop(first_byte);
     until("the connection to be gone", async || {
         let open = farm.scheduler.metrics().await.sum("aya_client_connections");
@@ -74,7 +53,7 @@ async fn a11_an_engine_that_dies_of_aborts_survives_clients_that_leave() {
     })
     .await;
     farm.engine("e1").fault(&json!({"stall": false})).await;
-    in_state(&farm, "first-byte", "finished").await;
+    farm.in_state("first-byte", "finished").await;
 
     assert_eq!(farm.engine("e1").count("aborted").await, 0);
     let _ = farm.api().chat(&chat(1)).await.ok();
@@ -84,7 +63,7 @@ async fn a11_an_engine_that_dies_of_aborts_survives_clients_that_leave() {
 #[tokio::test]
 async fn the_same_engine_dies_where_its_requests_are_cancelled() {
     let mut farm = farm("cancel").await;
-    let mut stream = send(&farm, "mid-stream", streamed(500)).join_next().await.unwrap().unwrap();
+    let mut stream = farm.send("mid-stream", streamed(500)).join_next().await.unwrap().unwrap();
     assert!(stream.event().await.is_some());
     drop(stream);
     until("the engine to die", async || {
@@ -97,11 +76,11 @@ async fn the_same_engine_dies_where_its_requests_are_cancelled() {
 #[tokio::test]
 async fn a_scheduler_that_stops_waits_for_what_it_reads_to_the_end() {
     let mut farm = farm("drain").await;
-    let mut stream = send(&farm, "mid-stream", streamed(200)).join_next().await.unwrap().unwrap();
+    let mut stream = farm.send("mid-stream", streamed(200)).join_next().await.unwrap().unwrap();
     assert!(stream.event().await.is_some());
     drop(stream);
-    in_state(&farm, "mid-stream", "live").await;
+    farm.in_state("mid-stream", "live").await;
     farm.scheduler.process.terminate();
-    in_state(&farm, "mid-stream", "finished").await;
+    farm.in_state("mid-stream", "finished").await;
     assert!(farm.engine_mut("e1").process.is_running());
 }

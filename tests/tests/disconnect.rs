@@ -3,10 +3,9 @@
 
 use std::time::Duration;
 
-use aya_tests::{CANARY, Farm, Live, aya, chat, sim, streamed, until, with};
+use aya_tests::{CANARY, Farm, aya, chat, sim, streamed, until, with};
 use bytes::Bytes;
-use serde_json::{Value, json};
-use tokio::task::JoinSet;
+use serde_json::json;
 use tokio::time::Instant;
 
 /// From the disconnect until the engine has stopped.
@@ -14,26 +13,8 @@ const PROMPTLY: Duration = Duration::from_millis(200);
 
 const PATH: &str = "/v1/chat/completions";
 
-/// A request of this id under way; aborting the task closes its connection.
-fn send(farm: &Farm, id: &str, body: Value) -> JoinSet<Live> {
-    let (api, id) = (farm.api(), id.to_owned());
-    let mut task = JoinSet::new();
-    task.spawn(
-        async move { api.open("POST", PATH, &[("x-request-id", &id)], body.to_string().into()).await },
-    );
-    task
-}
-
-async fn in_state(farm: &Farm, id: &str, state: &str) {
-    until(&format!("{id} to be {state}"), async || {
-        let seen = farm.engine("e1").request_state(id).await;
-        if seen.as_deref() == Some(state) { Ok(()) } else { Err(seen) }
-    })
-    .await;
-}
-
 async fn aborted_promptly(farm: &Farm, id: &str, left_at: Instant) {
-    in_state(farm, id, "aborted").await;
+    farm.in_state(id, "aborted").await;
     let took = left_at.elapsed();
     assert!(took < PROMPTLY, "the engine was told after {took:?}");
     let record = farm.record(id).await;
@@ -45,11 +26,11 @@ async fn aborted_promptly(farm: &Farm, id: &str, left_at: Instant) {
 #[tokio::test]
 async fn a1_leaving_in_the_middle_of_a_stream_stops_the_engine() {
     let farm = Farm::of(aya!()).engine(sim("e1").slow()).start().await;
-    let mut stream = send(&farm, "mid-stream", streamed(5_000)).join_next().await.unwrap().unwrap();
+    let mut stream = farm.send("mid-stream", streamed(5_000)).join_next().await.unwrap().unwrap();
     for _ in 0..4 {
         assert!(stream.event().await.is_some());
     }
-    in_state(&farm, "mid-stream", "live").await;
+    farm.in_state("mid-stream", "live").await;
     let left_at = Instant::now();
     drop(stream);
     aborted_promptly(&farm, "mid-stream", left_at).await;
@@ -60,8 +41,8 @@ async fn a1_leaving_in_the_middle_of_a_stream_stops_the_engine() {
 #[tokio::test]
 async fn a1_leaving_before_the_first_byte_of_a_stream_stops_the_engine() {
     let farm = Farm::of(aya!()).engine(sim("e1").slow().flag("--fault", "stall")).start().await;
-    let request = send(&farm, "first-byte", streamed(50));
-    in_state(&farm, "first-byte", "live").await;
+    let request = farm.send("first-byte", streamed(50));
+    farm.in_state("first-byte", "live").await;
     let left_at = Instant::now();
     drop(request);
     aborted_promptly(&farm, "first-byte", left_at).await;
@@ -70,8 +51,8 @@ async fn a1_leaving_before_the_first_byte_of_a_stream_stops_the_engine() {
 #[tokio::test]
 async fn a1_leaving_while_a_whole_answer_is_made_stops_the_engine() {
     let farm = Farm::of(aya!()).engine(sim("e1").slow()).start().await;
-    let request = send(&farm, "whole", chat(5_000));
-    in_state(&farm, "whole", "live").await;
+    let request = farm.send("whole", chat(5_000));
+    farm.in_state("whole", "live").await;
     let left_at = Instant::now();
     drop(request);
     aborted_promptly(&farm, "whole", left_at).await;
@@ -80,7 +61,7 @@ async fn a1_leaving_while_a_whole_answer_is_made_stops_the_engine() {
 #[tokio::test]
 async fn a1_who_leaves_the_queue_is_never_dispatched() {
     let farm = Farm::of(aya!()).engine(sim("e1").slow().max_sequences(1)).start().await;
-    let mut first = send(&farm, "occupies", streamed(5_000)).join_next().await.unwrap().unwrap();
+    let mut first = farm.send("occupies", streamed(5_000)).join_next().await.unwrap().unwrap();
     assert!(first.event().await.is_some());
     let depth = async |expect: f64| {
         until("the queue's depth", async || {
@@ -91,7 +72,7 @@ async fn a1_who_leaves_the_queue_is_never_dispatched() {
     };
     for body in [streamed(1), chat(1)] {
         let id = if body["stream"] == true { "queued-stream" } else { "queued-whole" };
-        let request = send(&farm, id, body);
+        let request = farm.send(id, body);
         depth(1.0).await;
         let left_at = Instant::now();
         drop(request);
@@ -111,7 +92,7 @@ async fn a1_who_leaves_the_queue_is_never_dispatched() {
 #[tokio::test]
 async fn a_client_that_got_everything_and_hangs_up_has_completed() {
     let farm = Farm::of(aya!()).engine(sim("e1")).start().await;
-    let mut stream = send(&farm, "complete", streamed(3)).join_next().await.unwrap().unwrap();
+    let mut stream = farm.send("complete", streamed(3)).join_next().await.unwrap().unwrap();
     while stream.event().await.unwrap() != "[DONE]" {}
     drop(stream);
     assert_eq!(farm.record("complete").await["outcome"]["status"], "completed");

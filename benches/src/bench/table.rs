@@ -22,7 +22,9 @@ impl Figures {
 
     fn median(&self, kind: Kind, name: &str) -> Option<f64> {
         let values = self.sorted(kind, name);
-        values.get(values.len() / 2).copied()
+        // The mean of both middle ones where their number is even.
+        let (low, high) = (values.get(values.len().checked_sub(1)? / 2)?, values.get(values.len() / 2)?);
+        Some(f64::midpoint(*low, *high))
     }
 
     fn least(&self, kind: Kind, name: &str) -> Option<f64> {
