@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use tokio::time::Instant;
 
 use super::load::Found;
-use super::process::{Process, free_port, helper, machine_busy_s, own_cpu_s, pause};
+use super::process::{Process, free_ports, helper, machine_busy_s, own_cpu_s, pause};
 use super::steady::{answers, get};
 use super::table::{Figures, table};
 use super::target::{Kind, Peers, Target, load};
@@ -37,7 +37,7 @@ pub(crate) struct Options {
 /// Measures all targets and prints the table.
 pub(crate) async fn run(options: Options) -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let ports = (0..ENGINES).map(|_| free_port()).collect::<Result<Vec<_>>>()?;
+    let ports = free_ports(ENGINES)?;
     let list: Vec<_> = ports.iter().map(ToString::to_string).collect();
     let engines = Process::start(helper(&["engines", "--ports", &list.join(",")])?, dir.path(), "engines")?;
     let peers = Peers::new(options.peers);
