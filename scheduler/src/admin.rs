@@ -70,6 +70,13 @@ pub(crate) fn problem(status: StatusCode, code: &'static str, message: impl Into
     (status, [(header::CONTENT_TYPE, "application/json")], error.to_json()).into_response()
 }
 
+/// Entries in the answer to a list, for as many as were asked for.
+pub(crate) fn listed(asked: Option<usize>) -> usize {
+    const MAX: usize = 1_000;
+    const DEFAULT: usize = 50;
+    asked.unwrap_or(DEFAULT).min(MAX)
+}
+
 async fn unknown() -> Response {
     problem(
         StatusCode::NOT_FOUND,

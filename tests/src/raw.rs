@@ -57,6 +57,14 @@ impl Raw {
         let _ = self.socket.write_all(bytes).await;
     }
 
+    /// Sends bytes to a peer that has to take them all.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub async fn send_all(&mut self, bytes: &[u8]) {
+        self.socket.write_all(bytes).await.unwrap();
+    }
+
     /// Everything until the peer closes, or until `limit` is over; and whether it closed.
     pub async fn read_for(&mut self, limit: Duration) -> (String, bool) {
         let mut all = Vec::new();

@@ -198,6 +198,22 @@ fn written(head: &str, body: &str) -> Vec<u8> {
     format!("POST {PATH} HTTP/1.1\r\n{head}\r\n{body}").into_bytes()
 }
 
+/// The client sends all of it before it reads: what is dropped unread would reset the connection, and the answer with it.
+#[tokio::test]
+async fn f5_whoever_is_refused_by_the_head_is_told_so_behind_a_body_of_any_allowed_size() {
+    let farm = Farm::of(aya!()).engine(sim("e1")).start().await;
+    for (mib, path, status) in [(1, "/nothing", 404), (16, "/nothing", 404), (33, PATH, 413)] {
+        let body = "x".repeat(mib << 20);
+        let asked =
+            format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        let mut client = Raw::connect(farm.scheduler.api).await;
+        client.send_all(asked.as_bytes()).await;
+        let answer = client.read_to_end().await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{mib} MiB: {answer}");
+    }
+    farm.assert_accounted().await;
+}
+
 #[tokio::test]
 async fn f5_too_much_is_refused_at_the_limit() {
     let farm = Farm::of(aya!()).scheduler("[limits]\nbody_max = \"64KiB\"").engine(sim("e1")).start().await;

@@ -15,13 +15,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
-use super::{Admin, problem};
+use super::{Admin, listed, problem};
 use crate::journal;
 use crate::pipeline::{self, Ask, Hints, place};
-
-/// Records in one answer, whatever is asked for.
-const LIMIT_MAX: usize = 1_000;
-const LIMIT_DEFAULT: usize = 50;
 
 /// What is read of the segments on disk for one id: about a second's work.
 const SEARCH_BYTES_MAX: u64 = 1024 * 1024 * 1024;
@@ -51,7 +47,7 @@ pub(crate) async fn list(
         Err(error) => return problem(StatusCode::BAD_REQUEST, "bad_query", error.body_text()),
     };
     let found = admin.ring.find(&journal::Query {
-        limit: query.limit.unwrap_or(LIMIT_DEFAULT).min(LIMIT_MAX),
+        limit: listed(query.limit),
         model: query.model,
         endpoint: query.endpoint,
         outcome: query.outcome,

@@ -9,13 +9,9 @@ use aya_domain::GpuUuid;
 use aya_trace::EventJson;
 use serde::{Deserialize, Serialize};
 
-use super::{Admin, problem};
+use super::{Admin, listed, problem};
 use crate::events::{self, Since};
 use crate::telemetry::Drained;
-
-/// Events in one answer, whatever is asked for.
-const LIMIT_MAX: usize = 1_000;
-const LIMIT_DEFAULT: usize = 50;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,7 +49,7 @@ pub(crate) async fn list(
         }
     };
     let events = admin.shared.events.find(&events::Query {
-        limit: query.limit.unwrap_or(LIMIT_DEFAULT).min(LIMIT_MAX),
+        limit: listed(query.limit),
         node: query.node,
         endpoint: query.endpoint,
         gpu: query.gpu,

@@ -31,6 +31,9 @@ use crate::stopping::Step;
 /// What a connection that was accepted last may take to send its request when the scheduler closes idle ones.
 const FIRST_AT_CLOSE_MAX: Duration = Duration::from_millis(500);
 
+/// What is read and dropped after a refusal: bodies that are allowed, and those that are somewhat too large.
+const LINGER_BODIES: usize = 2;
+
 /// Serves a connection until its client or the scheduler's end ends it. Must stay on its thread.
 pub(crate) async fn serve(socket: TcpStream, shared: Arc<Shared>) {
     let _attention = Attention::of_this_task().await;
@@ -43,7 +46,10 @@ pub(crate) async fn serve(socket: TcpStream, shared: Arc<Shared>) {
             Ok(Next::Request) => {}
             Ok(Next::Close) => return,
             Ok(Next::Http2(head)) => return connection.go_on_with_http2(&head).await,
-            Ok(Next::Linger) => return connection.wire.linger().await,
+            Ok(Next::Linger) => {
+                let bytes_max = connection.shared.config.limits.body_max.saturating_mul(LINGER_BODIES);
+                return connection.wire.linger(bytes_max).await;
+            }
             Err(end) => {
                 debug!(%end, "client connection ended");
                 return;

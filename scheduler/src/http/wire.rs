@@ -32,8 +32,8 @@ const AHEAD_MAX: usize = 64 * 1024;
 const GATHER_MAX: usize = 64 * 1024;
 /// Up to here an answer's head and body are one send, which is cheaper than a vectored one.
 const FLATTEN_MAX: usize = 16 * 1024;
-/// What is read and dropped of a request that was refused before its end, so that the refusal is not lost in a reset.
-const LINGER_BYTES_MAX: usize = 256 * 1024;
+/// How long what still comes of a request that was refused before its end is read and dropped, so that the refusal is
+/// not lost in a reset.
 const LINGER_MAX: Duration = Duration::from_millis(500);
 
 thread_local! {
@@ -311,14 +311,14 @@ impl Wire {
 
     /// Ends a connection whose client may still be sending: a close with unread bytes would reset it, and the answer
     /// with it.
-    pub(crate) async fn linger(mut self) {
+    pub(crate) async fn linger(mut self, bytes_max: usize) {
         self.timer.start(Wait::Linger, LINGER_MAX);
         let mut read = 0;
         poll_fn(|cx| {
             if Pin::new(&mut self.socket).poll_shutdown(cx)?.is_pending() {
                 return Poll::Pending;
             }
-            while read < LINGER_BYTES_MAX {
+            while read < bytes_max {
                 match poll_read(&mut self.socket, cx, |input| read += input.len())? {
                     Poll::Ready(Some(())) => {}
                     Poll::Ready(None) => break,
