@@ -1,22 +1,23 @@
-//! A load generator for OpenAI-compatible endpoints: a hand-written HTTP/1.1 client, so that its own cost stays
-//! small and every read can be timed. One line of JSON on stdout.
+//! A load generator for OpenAI-compatible endpoints. One line of JSON on stdout.
 //!
 //! `closed`: so many connections, each asking again as soon as it is answered. `rate`: the same connections ask in turn,
 //! so many times a second whether or not they are answered. `hold`: so many connections, opened over a ramp, each doing
 //! a fixed number of streams.
 
+mod connection;
+
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, ensure};
+use aya_domain::MonoTime;
 use aya_observe::Clock;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use self::connection::Connection;
 use super::engines::MODEL;
 use super::process::{own_cpu_s, pause};
 
@@ -24,7 +25,6 @@ use super::process::{own_cpu_s, pause};
 const SAMPLES_MAX: usize = 1 << 20;
 /// A request that takes longer has failed.
 const REQUEST_MAX: Duration = Duration::from_secs(30);
-const HEADERS_MAX: usize = 64;
 /// Bytes of a prompt that only asks whether somebody answers.
 const SMALL: usize = 64;
 
@@ -87,6 +87,8 @@ pub(crate) struct Found {
     pub(crate) latency: Quantiles,
     /// From the request's first byte to the answer's first.
     pub(crate) first_byte: Quantiles,
+    /// Between two reads of one stream that brought events.
+    pub(crate) gap: Quantiles,
 }
 
 /// Microseconds.
@@ -102,6 +104,7 @@ struct Tally {
     open: u32,
     latency: Vec<Duration>,
     first_byte: Vec<Duration>,
+    gaps: Vec<Duration>,
 }
 
 /// Loads the endpoint and prints what was found.
@@ -127,6 +130,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         cpu_s: own_cpu_s(),
         latency: quantiles(&mut tally.latency),
         first_byte: quantiles(&mut tally.first_byte),
+        gap: quantiles(&mut tally.gaps),
         ..tally.found
     };
     crate::print(&serde_json::to_string(&found)?);
@@ -152,6 +156,20 @@ struct Plan {
     tally: RefCell<Tally>,
 }
 
+impl Plan {
+    /// Events came, after those of `last`.
+    fn came(&self, events: u32, last: &mut Option<MonoTime>) {
+        let now = self.clock.now();
+        let tally = &mut *self.tally.borrow_mut();
+        tally.found.events += events;
+        if let Some(before) = last.replace(now)
+            && tally.gaps.len() < SAMPLES_MAX
+        {
+            tally.gaps.push(now.since(before));
+        }
+    }
+}
+
 /// A request with a prompt of so many bytes.
 fn message(port: u16, prompt: usize, streaming: bool) -> Vec<u8> {
     let sentence = "The quick brown fox jumps over the lazy dog. ";
@@ -171,10 +189,10 @@ fn message(port: u16, prompt: usize, streaming: bool) -> Vec<u8> {
 /// One small request on a connection of its own, answered with status 200.
 pub(crate) async fn ask_once(port: u16) -> Result<()> {
     let mut connection = Connection::open(port).await?;
-    connection.socket.write_all(&message(port, SMALL, false)).await?;
+    connection.send(&message(port, SMALL, false)).await?;
     let head = timeout(REQUEST_MAX, connection.head()).await??;
     ensure!(head.status == 200, "status {}", head.status);
-    connection.body(head.framing).await.map(|_| ())
+    connection.body(head.framing, |_| ()).await
 }
 
 async fn worker(plan: Rc<Plan>, nth: u32) {
@@ -222,17 +240,17 @@ async fn one(plan: &Plan, kept: &mut Option<Connection>) -> Result<()> {
         None => Connection::open(plan.options.port).await?,
     };
     let sent = plan.clock.now();
-    connection.socket.write_all(&plan.request).await?;
+    connection.send(&plan.request).await?;
     let head = connection.head().await?;
     ensure!(head.status == 200, "status {}", head.status);
     let first = plan.clock.now();
     let opened = plan.streaming.then(|| Opened::new(plan));
-    let events = connection.body(head.framing).await?;
+    let mut last = None;
+    connection.body(head.framing, |events| plan.came(events, &mut last)).await?;
     drop(opened);
     let end = plan.clock.now();
     let tally = &mut *plan.tally.borrow_mut();
     tally.found.ok += 1;
-    tally.found.events += events;
     if tally.latency.len() < SAMPLES_MAX {
         tally.latency.push(end.since(sent));
         tally.first_byte.push(first.since(sent));
@@ -259,148 +277,4 @@ impl Drop for Opened<'_> {
     fn drop(&mut self) {
         self.0.tally.borrow_mut().open -= 1;
     }
-}
-
-/// One connection with the bytes that were read and not yet used.
-struct Connection {
-    socket: TcpStream,
-    buffer: Vec<u8>,
-    used: usize,
-}
-
-struct Head {
-    status: u16,
-    framing: Framing,
-    keep: bool,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Framing {
-    /// So many bytes are missing.
-    Length(usize),
-    Chunked(Chunk),
-}
-
-/// What comes next in a chunked body.
-#[derive(Debug, Clone, Copy)]
-enum Chunk {
-    Size,
-    Data(usize),
-    LineEnd,
-    Trailer,
-}
-
-impl Connection {
-    async fn open(port: u16) -> Result<Self> {
-        let socket = TcpStream::connect(("127.0.0.1", port)).await.context("connect")?;
-        socket.set_nodelay(true)?;
-        Ok(Self { socket, buffer: Vec::with_capacity(16 * 1024), used: 0 })
-    }
-
-    fn rest(&self) -> &[u8] {
-        self.buffer.get(self.used..).unwrap_or_default()
-    }
-
-    async fn read(&mut self) -> Result<()> {
-        if self.used == self.buffer.len() {
-            self.buffer.clear();
-            self.used = 0;
-        }
-        ensure!(self.socket.read_buf(&mut self.buffer).await? > 0, "closed too early");
-        Ok(())
-    }
-
-    async fn head(&mut self) -> Result<Head> {
-        loop {
-            self.read().await?;
-            let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-            let mut response = httparse::Response::new(&mut headers);
-            if let httparse::Status::Complete(length) = response.parse(self.rest())? {
-                let head = understood(&response)?;
-                self.used += length;
-                return Ok(head);
-            }
-        }
-    }
-
-    /// Reads to the end of the body; how many events it held.
-    async fn body(&mut self, mut framing: Framing) -> Result<u32> {
-        let (mut events, mut after_newline) = (0, false);
-        loop {
-            let (data, used, done) = framing.step(self.rest())?;
-            events += count_events(self.rest().get(data.0..data.1).unwrap_or_default(), &mut after_newline);
-            self.used += used;
-            if done {
-                return Ok(events);
-            }
-            if used == 0 {
-                self.read().await?;
-            }
-        }
-    }
-}
-
-fn understood(response: &httparse::Response<'_, '_>) -> Result<Head> {
-    let mut head = Head { status: response.code.unwrap_or(0), framing: Framing::Length(0), keep: true };
-    for header in response.headers.iter() {
-        if header.name.eq_ignore_ascii_case("content-length") {
-            head.framing = Framing::Length(std::str::from_utf8(header.value)?.trim().parse()?);
-        } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
-            head.framing = Framing::Chunked(Chunk::Size);
-        } else if header.name.eq_ignore_ascii_case("connection") {
-            head.keep = !header.value.eq_ignore_ascii_case(b"close");
-        }
-    }
-    Ok(head)
-}
-
-impl Framing {
-    /// Takes one step: where data lies, how many bytes are used up, whether the body is over. No bytes used and not
-    /// over means that more must be read.
-    fn step(&mut self, bytes: &[u8]) -> Result<((usize, usize), usize, bool)> {
-        let none = (0, 0);
-        let state = match self {
-            Self::Length(missing) => {
-                let here = bytes.len().min(*missing);
-                *missing -= here;
-                return Ok(((0, here), here, *missing == 0));
-            }
-            Self::Chunked(state) => state,
-        };
-        match *state {
-            Chunk::Size => {
-                let Some(end) = memchr::memchr(b'\n', bytes) else { return Ok((none, 0, false)) };
-                let line = std::str::from_utf8(bytes.get(..end).unwrap_or_default())?;
-                let digits = line.trim().split(';').next().unwrap_or_default();
-                let size = usize::from_str_radix(digits, 16).context("chunk size")?;
-                *state = if size == 0 { Chunk::Trailer } else { Chunk::Data(size) };
-                Ok((none, end + 1, false))
-            }
-            Chunk::Data(size) => {
-                let here = bytes.len().min(size);
-                *state = if here == size { Chunk::LineEnd } else { Chunk::Data(size - here) };
-                Ok(((0, here), here, false))
-            }
-            Chunk::LineEnd | Chunk::Trailer if bytes.len() < 2 => Ok((none, 0, false)),
-            Chunk::LineEnd => {
-                *state = Chunk::Size;
-                Ok((none, 2, false))
-            }
-            Chunk::Trailer if bytes.starts_with(b"\r\n") => Ok((none, 2, true)),
-            Chunk::Trailer => bail!("trailers are not expected"),
-        }
-    }
-}
-
-/// Empty lines end events; `after_newline` says whether the piece before this one ended with a line.
-fn count_events(data: &[u8], after_newline: &mut bool) -> u32 {
-    let mut events = 0;
-    for at in memchr::memchr_iter(b'\n', data) {
-        let empty = at.checked_sub(1).map_or(*after_newline, |before| data.get(before) == Some(&b'\n'));
-        events += u32::from(empty);
-    }
-    if let Some(last) = data.last() {
-        *after_newline = *last == b'\n';
-    }
-    events
 }

@@ -105,6 +105,16 @@ const PHASES: &[Phase] = &[
     phase("huge", (100, 0), &["closed", "--connections", "8", "--seconds", "1.5", "--body", "400000"]),
     phase("rate", (100, 0), &["rate", "--connections", "16", "--seconds", "3", "--per-second", "500"]),
     phase("paced", (100, 10), &["hold", "--connections", "200", "--each", "2", "--ramp-ms", "200"]),
+    phase(
+        "twenty",
+        (100, 10),
+        &["hold", "--connections", "20", "--each", "2", "--ramp-ms", "1000", "--body", "400000"],
+    ),
+    phase(
+        "crowd",
+        (100, 10),
+        &["hold", "--connections", "150", "--each", "2", "--ramp-ms", "1000", "--body", "400000"],
+    ),
     phase("flat", (100, 0), &["closed", "--connections", "32", "--seconds", "1.5", "--stream"]),
 ];
 
@@ -190,6 +200,8 @@ impl Bench<'_> {
         add("p99_us", found.latency.p99_us);
         add("ttfb_us", found.first_byte.p50_us);
         add("ttfb99_us", found.first_byte.p99_us);
+        add("gap99_us", found.gap.p99_us);
+        add("ttfb_ms", found.first_byte.p50_us / 1e3);
         add("open", f64::from(found.open_max));
         add("rss_mib", *rss_mib);
         add("stream_kib", (rss_mib - rss_before).max(0.0) * 1024.0 / OPEN);

@@ -68,6 +68,9 @@ const COLUMNS: &[(&str, Column)] = &[
     ("CPU us/chunk 200 x 10 ms", Column::Cost("paced_chunk_us")),
     ("added TTFB p50 us", Column::Added("paced_ttfb_us")),
     ("added TTFB p99 us", Column::Added("paced_ttfb99_us")),
+    ("chunk gap p99 us", Column::Value("paced_gap99_us")),
+    ("TTFB p50 ms, 20 prompts of 400 KB", Column::Value("twenty_ttfb_ms")),
+    ("TTFB p50 ms, 150 prompts of 400 KB", Column::Value("crowd_ttfb_ms")),
     ("CPU us/chunk flat out", Column::Cost("flat_chunk_us")),
     ("RSS MiB idle", Column::Value("idle_rss_mib")),
     ("RSS MiB 5,000 streams", Column::Value("open_rss_mib")),
@@ -110,7 +113,7 @@ pub(crate) fn table(figures: &Figures, targets: &[Kind]) -> String {
     text
 }
 
-const PHASES: [&str; 8] = ["one", "many", "big", "huge", "rate", "paced", "flat", "open"];
+const PHASES: [&str; 10] = ["one", "many", "big", "huge", "rate", "paced", "twenty", "crowd", "flat", "open"];
 
 fn cell(figures: &Figures, kind: Kind, column: &Column) -> String {
     let text = match column {
