@@ -12,6 +12,9 @@ use parking_lot::RwLock;
 /// Events kept; at the limit the oldest is forgotten. A farm at rest has none, a node's restart a dozen.
 const EVENTS_KEPT: usize = 4_096;
 
+/// A number from here on is seconds since 1970 (2001-09-09), for no scheduler lives to have as many events.
+const SECONDS_FROM: u64 = 1_000_000_000;
+
 /// Which events to show.
 #[derive(Debug, Default)]
 pub(crate) struct Query {
@@ -33,9 +36,13 @@ pub(crate) enum Since {
 }
 
 impl Since {
-    /// An id, or a time such as `2026-11-21T04:24:34.123Z`.
+    /// An id, or a time: `2026-11-21T04:24:34Z`, with or without a fraction or an offset, or whole seconds since 1970.
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        text.parse().ok().map(Self::Id).or_else(|| text.parse().ok().map(Self::Time))
+        let number = |number: u64| {
+            let seconds = number.checked_mul(1_000).filter(|_| number >= SECONDS_FROM);
+            seconds.map_or(Self::Id(number), |ms| Self::Time(WallTime::from_unix_ms(ms)))
+        };
+        text.parse().ok().map(number).or_else(|| WallTime::parse_written(text).ok().map(Self::Time))
     }
 
     fn takes(self, event: &Kept) -> bool {
@@ -193,6 +200,9 @@ mod tests {
         assert_eq!(ids(&log, &Query { limit: 9, since, ..Query::default() }), [newest, newest - 1]);
         let since = Since::parse(&WallTime::from_unix_ms((newest - 1) * 1_000).to_string());
         assert_eq!(ids(&log, &Query { limit: 9, since, ..Query::default() }), [newest]);
+        let at = |unix_ms| Some(Since::Time(WallTime::from_unix_ms(unix_ms)));
+        assert_eq!(Since::parse("1795235074"), at(1_795_235_074_000));
+        assert_eq!(Since::parse("2026-11-21T04:24:34Z"), at(1_795_235_074_000));
         assert_eq!(Since::parse("yesterday"), None);
     }
 }

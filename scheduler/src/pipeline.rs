@@ -136,7 +136,11 @@ impl Prepared {
             RequestKind::Completion => self.scanned.prompts.unwrap_or(1).max(1),
             RequestKind::Chat | RequestKind::Embedding => 1,
         };
-        self.scanned.n.unwrap_or(1).max(1).saturating_mul(prompts)
+        self.choices_per_prompt().saturating_mul(prompts)
+    }
+
+    fn choices_per_prompt(&self) -> u32 {
+        self.scanned.n.unwrap_or(1).max(1)
     }
 }
 
@@ -187,11 +191,8 @@ async fn attempts(
     let mut failures = 0;
     let mut pushbacks = 0;
     loop {
-        let wait = place::Wait {
-            until: until.wait,
-            newcomer: failures + pushbacks == 0,
-            queued: |now, position, what| account.queued(now, position, what),
-        };
+        let wait =
+            place::Wait { until: until.wait, newcomer: failures + pushbacks == 0, account: &mut account };
         let placed = place::place(shared, &prepared.request, policy, wait).await;
         let placed = match placed {
             Ok(placed) => placed,

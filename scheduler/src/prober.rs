@@ -9,7 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aya_config::ProbeConfig;
-use aya_domain::{AbortPolicy, Cause, Endpoint, EndpointId, EndpointInfo, Health, ModelId, MonoTime, Phase};
+use aya_domain::{
+    AbortPolicy, Action, Cause, Endpoint, EndpointId, EndpointInfo, Health, ModelId, MonoTime, Phase,
+};
+use aya_fleet::health::{XidClass, xid};
 use aya_proxy::upstream::{Method, Socket, exchange};
 use aya_proxy::{RequestHead, SplicedBody, StreamFacts, UpstreamConfig};
 use bytes::Bytes;
@@ -130,8 +133,14 @@ impl Prober {
                 Some(_) if self.doubted.contains(id) => Last::Failed,
                 Some(_) => Last::Worked,
             };
-            let every = every(config, endpoint, last)?;
-            let waits = self.probed.get(id).is_some_and(|at| now.since(*at) < every.0);
+            let at = self.probed.get(id).copied();
+            let suspect = config.recovery && is_suspect(endpoint, at);
+            let every = match every(config, endpoint, last) {
+                None if !suspect || endpoint.excluded_by().is_some() => return None,
+                None => (config.interval, false),
+                Some(every) => every,
+            };
+            let waits = !suspect && at.is_some_and(|at| now.since(at) < every.0);
             if waits || self.under_way.contains(id) || is_busy(endpoint, &companion.cell) {
                 return None;
             }
@@ -166,10 +175,23 @@ fn every(config: &ProbeConfig, endpoint: &Endpoint, last: Last) -> Option<(Durat
         return None;
     }
     match last {
-        Last::Failed => (config.periodic || config.startup).then_some((RECOVERY_EVERY, false)),
+        Last::Failed => {
+            (config.periodic || config.startup || config.recovery).then_some((RECOVERY_EVERY, false))
+        }
         Last::Never => (config.periodic || config.startup).then_some((config.interval, false)),
         Last::Worked => config.periodic.then_some((config.interval, false)),
     }
+}
+
+/// Whether the driver told of an application's fault on one of its GPUs since it was last probed: the engine may have been
+/// that application. One fault keeps nothing away; an engine that still answers proves it.
+fn is_suspect(endpoint: &Endpoint, probed: Option<MonoTime>) -> bool {
+    let is_app = |code| xid(code).is_some_and(|row| row.class == XidClass::App);
+    endpoint.conditions.iter().any(|condition| {
+        matches!(condition.cause, Cause::Xid { code } if is_app(code))
+            && condition.action == Action::Note
+            && probed.is_none_or(|at| condition.since > at)
+    })
 }
 
 /// Whether anything of anybody is there.

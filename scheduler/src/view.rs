@@ -20,6 +20,8 @@ pub(crate) struct Companion {
     /// What its engine's cache probably holds; replaced by an empty one when the engine has lost it.
     pub(crate) prefixes: Arc<PrefixIndex>,
     pub(crate) metrics: Arc<EndpointMetrics>,
+    /// When this scheduler first saw it.
+    pub(crate) since: MonoTime,
 }
 
 /// The ledger at one instant, parallel to a snapshot's endpoints.

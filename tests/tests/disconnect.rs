@@ -81,6 +81,8 @@ async fn a1_who_leaves_the_queue_is_never_dispatched() {
         let record = farm.record(id).await;
         assert_eq!(record["outcome"]["status"], "client_cancelled", "{record}");
         assert_eq!(record["attempts"], json!([]), "{record}");
+        let held = record.pointer("/candidates/0/rejection/reason");
+        assert!(held.is_some_and(|reason| reason == "slots_full"), "why it waited is kept: {record}");
     }
     drop(first);
     let _ = farm.api().chat(&chat(1)).await.ok();

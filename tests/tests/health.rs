@@ -150,6 +150,24 @@ async fn a_contained_error_is_noted_and_three_of_them_drain() {
 }
 
 #[tokio::test]
+async fn an_application_fault_has_the_engine_on_that_gpu_probed_at_once() {
+    let (farm, host) = farm(2, "").await;
+    let probes = async || farm.scheduler.metrics().await.sum("aya_probes_total");
+    assert!(probes().await < 0.5, "nothing is probed without a reason");
+    host.play(&json!({"gpus": [{}, {}], "events": [{"at_ms": 0, "gpu": 0, "data": 31}]}));
+    until_endpoint(&farm, "e1", "noted", action_is("note", "xid")).await;
+    until("a probe", async || {
+        let count = probes().await;
+        if count > 0.5 { Ok(()) } else { Err(count) }
+    })
+    .await;
+    assert_eq!(candidate(&farm, "e1").await["verdict"], "scored");
+    assert!((probes().await - 1.0).abs() < 0.5, "of that engine alone, and once");
+    farm.assert_accounted().await;
+    drop(host.agent);
+}
+
+#[tokio::test]
 async fn a_lost_gpu_fails_its_engine_and_comes_back_slowly() {
     let (farm, host) = farm(2, "health.probation = \"30s\"").await;
     host.play(&json!({"gpus": [{"lost": true}, {}]}));

@@ -80,6 +80,28 @@ async fn a4_silence_in_the_middle_of_a_stream_is_cut_at_the_deadline_give_or_tak
     farm.assert_accounted().await;
 }
 
+/// Comments that keep a connection alive are no tokens: neither for a client of the stream nor for one of the whole answer.
+#[tokio::test]
+async fn a4_an_engine_that_only_keeps_its_connection_alive_is_silent() {
+    let toml = "timeouts.inter_token = \"2s\"\nbreaker.enabled = false\nretry.attempts_max = 1";
+    let farm = Farm::of(aya!()).scheduler(toml).engine(sim("e1")).start().await;
+    farm.engine("e1").fault(&json!({"keep_alive_ms": 200})).await;
+    let mut stream = farm.api().begin_chat(&streamed(100_000)).await;
+    for _ in 0..3 {
+        assert!(stream.event().await.is_some());
+    }
+    farm.engine("e1").fault(&json!({"stall": true})).await;
+    let (stalled, mut told) = (Instant::now(), String::new());
+    while let Some(event) = stream.event().await {
+        told = event;
+    }
+    let silence = stalled.elapsed();
+    assert!(silence > Duration::from_millis(1_500) && silence < Duration::from_secs(4), "{silence:?}");
+    assert!(told.contains("the engine stopped sending tokens"), "{told}");
+    farm.engine("e1").fault(&json!({"stall": false})).await;
+    farm.assert_accounted().await;
+}
+
 const STREAM: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
 const TOKEN: &str =
     "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"},\"finish_reason\":null}]}\n\n";

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use aya_tests::{Agent, Engine, Farm, Process, aya, chat, sim, streamed, until, with};
+use aya_tests::{Agent, Engine, Farm, MODEL, Process, aya, chat, sim, streamed, until, with};
 
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -140,5 +140,32 @@ async fn a_model_whose_only_engine_is_not_up_yet_is_no_404() {
     .await;
     let unknown = farm.api().chat(&with(chat(1), &json!({"model": "nobody"}))).await;
     assert_eq!(unknown.status, 404, "{}", unknown.text());
+    farm.assert_accounted().await;
+}
+
+/// An engine that never tells its models makes typing errors retryable only while it may be starting.
+#[tokio::test]
+async fn a_typing_error_is_told_as_one_once_a_silent_engine_has_had_its_time() {
+    let mut farm =
+        Farm::of(aya!()).scheduler("[placement]\nstarting_grace = \"7s\"").engine(sim("e1")).start().await;
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let schedulers = [format!("http://{}", farm.scheduler.grpc)];
+    let engines = [("late".to_owned(), format!("http://{nobody}"))];
+    farm.agents.push(Agent::start(aya!(), farm.dir.path(), "n2", &schedulers, &engines, ""));
+    let typo = with(chat(1), &json!({"model": "mdel"}));
+    let mut seen = Vec::new();
+    until("a refusal for good", async || {
+        let answer = farm.api().chat(&typo).await;
+        assert!(answer.text().contains(&format!("known: {MODEL}")), "{}", answer.text());
+        let error = answer.error();
+        if seen.last() != Some(&error) {
+            seen.push(error.clone());
+        }
+        let known = farm.scheduler.endpoints().await.len();
+        if known == 2 && error == "404 model_not_found" { Ok(()) } else { Err((known, error)) }
+    })
+    .await;
+    assert_eq!(farm.api().chat(&chat(1)).await.status, 200);
+    assert!(seen.contains(&"503 model_loading".to_owned()), "{seen:?}");
     farm.assert_accounted().await;
 }

@@ -142,7 +142,7 @@ pub(crate) struct EventsArgs {
     /// Only events of this kind, such as health_raised.
     #[arg(long)]
     pub(crate) kind: Option<String>,
-    /// Only events after this id, or from this time on (2026-11-21T04:24:34.123Z).
+    /// Only events after this id, or from this time on (2026-11-21T04:24:34Z, or seconds since 1970).
     #[arg(long, value_name = "ID|TIME")]
     pub(crate) since: Option<String>,
 }

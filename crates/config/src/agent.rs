@@ -214,6 +214,12 @@ impl AgentConfig {
                 "is required by gpu.source = \"recorded\": a file, or --recording FILE",
             );
         }
+        if self.gpu.source != GpuChoice::Recorded && r.is_set_for_this_run("gpu.recording") {
+            r.object(
+                "gpu.recording",
+                "is played only by gpu.source = \"recorded\" (--gpu-source recorded): without it nothing reads the file",
+            );
+        }
         let host = self.advertise_host.as_deref();
         if host.is_some_and(|host| EndpointUrl::parse(&format!("http://{host}:1")).is_err()) {
             r.object("advertise_host", "is not a host name or address (IPv6 in brackets), without port");

@@ -56,6 +56,14 @@ impl<'a> Reader<'a> {
         self.object_to_one_of(&[key], message);
     }
 
+    /// Whether a key of this section was set for this run, by a flag or a variable: a file may also hold what is not
+    /// used today.
+    pub(crate) fn is_set_for_this_run(&self, key: &str) -> bool {
+        let path = self.path(key);
+        let setting = self.settings.iter().rev().find(|setting| setting.key == path);
+        setting.is_some_and(|setting| matches!(setting.origin, Origin::Flag(_) | Origin::Env(_)))
+    }
+
     /// Whether something is wrong with a key of this section already.
     pub(crate) fn objected_to(&self, key: &str) -> bool {
         let path = self.path(key);

@@ -147,6 +147,9 @@ pub struct PlacementConfig {
     pub hold_backlog: Duration,
     /// Whether a client may choose a policy with `x-aya-policy`.
     pub allow_policy_header: bool,
+    /// How long after its first report an engine that has told no models counts as starting: a model that nobody serves
+    /// may be its own.
+    pub starting_grace: Duration,
 }
 
 /// What is kept of decisions.
@@ -338,6 +341,7 @@ impl PlacementConfig {
             prefix_blocks_max: r.count("prefix_blocks_max", 16_384, 0..=1_000_000),
             hold_backlog: r.duration("hold_backlog", "500ms", "1ms"..="1h"),
             allow_policy_header: r.switch("allow_policy_header", true),
+            starting_grace: r.duration("starting_grace", "10m", "0s"..="1d"),
         }
     }
 }

@@ -33,6 +33,9 @@ pub struct ClassConfig {
     pub shed_misses: Option<f64>,
 }
 
+/// Longest name of a header, in bytes.
+const HEADER_NAME_MAX: usize = 256;
+
 /// How tenants are told apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TenantsConfig {
@@ -126,6 +129,9 @@ pub(crate) fn check(r: &mut Reader<'_>, tenants: &[TenantConfig], rules: &Tenant
         }
         keys.push(key);
     }
+    if rules.header.as_deref().is_some_and(|name| !is_header_name(name)) {
+        r.object("tenants.header", "is not the name of a header, such as \"x-team\"".to_owned());
+    }
     if tenants.len() > rules.tenants_max {
         let message = format!("{} tenants are configured, {} allowed", tenants.len(), rules.tenants_max);
         r.object("tenants.tenants_max", message);
@@ -133,4 +139,10 @@ pub(crate) fn check(r: &mut Reader<'_>, tenants: &[TenantConfig], rules: &Tenant
     if rules.key_required && keys.is_empty() {
         r.object("tenants.key_required", "is set, but no tenant has a key".to_owned());
     }
+}
+
+/// A token of RFC 9110, of a length that nobody needs.
+fn is_header_name(name: &str) -> bool {
+    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    (1..=HEADER_NAME_MAX).contains(&name.len()) && name.bytes().all(is_token)
 }

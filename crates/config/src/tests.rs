@@ -69,6 +69,32 @@ fn the_full_example_reads_and_sets_every_key() {
 }
 
 #[test]
+fn a_recording_that_nothing_plays_is_a_mistake_unless_it_only_lies_in_the_file() {
+    let ignored = "is played only by gpu.source = \"recorded\" (--gpu-source recorded): without it nothing reads the file";
+    let file = "schedulers = [\"http://s:8082\"]\n[gpu]\nrecording = \"a.json\"";
+    let told = |env: &[(String, String)], flags: &[Flag]| {
+        lines(parse::<AgentConfig>("file.toml", file, env.to_vec(), flags))
+    };
+    assert_eq!(told(&[], &[]), Vec::<String>::new());
+    let recording = || flag("--recording", "gpu.recording", "b.json");
+    assert_eq!(told(&[], &[recording()]), [format!("--recording: gpu.recording: {ignored}")]);
+    let variable = env(&[("AYA__GPU__RECORDING", "b.json")]);
+    assert_eq!(told(&variable, &[]), [format!("AYA__GPU__RECORDING: gpu.recording: {ignored}")]);
+    let source = flag("--gpu-source", "gpu.source", "recorded");
+    assert_eq!(told(&[], &[recording(), source]), Vec::<String>::new());
+}
+
+#[test]
+fn a_header_of_tenants_is_the_name_of_one() {
+    let bad = "file.toml:2: tenants.header: is not the name of a header, such as \"x-team\"";
+    for (header, expect) in
+        [("x-team", None), ("X_Team!", None), ("", Some(bad)), ("x team", Some(bad)), ("x:", Some(bad))]
+    {
+        check(&format!("[tenants]\nheader = \"{header}\""), expect.as_slice());
+    }
+}
+
+#[test]
 fn every_problem_names_file_line_and_key() {
     check(
         "[queue]\ncapacity = 5\nwait_max = 3",

@@ -126,6 +126,8 @@ pub enum Cause {
     PowerCap { mhz: u32, max_mhz: u32 },
     /// Its PCIe link is slower than it could be, at work.
     PcieLink { link: PcieLink },
+    /// What its PCIe link had to send again, and the most that a good link of its kind does.
+    PcieReplays { per_minute: u32, most: u32 },
     /// Replays and recoveries of its NVLinks, since the driver was loaded.
     NvlinkErrors { errors: u64 },
     /// Fewer of its NVLinks are up than were before.
@@ -175,6 +177,7 @@ impl Cause {
             Self::SlowClock { .. } => "slow_clock",
             Self::PowerCap { .. } => "power_cap",
             Self::PcieLink { .. } => "pcie_link",
+            Self::PcieReplays { .. } => "pcie_replays",
             Self::NvlinkErrors { .. } => "nvlink_errors",
             Self::NvlinkInactive { .. } => "nvlink_inactive",
             Self::PageRetirementPending => "page_retirement_pending",
@@ -222,6 +225,9 @@ impl fmt::Display for Cause {
             Self::PcieLink { link } => {
                 let PcieLink { generation, lanes, generation_max, lanes_max } = link;
                 write!(f, "PCIe generation {generation} x{lanes} of {generation_max} x{lanes_max} at work")
+            }
+            Self::PcieReplays { per_minute, most } => {
+                write!(f, "{per_minute} PCIe replays per minute, {most} is the most of a good link")
             }
             Self::NvlinkErrors { errors } => write!(f, "{errors} NVLink replays and recoveries"),
             Self::NvlinkInactive { active, before } => write!(f, "{active} of {before} NVLinks are up"),

@@ -78,6 +78,44 @@ impl fmt::Display for WallTime {
     }
 }
 
+impl WallTime {
+    /// A time as people write it: RFC 3339 with or without a fraction of a second (beyond milliseconds it is cut off),
+    /// in UTC (`Z`) or with an offset such as `+01:00`, its `T` perhaps a space or small.
+    ///
+    /// # Errors
+    /// [`WallTimeError`]: it is no such time, or one before 1970.
+    pub fn parse_written(text: &str) -> Result<Self, WallTimeError> {
+        let (day, rest) = text.trim().split_at_checked(10).ok_or(WallTimeError)?;
+        let clock = rest.strip_prefix(['T', 't', ' ']).ok_or(WallTimeError)?;
+        let zone = clock.find(['Z', 'z', '+', '-']).ok_or(WallTimeError)?;
+        let (clock, zone) = clock.split_at_checked(zone).ok_or(WallTimeError)?;
+        let (clock, fraction) = clock.split_once('.').unwrap_or((clock, "0"));
+        if fraction.is_empty() || !fraction.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(WallTimeError);
+        }
+        let ms: String = fraction.chars().chain("00".chars()).take(3).collect();
+        let local: Self = format!("{day}T{clock}.{ms}Z").parse()?;
+        let (ahead, offset) = match zone.strip_prefix(['+', '-']) {
+            Some(offset) => (zone.starts_with('+'), offset),
+            None if zone.eq_ignore_ascii_case("z") => (true, "00:00"),
+            None => return Err(WallTimeError),
+        };
+        let number = |digits: &str| -> Result<u64, WallTimeError> {
+            let good = digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_digit());
+            if good { digits.parse().map_err(|_| WallTimeError) } else { Err(WallTimeError) }
+        };
+        let (hours, minutes) = offset.split_once(':').ok_or(WallTimeError)?;
+        let (hours, minutes) = (number(hours)?, number(minutes)?);
+        if hours > 23 || minutes > 59 {
+            return Err(WallTimeError);
+        }
+        let offset_ms = (hours * 60 + minutes) * 60_000;
+        let unix_ms = local.as_unix_ms();
+        let utc = if ahead { unix_ms.checked_sub(offset_ms) } else { unix_ms.checked_add(offset_ms) };
+        utc.map(Self::from_unix_ms).ok_or(WallTimeError)
+    }
+}
+
 impl FromStr for WallTime {
     type Err = WallTimeError;
 
@@ -118,6 +156,32 @@ mod tests {
             let time = WallTime::from_unix_ms(unix_ms);
             assert_eq!(time.to_string(), text);
             assert_eq!(text.parse(), Ok(time), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_time_is_read_as_people_write_it() {
+        let at = |unix_ms| Ok(WallTime::from_unix_ms(unix_ms));
+        for (text, expect) in [
+            ("2026-11-21T04:24:34Z", at(1_795_235_074_000)),
+            (" 2026-11-21 04:24:34z ", at(1_795_235_074_000)),
+            ("2026-11-21T04:24:34.1Z", at(1_795_235_074_100)),
+            ("2026-11-21T04:24:34.123456789Z", at(1_795_235_074_123)),
+            ("2026-11-21T05:24:34+01:00", at(1_795_235_074_000)),
+            ("2026-11-20T22:54:34-05:30", at(1_795_235_074_000)),
+            ("1970-01-01T00:30:00+01:00", Err(WallTimeError)),
+            ("2026-11-21T04:24:34", Err(WallTimeError)),
+            ("2026-11-21T04:24:34.Z", Err(WallTimeError)),
+            ("2026-11-21T04:24:34.-1Z", Err(WallTimeError)),
+            ("2026-11-21T04:24:34+1:00", Err(WallTimeError)),
+            ("2026-11-21T04:24:34+24:00", Err(WallTimeError)),
+            ("2026-06-31T04:24:34Z", Err(WallTimeError)),
+            ("2026-11-21", Err(WallTimeError)),
+            ("2026-11-2\u{e9}T04:24:34Z", Err(WallTimeError)),
+            ("yesterday", Err(WallTimeError)),
+            ("", Err(WallTimeError)),
+        ] {
+            assert_eq!(WallTime::parse_written(text), expect, "{text}");
         }
     }
 

@@ -1,8 +1,19 @@
 //! Events of GPUs: which ones count, and what they change before the next report comes.
 
-use aya_domain::{GpuEvent, GpuEventKind, GpuEvents, MonoTime, NodeId};
+use std::time::Duration;
+
+use aya_domain::{Aged, GpuEvent, GpuEventKind, GpuEvents, MonoTime, NodeId};
 
 use crate::{Effects, Fleet, Notice};
+
+/// An event from before this scheduler is news up to this age: it may have happened while none ran. A former one has
+/// dealt with an older one, and an operator may have cleared the GPU since.
+const NEWS_FROM_BEFORE: Duration = Duration::from_secs(60);
+
+/// Whether an event is news to a scheduler whose clock began at zero.
+fn is_news(event: &Aged<GpuEvent>, received_at: MonoTime) -> bool {
+    event.age <= received_at.since(MonoTime::ZERO).max(NEWS_FROM_BEFORE)
+}
 
 impl Fleet {
     /// Takes the events of a known start of an agent, each once. Those of a node that never reported, or of a start
@@ -20,6 +31,9 @@ impl Fleet {
                 continue;
             }
             node.events_seen = event.value.sequence;
+            if !is_news(&event, received_at) {
+                continue;
+            }
             let happened_at = event.received(received_at);
             self.take_gpu_event(&id, &happened_at.value, happened_at.sampled_at, effects);
         }

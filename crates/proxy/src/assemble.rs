@@ -43,6 +43,7 @@ pub enum AssembleError {
 pub struct Assembler {
     kind: AnswerKind,
     limit: usize,
+    choices_per_prompt: u32,
     fed: usize,
     splitter: Splitter,
     facts: StreamFacts,
@@ -59,12 +60,20 @@ impl Assembler {
         Self {
             kind,
             limit: response_max,
+            choices_per_prompt: 1,
             fed: 0,
             splitter: Splitter::new(EVENT_MAX),
             facts: StreamFacts::default(),
             top: Map::new(),
             choices: Vec::new(),
         }
+    }
+
+    /// With so many choices for each prompt, which counts once.
+    #[must_use]
+    pub const fn choices_per_prompt(mut self, choices: u32) -> Self {
+        self.choices_per_prompt = choices;
+        self
     }
 
     /// Takes the next bytes of the stream and returns all that is known now.
@@ -118,6 +127,9 @@ impl Assembler {
             AnswerKind::Completion => "text_completion",
         };
         top.insert("object".to_owned(), json!(object));
+        if self.facts.usage_parts > 1 {
+            merge::sum_usage(&mut top, &self.facts, self.choices_per_prompt);
+        }
         let finished =
             self.choices.into_iter().map(|(index, choice)| merge::finish_choice(self.kind, index, choice));
         top.insert("choices".to_owned(), finished.collect());

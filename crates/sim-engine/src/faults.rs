@@ -33,6 +33,9 @@ pub struct Faults {
     pub die_mid_stream: Option<u32>,
     /// How many more requests die so; absent: every one.
     pub die_next: Option<u32>,
+    /// Streams that wait for a token send a comment this often, in milliseconds; 0: they send nothing. No fault of its
+    /// own (vLLM has a flag for it), but it hides others.
+    pub keep_alive_ms: u32,
     /// No steps are taken.
     pub stall: bool,
     /// Steps take this many times longer.
@@ -57,6 +60,7 @@ impl Default for Faults {
             error_in_stream_next: 0,
             die_mid_stream: None,
             die_next: None,
+            keep_alive_ms: 0,
             stall: false,
             slow: 1.0,
             lie: false,

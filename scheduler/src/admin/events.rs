@@ -42,9 +42,8 @@ pub(crate) async fn list(
         None => None,
         Some(Ok(since)) => Some(since),
         Some(Err(text)) => {
-            let message = format!(
-                "since: {text:?} is neither an event's id nor a time such as 2026-11-21T04:24:34.123Z"
-            );
+            let message =
+                format!("since: {text:?} is neither an event's id nor a time such as 2026-11-21T04:24:34Z");
             return problem(StatusCode::BAD_REQUEST, "bad_query", message);
         }
     };

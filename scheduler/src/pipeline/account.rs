@@ -4,14 +4,17 @@
 //! dropped open belongs to a client that has gone: the connection drops a request's future and body then. Or the time to
 //! drain is over, and the scheduler drops them all.
 
+mod waiting;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use aya_admission::Shed;
-use aya_domain::{Decision, DecisionId, EndpointId, MonoTime, Request, RequestId, RequestKind, Tokens};
+use aya_domain::{
+    Decision, DecisionId, EndpointId, HoldReason, MonoTime, Request, RequestId, RequestKind, Tokens,
+};
 use aya_proxy::{ApiError, StreamFacts};
-use aya_trace::{Admission, Attempt, AttemptResult, OutcomeStatus, Record, RequestOutcome, WaitedFor};
+use aya_trace::{Admission, Attempt, AttemptResult, OutcomeStatus, Record, RequestOutcome};
 use http::HeaderMap;
 
 use super::Prepared;
@@ -39,8 +42,11 @@ struct Open {
     request: Option<Request>,
     model: Arc<ModelState>,
     messages: u32,
+    choices_per_prompt: u32,
     queued_at: Option<MonoTime>,
     admission: Admission,
+    /// The last decision that found no room, while it waits for some.
+    held: Option<(HoldReason, Decided)>,
     queue: Duration,
     /// Decisions that something came of: an attempt, or the end.
     decisions: u32,
@@ -80,8 +86,10 @@ impl Account {
             request: None,
             model: Arc::clone(&shared.unknown_model),
             messages: 0,
+            choices_per_prompt: 1,
             queued_at: None,
             admission: Admission::default(),
+            held: None,
             queue: Duration::ZERO,
             decisions: 0,
             decision: None,
@@ -114,23 +122,7 @@ impl Account {
             open.request = Some(prepared.request.clone());
             open.model = Arc::clone(&prepared.state);
             open.messages = prepared.scanned.messages.unwrap_or(0);
-        }
-    }
-
-    /// The request began to wait for room.
-    pub(crate) fn queued(&mut self, now: MonoTime, position: usize, what: WaitedFor) {
-        if let Some(open) = &mut self.open {
-            open.queued_at = Some(now);
-            open.admission.position = open.admission.position.or(Some(position));
-            open.admission.waited_for = open.admission.waited_for.or(Some(what));
-        }
-    }
-
-    /// It was refused for what was predicted.
-    pub(crate) fn shed(&mut self, shed: Shed) {
-        self.shared.metrics.admission.shed(&shed, self.open.as_ref().and_then(|open| open.request.as_ref()));
-        if let Some(open) = &mut self.open {
-            open.admission.shed = Some(shed);
+            open.choices_per_prompt = prepared.choices_per_prompt();
         }
     }
 
@@ -229,10 +221,11 @@ impl Account {
     }
 
     pub(crate) fn facts(&mut self, facts: &StreamFacts) {
-        let prompt = facts.usage.and_then(|usage| usage.prompt_tokens);
+        let per_prompt = self.open.as_ref().map_or(1, |open| open.choices_per_prompt);
+        let prompt = facts.prompt_tokens(per_prompt);
         let timed = facts.timings.and_then(|t| Some(t.prompt_n? + t.cache_n.unwrap_or(0)));
         let finish = facts.finish.map(|finish| finish.as_str().to_owned());
-        let cached = facts.usage.and_then(|usage| usage.cached_tokens);
+        let cached = facts.cached_tokens(per_prompt);
         let cached = cached.or(facts.timings.and_then(|timings| timings.cache_n));
         if let Some(open) = &mut self.open {
             open.cached_tokens = cached.or(open.cached_tokens);
@@ -275,6 +268,9 @@ impl Account {
     /// Ends the account; later calls change nothing.
     pub(crate) fn close(&mut self, end: End<'_>) {
         self.end_wait();
+        if let Some((_, decided)) = self.take_held() {
+            self.decided(decided);
+        }
         let Some(mut open) = self.open.take() else { return };
         let end = blame::seen_by_client(open.client_gone.as_ref(), end);
         let now = self.shared.clock.now();

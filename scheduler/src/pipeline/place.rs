@@ -14,6 +14,7 @@ use aya_estimate::LengthDistribution;
 use aya_placement::{Consulted, Knowledge, Policy, Seen, decide_noting};
 use aya_trace::{KnowledgeRead, WaitedFor};
 
+use super::account::Account;
 use super::admit;
 use super::inputs::{Decided, Inputs};
 use crate::insight::{CacheGuess, Held, Sight, affinity};
@@ -83,13 +84,14 @@ pub(crate) struct Unplaced {
 }
 
 /// How long a request may wait, and who hears of it.
-pub(crate) struct Wait<F> {
+pub(crate) struct Wait<'a> {
     /// It waits for room no longer.
     pub(crate) until: MonoTime,
     /// Whether it may be refused for what is predicted: who was let in once may not.
     pub(crate) newcomer: bool,
-    /// Hears when the wait begins, at which position, and what for.
-    pub(crate) queued: F,
+    /// Hears when the wait begins, at which position, and what for; and keeps the decision that it rests on, in case the
+    /// client does not wait.
+    pub(crate) account: &'a mut Account,
 }
 
 /// Places a request, waiting as long as it may.
@@ -97,14 +99,13 @@ pub(crate) async fn place(
     shared: &Shared,
     request: &Request,
     policy: &Policy,
-    mut wait: Wait<impl FnMut(MonoTime, usize, WaitedFor)>,
+    wait: Wait<'_>,
 ) -> Result<Placed, Unplaced> {
     let mut ticket: Option<Ticket> = None;
-    let mut last = None;
     loop {
         let stands = ticket.as_ref().map(Ticket::stands);
         if stands == Some(Stands::Displaced) {
-            let decided = last.map(|(_, decided)| decided);
+            let decided = wait.account.take_held().map(|(_, decided)| decided);
             return Err(Unplaced { reason: NotPlaced::Displaced, decided });
         }
         let late = request.deadline.is_some_and(|deadline| shared.clock.now() >= deadline);
@@ -116,20 +117,22 @@ pub(crate) async fn place(
             let newcomer = wait.newcomer && ticket.is_none();
             match attempt(shared, request, policy, newcomer) {
                 Ok(placed) => {
+                    drop(wait.account.take_held());
                     if let Some(ticket) = ticket {
                         ticket.placed();
                     }
                     return Ok(placed);
                 }
                 Err(Attempt::Refused(reason, decided)) => {
+                    drop(wait.account.take_held());
                     return Err(Unplaced { reason, decided: Some(decided) });
                 }
-                Err(Attempt::Hold(reason, decided)) => last = Some((reason, decided)),
+                Err(Attempt::Hold(reason, decided)) => wait.account.hold(reason, decided),
             }
         }
         let now = shared.clock.now();
         if late || now >= wait.until {
-            let held = last.or_else(|| look(shared, request, policy));
+            let held = wait.account.take_held().or_else(|| look(shared, request, policy));
             let (held, decided) = held.map_or((None, None), |(r, d)| (Some(r), Some(d)));
             let reason = match request.deadline {
                 Some(deadline) if now >= deadline => NotPlaced::DeadlineExceeded(held),
@@ -140,16 +143,18 @@ pub(crate) async fn place(
         match &ticket {
             Some(waiting) => {
                 if may_try {
-                    waiting.pass(blocked(last.as_ref()));
+                    waiting.pass(blocked(wait.account.held()));
                 }
                 sleep(waiting, wait.until.since(now)).await;
             }
             None => {
-                let taken = enter(shared, request, last.as_ref(), now, &wait).map_err(|reason| {
+                let entered = enter(shared, request, now, &wait);
+                let taken = entered.map_err(|reason| {
                     // Refusing is cheap: no decision is made for it.
-                    Unplaced { reason, decided: last.take().map(|(_, decided)| decided) }
+                    Unplaced { reason, decided: wait.account.take_held().map(|(_, decided)| decided) }
                 })?;
-                (wait.queued)(now, taken.position, waited_for(last.as_ref()));
+                let what = waited_for(wait.account.held());
+                wait.account.queued(now, taken.position, what);
                 // Once more before it sleeps: room that appeared since the decision woke nobody, for nobody waited.
                 ticket = Some(taken);
             }
@@ -158,14 +163,8 @@ pub(crate) async fn place(
 }
 
 /// Takes a place in the queue, if what is predicted allows it.
-fn enter<F>(
-    shared: &Shared,
-    request: &Request,
-    held: Option<&(HoldReason, Decided)>,
-    now: MonoTime,
-    wait: &Wait<F>,
-) -> Result<Ticket, NotPlaced> {
-    let decision = held.map(|(_, decided)| &*decided.decision);
+fn enter(shared: &Shared, request: &Request, now: MonoTime, wait: &Wait<'_>) -> Result<Ticket, NotPlaced> {
+    let decision = wait.account.held().map(|(_, decided)| &*decided.decision);
     if wait.newcomer
         && let Some(shed) = admit::shed_waiting(shared, decision, request, now, wait.until)
     {
@@ -175,7 +174,7 @@ fn enter<F>(
     shared.room.enter(&request.model, &entry).map_err(|full| NotPlaced::QueueFull { limit: full.limit })
 }
 
-const fn waited_for(held: Option<&(HoldReason, Decided)>) -> WaitedFor {
+fn waited_for(held: Option<&(HoldReason, Decided)>) -> WaitedFor {
     match held {
         Some((HoldReason::AllFull, _)) => WaitedFor::Room,
         Some((HoldReason::NoneReady, _)) => WaitedFor::ReadyEndpoint,

@@ -1,7 +1,7 @@
 //! What a client is told when no endpoint takes its request: one table.
 
 use aya_admission::retry_after_wait_s;
-use aya_domain::{Endpoint, Health, HoldReason, ModelId, Phase, RefusalReason, Request, Tokens};
+use aya_domain::{Health, HoldReason, ModelId, Phase, RefusalReason, Request, Tokens};
 use aya_proxy::ApiError;
 
 use super::place::NotPlaced;
@@ -20,7 +20,7 @@ pub(super) fn error(shared: &Shared, request: &Request, reason: &NotPlaced) -> A
     match reason {
         NotPlaced::Refused(RefusalReason::UnknownModel) => {
             let view = shared.view.load();
-            loading(&view, model)
+            loading(shared, &view, model)
                 .unwrap_or_else(|| respond::unknown_model(model.as_str(), &shared.known_models(&view)))
         }
         NotPlaced::Refused(RefusalReason::TooLong { need, largest }) => too_long(*need, *largest),
@@ -72,13 +72,17 @@ fn retry_after_s(shared: &Shared, request: &Request) -> u32 {
     u32::try_from(retry_after_wait_s(wait_s)).unwrap_or(u32::MAX)
 }
 
-/// 503 for a model that nobody serves while engines have not said yet what they serve: it may be one of theirs.
-fn loading(view: &FarmView, model: &ModelId) -> Option<ApiError> {
-    let silent = |endpoint: &&Endpoint| endpoint.info.models.is_empty() && endpoint.phase != Phase::Gone;
+/// 503 for a model that nobody serves while an engine starts that has not told yet what it serves: it may be its own.
+fn loading(shared: &Shared, view: &FarmView, model: &ModelId) -> Option<ApiError> {
+    let (now, grace) = (shared.clock.now(), shared.config.placement.starting_grace);
     let mut named: Vec<String> = Vec::new();
-    for endpoint in view.snapshot.endpoints.iter().filter(silent).take(NAMED_MAX) {
+    for (endpoint, companion) in view.snapshot.endpoints.iter().zip(&view.companions) {
         let why = match (&endpoint.phase, &endpoint.health) {
+            _ if !endpoint.info.models.is_empty() || named.len() == NAMED_MAX => continue,
+            (Phase::Gone, _) => continue,
+            // By its own word, for as long as it says so.
             (Phase::Joining, _) => "loading",
+            _ if now.since(companion.since) >= grace => continue,
             (_, Health::Unhealthy { .. }) => "not up yet",
             _ => "not read yet",
         };
@@ -87,8 +91,10 @@ fn loading(view: &FarmView, model: &ModelId) -> Option<ApiError> {
     if named.is_empty() {
         return None;
     }
+    let known: Vec<String> = shared.known_models(view).iter().map(ToString::to_string).collect();
+    let known = if known.is_empty() { "none yet".to_owned() } else { known.join(", ") };
     let message = format!(
-        "no endpoint serves `{model}` now; these have not said yet what they serve: {}",
+        "no endpoint serves `{model}` now; these have not said yet what they serve: {}; known: {known}",
         named.join(", ")
     );
     let error = ApiError::new(503, "unavailable_error", message).code("model_loading");

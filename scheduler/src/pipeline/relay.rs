@@ -169,6 +169,7 @@ fn begin(
     let up = sent.up;
     let FirstEvent { response, scanner, held } = first;
     let EngineResponse { head, body: mut upstream } = response;
+    upstream.count_progress_only();
     upstream.set_idle_timeout(up.shared.config.timeouts.inter_token);
     let seen = scanner.facts().content_events;
     if seen > 0 {

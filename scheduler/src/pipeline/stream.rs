@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use aya_proxy::{ApiError, ResponseBody, SseScanner, UpstreamError};
+use aya_proxy::{ApiError, ResponseBody, SseScanner, StreamFacts, UpstreamError};
 use aya_trace::OutcomeStatus;
 use bytes::Bytes;
 use memchr::memmem;
@@ -97,9 +97,14 @@ impl StreamBody {
         stream
     }
 
-    fn heard(&mut self, seen_before: u64) {
+    fn heard(&mut self, events_before: u64, seen_before: u64) {
         let now = self.shared.clock.now();
-        let seen = self.scanner.facts().content_events;
+        let facts = self.scanner.facts();
+        let seen = facts.content_events;
+        // Comments are no tokens: an engine that only keeps its connection alive is silent.
+        if facts.events > events_before {
+            self.upstream.progressed();
+        }
         if seen > seen_before {
             self.account.tokens(seen, now);
             if let Some(lease) = &mut self.lease {
@@ -212,11 +217,11 @@ impl Pieces for StreamBody {
         loop {
             match self.upstream.poll_chunk(cx) {
                 Poll::Ready(Some(Ok(chunk))) => {
-                    let seen_before = self.scanner.facts().content_events;
+                    let StreamFacts { events, content_events, .. } = *self.scanner.facts();
                     let Ok(whole) = self.scanner.feed_whole(&chunk) else {
                         return Poll::Ready(Some(self.failed("an event of the engine's stream is too long")));
                     };
-                    self.heard(seen_before);
+                    self.heard(events, content_events);
                     // A mere piece of an event stays with the scanner until its end has come.
                     if !whole.is_empty() {
                         return Poll::Ready(Some(self.looked_at(whole)));

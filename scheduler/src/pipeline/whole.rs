@@ -98,12 +98,18 @@ async fn assembled(sent: &Sent<'_>, account: &mut Account, lease: &mut Lease) ->
         RequestKind::Chat | RequestKind::Embedding => AnswerKind::Chat,
     };
     let limit = shared.config.limits.response_max;
-    let mut assembler = Assembler::new(kind, limit);
-    let mut seen = 0;
+    let mut assembler = Assembler::new(kind, limit).choices_per_prompt(prepared.choices_per_prompt());
+    let (mut seen, mut events) = (0, 0);
     while let Some(chunk) = response.body.chunk().await? {
         let facts = assembler.feed(&chunk).map_err(|error| failure(error, limit))?;
+        if facts.events > events {
+            // Of those that are no comments only.
+            events = facts.events;
+            response.body.progressed();
+        }
         if facts.content_events > seen {
             if seen == 0 {
+                response.body.count_progress_only();
                 response.body.set_idle_timeout(timeouts.inter_token);
             }
             let now = shared.clock.now();

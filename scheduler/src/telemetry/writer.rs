@@ -257,6 +257,7 @@ impl FleetWriter {
             prefixes: Arc::new(PrefixIndex::new(blocks)),
             cell: Arc::new(LedgerCell::new(Arc::clone(&self.shared.room))),
             metrics: self.shared.metrics.endpoint(id.as_str()),
+            since: self.shared.clock.now(),
         };
         self.companions.insert(id.clone(), companion.clone());
         companion

@@ -27,6 +27,7 @@ pub enum Rule {
     SlowClock,
     PowerCap,
     PcieLink,
+    PcieReplays,
     NvlinkErrors,
     NvlinkInactive,
     PageRetirementPending,
@@ -38,7 +39,7 @@ pub enum Rule {
 
 impl Rule {
     /// In the order of the documentation.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Xid,
         Self::EccUncorrected,
         Self::RowRemapPending,
@@ -55,6 +56,7 @@ impl Rule {
         Self::SlowClock,
         Self::PowerCap,
         Self::PcieLink,
+        Self::PcieReplays,
         Self::NvlinkErrors,
         Self::NvlinkInactive,
         Self::PageRetirementPending,
@@ -97,6 +99,7 @@ impl Rule {
             Self::SlowClock => "slow_clock",
             Self::PowerCap => "power_cap",
             Self::PcieLink => "pcie_link",
+            Self::PcieReplays => "pcie_replays",
             Self::NvlinkErrors => "nvlink_errors",
             Self::NvlinkInactive => "nvlink_inactive",
             Self::PageRetirementPending => "page_retirement_pending",
@@ -128,6 +131,7 @@ impl Rule {
             | Self::RecoveryReboot
             | Self::RecoveryOther
             | Self::PcieLink
+            | Self::PcieReplays
             | Self::NvlinkErrors
             | Self::NvlinkInactive
             | Self::PageRetirementPending
@@ -178,6 +182,8 @@ impl Rule {
             Self::PagesRetired => settings(Action::Cordon, 0, 60),
             // Some readings of the link (every 30 s) while the GPU was never idle: at rest it lowers its generation.
             Self::PcieLink => settings(derate, 120, 60),
+            // Its evidence is a minute long already.
+            Self::PcieReplays => settings(derate, 0, 60),
             // DCGM fails a GPU at the first one. Data is sent again and not lost, so it is only slower here.
             Self::NvlinkErrors => settings(derate, 0, 600),
             Self::NvlinkInactive => settings(Action::Drain, 45, 60),
@@ -318,6 +324,7 @@ mod tests {
                 },
                 Rule::PcieLink,
             ),
+            (Cause::PcieReplays { per_minute: 32, most: 31 }, Rule::PcieReplays),
             (Cause::NvlinkErrors { errors: 1 }, Rule::NvlinkErrors),
             (Cause::NvlinkInactive { active: 1, before: 2 }, Rule::NvlinkInactive),
             (Cause::PageRetirementPending, Rule::PageRetirementPending),

@@ -1,11 +1,14 @@
 //! What one reading of a GPU says to each rule: bad, clean, or nothing. A missing value says nothing.
 
+use std::time::Duration;
+
 use aya_domain::{Cause, Celsius, GpuInfo, GpuSample, Ratio};
 
 use super::before::Before;
 use super::rules::Rule;
 
 /// NVML's clocks-event reasons (nvml.h). Idle, application clocks, sync boost and display are no fault.
+const GPU_IDLE: u64 = 0x01;
 const SW_POWER_CAP: u64 = 0x04;
 const HW_SLOWDOWN: u64 = 0x08;
 const SW_THERMAL: u64 = 0x20;
@@ -24,6 +27,12 @@ const BUSY: f64 = 0.05;
 const PAGES_FULL: u32 = 63;
 /// A clock from here on is the full one.
 const FULL_CLOCK: f64 = 0.95;
+/// A clock below it is slow also where the driver names no reason, if the GPU is at work all the time.
+const LOW_CLOCK: f64 = 0.6;
+const HARD_AT_WORK: f64 = 0.5;
+const LOW_AFTER: Duration = Duration::from_secs(10);
+/// Of one lane at one gigatransfer per second.
+const BIT_ERRORS_PER_MINUTE: f64 = 1e9 * 60.0 * 1e-12;
 
 /// What a rule makes of a reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,11 +74,9 @@ pub(crate) fn evidence(rule: Rule, info: &GpuInfo, sample: &GpuSample, before: &
                 .map(|reasons| reasons & HW_SLOWDOWN != 0 && reasons & (HW_THERMAL | HW_POWER_BRAKE) == 0);
             Evidence::of(unexplained, Cause::HwSlowdown)
         }
-        Rule::SlowClock => clock(info, sample, |reasons| reasons & THROTTLED != 0),
-        Rule::PowerCap => {
-            clock(info, sample, |reasons| reasons & SW_POWER_CAP != 0 && reasons & THROTTLED == 0)
-        }
+        Rule::SlowClock | Rule::PowerCap => clock(rule, info, sample, before),
         Rule::PcieLink => pcie(sample),
+        Rule::PcieReplays => replays(sample, before),
         Rule::NvlinkErrors => match sample.nvlink_errors {
             Some(errors) => Evidence::of(
                 Some(before.nvlink_errors.is_some_and(|before| errors > before)),
@@ -122,8 +129,7 @@ fn pcie(sample: &GpuSample) -> Evidence {
     if link.generation >= link.generation_max {
         return Evidence::Clean;
     }
-    let busy = sample.busy.or(sample.sm_active).is_some_and(|busy| busy.get() >= BUSY);
-    if busy { Evidence::Bad(cause) } else { Evidence::Excused }
+    if is_busy(sample, BUSY) { Evidence::Bad(cause) } else { Evidence::Excused }
 }
 
 fn recovery(rule: Rule, sample: &GpuSample) -> Evidence {
@@ -153,28 +159,73 @@ fn limit(sample: &GpuSample) -> Evidence {
     Evidence::of(Some(margin <= Celsius(0) && reasons & THERMAL != 0), cause)
 }
 
-fn clock(info: &GpuInfo, sample: &GpuSample, applies: impl Fn(u64) -> bool) -> Evidence {
+/// Replays of the last whole minute. A good link errs in one of 10^12 bits (PCI Express base specification), as DCGM has it.
+fn replays(sample: &GpuSample, before: &Before) -> Evidence {
+    let (Some(per_minute), Some(link)) = (before.replays_per_minute, sample.pcie_link) else {
+        return Evidence::Nothing;
+    };
+    // Gigatransfers per second of the generations from the first on.
+    let speed = match link.generation {
+        1 => 2.5,
+        2 => 5.0,
+        3 => 8.0,
+        4 => 16.0,
+        5 => 32.0,
+        6 => 64.0,
+        _ => return Evidence::Nothing,
+    };
+    let most = (speed * BIT_ERRORS_PER_MINUTE * f64::from(link.lanes)).ceil();
+    let cause = Cause::PcieReplays { per_minute, most: whole(most) };
+    Evidence::of(Some(f64::from(per_minute) > most), cause)
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most 62 a lane, and bounded")]
+fn whole(most: f64) -> u32 {
+    most.clamp(0.0, 1e6) as u32
+}
+
+/// Its clock against the full one, while it works. A clock far below it needs no throttling to be slow: somebody may
+/// have locked it there.
+fn clock(rule: Rule, info: &GpuInfo, sample: &GpuSample, before: &Before) -> Evidence {
     let (Some(mhz), Some(max_mhz), Some(reasons)) =
         (sample.sm_clock_mhz, info.sm_clock_max_mhz, sample.clock_event_reasons)
     else {
         return Evidence::Nothing;
     };
-    if !applies(reasons) {
+    let (throttled, capped) = (reasons & THROTTLED != 0, reasons & SW_POWER_CAP != 0);
+    let ratio = clock_ratio(mhz, max_mhz).get();
+    let cause = Cause::SlowClock { mhz, max_mhz };
+    let (applies, cause) = match rule == Rule::PowerCap {
+        true => (capped && !throttled, Cause::PowerCap { mhz, max_mhz }),
+        false if throttled => (true, cause),
+        false if before.low_for >= LOW_AFTER => return Evidence::Bad(cause),
+        // An idle GPU rests at a low clock, and one that begins to work takes a moment.
+        false if ratio < LOW_CLOCK => return Evidence::Nothing,
+        false => (false, cause),
+    };
+    if !applies {
         return Evidence::Clean;
     }
-    let busy = sample.busy.or(sample.sm_active);
-    if busy.is_none_or(|busy| busy.get() < BUSY) {
+    if !is_busy(sample, BUSY) {
         return Evidence::Nothing;
     }
-    let slow = clock_ratio(mhz, max_mhz).get() < FULL_CLOCK;
-    Evidence::of(
-        Some(slow),
-        if reasons & THROTTLED != 0 {
-            Cause::SlowClock { mhz, max_mhz }
-        } else {
-            Cause::PowerCap { mhz, max_mhz }
-        },
-    )
+    Evidence::of(Some(ratio < FULL_CLOCK), cause)
+}
+
+fn is_busy(sample: &GpuSample, share: f64) -> bool {
+    sample.busy.or(sample.sm_active).is_some_and(|busy| busy.get() >= share)
+}
+
+/// Whether it is at work all the time at a clock far below the full one, and the driver names no reason.
+pub(super) fn is_locked_low(info: &GpuInfo, sample: &GpuSample) -> bool {
+    let (Some(mhz), Some(max_mhz), Some(reasons)) =
+        (sample.sm_clock_mhz, info.sm_clock_max_mhz, sample.clock_event_reasons)
+    else {
+        return false;
+    };
+    reasons & (THROTTLED | SW_POWER_CAP | GPU_IDLE) == 0
+        && clock_ratio(mhz, max_mhz).get() < LOW_CLOCK
+        && is_busy(sample, HARD_AT_WORK)
 }
 
 /// The share of the full clock.

@@ -83,7 +83,8 @@ pub(crate) struct GpuHealth {
     /// Ended by an operator while the evidence lasts.
     pardoned: BTreeSet<Rule>,
     xids: VecDeque<MonoTime>,
-    xids_told: u32,
+    /// Of the driver's count, those that are known. `None`: it was never read, so what it says first is no news.
+    xids_told: Option<u32>,
     before: Before,
     pub(crate) lost: Option<MonoTime>,
     pub(crate) raw: Vec<Raw>,
@@ -105,7 +106,7 @@ impl GpuHealth {
 
     /// Another start of the agent counts XIDs anew.
     pub(crate) fn forget_counts(&mut self) {
-        self.xids_told = 0;
+        self.xids_told = Some(0);
     }
 
     /// Takes a reading.
@@ -124,11 +125,9 @@ impl GpuHealth {
         if self.before.was_reset(sample) {
             self.end_all(EndedBy::Reset, at, rules, changes);
         }
-        if let (Some(count), Some(code)) = (sample.xids, sample.last_xid)
-            && count > self.xids_told
-        {
-            self.note_xid(code, Some(count), at, rules, changes);
-        }
+        self.count_xids(sample, at, rules, changes);
+        self.before.count_replays(sample, at);
+        self.before.time_clock(info, sample, at);
         for rule in Rule::of_readings() {
             match evidence(rule, info, sample, &self.before) {
                 Evidence::Bad(cause) => self.bad(rule, cause, at, rules, changes),
@@ -142,6 +141,16 @@ impl GpuHealth {
         self.before.note(sample);
     }
 
+    /// Errors that no event told. Those of before this scheduler may have been dealt with: what they left behind the
+    /// driver tells otherwise (recovery action, a lost GPU), and the agent repeats what has just happened as an event.
+    fn count_xids(&mut self, sample: &GpuSample, at: MonoTime, rules: &Rules, changes: &mut Vec<Change>) {
+        let Some(count) = sample.xids else { return };
+        let told = *self.xids_told.get_or_insert(count);
+        if let Some(code) = sample.last_xid.filter(|_| count > told) {
+            self.note_xid(code, Some(count), at, rules, changes);
+        }
+    }
+
     /// The driver told an error. `count` is how many it told in all.
     pub(crate) fn note_xid(
         &mut self,
@@ -151,7 +160,8 @@ impl GpuHealth {
         rules: &Rules,
         changes: &mut Vec<Change>,
     ) {
-        self.xids_told = count.unwrap_or(self.xids_told.saturating_add(1)).max(self.xids_told);
+        let told = self.xids_told.unwrap_or(0);
+        self.xids_told = Some(count.unwrap_or(told.saturating_add(1)).max(told));
         let settings = rules.of(Rule::Xid);
         if settings.action.is_none() {
             return;

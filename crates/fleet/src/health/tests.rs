@@ -175,6 +175,7 @@ impl Story {
                 let (generation, lanes) = (generation.parse().unwrap(), lanes.parse().unwrap());
                 sample.pcie_link = Some(PcieLink { generation, lanes, generation_max: 5, lanes_max: 16 });
             }
+            "replays" => sample.pcie_replays = Some(count()),
             "nvlink" => sample.nvlink_errors = Some(count()),
             "links" => sample.nvlinks_active = Some(small()),
             "page" => sample.page_retirement_pending = Some(number() != 0),
@@ -249,8 +250,13 @@ fn xids_do_what_the_table_says() {
 }
 
 #[test]
-fn what_was_there_when_the_scheduler_began_counts_too() {
-    check("0: xids=4 last=79", "fail xid");
+fn what_was_there_when_the_scheduler_began_counts_only_where_the_driver_still_asks_for_something() {
+    // Whoever was on watch then has dealt with them, and the agent repeats the latest as events.
+    check("0: xids=4 last=79 | 5: -", "in");
+    check("0: xids=4 last=79 | 5: xids=5", "fail xid");
+    check("0: xids=4 last=79 recovery=2 | 5: -", "fail recovery_reboot");
+    check("0: xids=0 | 3: xids=1 last=79 | 5: -", "fail xid");
+    check("0: xids=4 last=79 | 1: !79 | 5: -", "fail xid");
     // A first count of memory errors only says that there were some once: an operator may have cleared the GPU since.
     check("0: ecc=2", "in");
     check("0: ecc=2 | 5: ecc=3", "cordon ecc_uncorrected");
@@ -282,6 +288,34 @@ fn a_pcie_link_below_its_best_slows_and_one_at_rest_does_not() {
     // What was found at work is not ended by a rest.
     check("0: pcie=1x16 | 125: busy=0 | 300: -", "in 80");
     check("0: pcie=0x0 | 300: -", "in");
+}
+
+#[test]
+fn a_link_that_has_to_send_too_much_again_slows() {
+    // Generation 5 with 16 lanes: 31 per minute is the most of a good one.
+    check("0: pcie=5x16 replays=900 | 300: -", "in");
+    check("0: pcie=5x16 replays=900 | 30: replays=930 | 300: -", "in");
+    check("0: pcie=5x16 replays=900 | 30: replays=940 | 62: -", "in 80");
+    check("0: pcie=5x16 replays=900 | 30: replays=940 | 50: -", "in");
+    // A minute that was good, and one more to be sure.
+    check("0: pcie=5x16 replays=900 | 30: replays=940 | 130: -", "in 80");
+    check("0: pcie=5x16 replays=900 | 30: replays=940 | 190: -", "in");
+    check("0: pcie=5x4 replays=0 | 30: replays=9 | 62: -", "in 80");
+    check("0: replays=0 | 30: replays=9000 | 62: -", "in");
+    // The driver was loaded anew: the count is of less than a minute.
+    check("0: pcie=5x16 replays=900 | 30: replays=40 | 85: -", "in");
+}
+
+#[test]
+fn a_clock_that_somebody_locked_far_below_the_full_one_slows_too() {
+    check("0: mhz=1000 busy=0.9 reasons=2 | 9: -", "in");
+    check("0: mhz=1000 busy=0.9 reasons=2 | 11: -", "in 50");
+    check("0: mhz=1000 busy=0.9 reasons=0 | 11: -", "in 50");
+    check("0: mhz=1400 busy=0.9 reasons=2 | 60: -", "in");
+    check("0: mhz=1000 busy=0.2 reasons=2 | 60: -", "in");
+    check("0: mhz=1000 busy=0.9 reasons=1 | 60: -", "in");
+    check("0: mhz=1000 busy=0.9 reasons=2 | 20: busy=0.1 | 90: -", "in 50");
+    check("0: mhz=1000 busy=0.9 reasons=2 | 20: mhz=1980 | 40: -", "in");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Events of GPUs: each counts once, at once, and no older reading takes it back.
 
+use std::time::Duration;
+
 use aya_domain::{Aged, BootId, GpuEvent, GpuEventKind, GpuEvents, GpuSample, Report, ReportKind};
 
 use super::farm::{Farm, aged, gpu, node_id, report, said};
@@ -64,4 +66,32 @@ fn events_of_strangers_and_of_replaced_starts_are_passed_over() {
     let _ = farm.report(1, counted(1, 1, Some(0), None));
     assert_eq!(told(&mut farm, 2, 9, vec![xid(1, 79, 1)]), Effects::default());
     assert_eq!(xids(&mut farm, 3), (Some(0), None));
+}
+
+/// A farm whose clock says 10 s hears of an XID that is so old, after a FULL report that counts it.
+fn check_old(age_s: u64, acts: bool) {
+    let mut farm = Farm::new();
+    let _ = farm.report(10_000, counted(1, 1, Some(1), Some(79)));
+    let old = Aged::new(xid(1, 79, 1).value, Duration::from_secs(age_s));
+    let effects = told(&mut farm, 10_010, 1, vec![old]);
+    assert_eq!(!effects.notices.is_empty(), acts, "{age_s} s: {effects:?}");
+    let next = said(&told(&mut farm, 10_020, 1, vec![xid(2, 94, 2)]));
+    assert_eq!(next.first().map(String::as_str), Some("gpu GPU-1 of node n: XID 94"), "{age_s} s");
+}
+
+#[test]
+fn what_happened_long_before_the_scheduler_began_is_no_news() {
+    for (age_s, acts) in [(0, true), (9, true), (50, true), (61, false), (500, false)] {
+        check_old(age_s, acts);
+    }
+}
+
+#[test]
+fn what_a_clogged_link_held_back_is_news_however_old() {
+    let mut farm = Farm::new();
+    let _ = farm.report(0, counted(1, 1, Some(0), None));
+    let _ = farm.report(500_000, counted(1, 2, Some(0), None));
+    let held = Aged::new(xid(1, 79, 1).value, Duration::from_secs(400));
+    let effects = told(&mut farm, 500_010, 1, vec![held]);
+    assert_eq!(said(&effects).len(), 2, "{effects:?}");
 }

@@ -5,6 +5,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{AnswerKind, AssembleError, INDEX_MAX};
+use crate::sse::StreamFacts;
 
 type Object = Map<String, Value>;
 
@@ -114,6 +115,17 @@ fn object_at<'o>(target: &'o mut Object, key: &str) -> Result<&'o mut Object, As
         *value = json!({});
     }
     value.as_object_mut().ok_or(AssembleError::BadEvent)
+}
+
+/// The usage of all choices in the place of the last one's.
+pub(super) fn sum_usage(top: &mut Object, facts: &StreamFacts, choices_per_prompt: u32) {
+    let (Some(usage), Some(Value::Object(told))) = (facts.usage, top.get_mut("usage")) else { return };
+    let prompt = facts.prompt_tokens(choices_per_prompt);
+    if let (Some(prompt), Some(completion)) = (prompt, usage.completion_tokens) {
+        told.insert("prompt_tokens".to_owned(), json!(prompt));
+        told.insert("completion_tokens".to_owned(), json!(completion));
+        told.insert("total_tokens".to_owned(), json!(prompt.saturating_add(completion)));
+    }
 }
 
 /// The choice as it stands in a non-streaming answer.

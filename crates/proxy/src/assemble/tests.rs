@@ -1,7 +1,7 @@
 //! Assembled answers beside the engines' own non-streaming ones.
 
 use proptest::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::sse::tests::recorded_body;
@@ -269,5 +269,28 @@ proptest! {
         if let Ok(answer) = assemble(kind, &events(&hostile), 1) {
             prop_assert!(answer["choices"].as_array().unwrap().iter().all(|c| c["finish_reason"].is_string()));
         }
+    }
+}
+
+#[test]
+fn choices_that_were_counted_one_by_one_are_told_together() {
+    let event = |index: u32, finish: &str, usage: &str| {
+        format!(
+            "data: {{\"choices\":[{{\"text\":\"a\",\"index\":{index},\"finish_reason\":{finish}}}]{usage}}}\n\n"
+        )
+    };
+    let own = |tokens: u32| {
+        format!(
+            ",\"usage\":{{\"completion_tokens\":{tokens},\"prompt_tokens\":6,\"total_tokens\":{}}},\"timings\":{{\"predicted_n\":{tokens}}}",
+            tokens + 6
+        )
+    };
+    let stream = [event(1, "\"stop\"", &own(5)), event(0, "\"stop\"", &own(3))].concat();
+    for (per_prompt, prompt) in [(2, 6), (1, 12)] {
+        let mut assembler = Assembler::new(AnswerKind::Completion, 1 << 20).choices_per_prompt(per_prompt);
+        assembler.feed(stream.as_bytes()).unwrap();
+        let answer: Value = serde_json::from_slice(&assembler.finish(2).unwrap()).unwrap();
+        let expect = json!({"completion_tokens": 8, "prompt_tokens": prompt, "total_tokens": 8 + prompt});
+        assert_eq!(answer["usage"], expect);
     }
 }

@@ -157,8 +157,14 @@ pub struct StreamFacts {
     /// The last finish reason, or the first that says that a choice was cut.
     pub finish: Option<FinishReason>,
     /// The last usage; with continuous usage every event has one.
+    /// Of an engine that counts each choice for itself (llama.cpp, beside its timings) their sums.
     pub usage: Option<Usage>,
+    /// The last; `predicted_n` is the sum over the choices that ended.
     pub timings: Option<Timings>,
+    /// Choices that `usage` is the sum of; 0: the engine counts the answer as a whole.
+    pub usage_parts: u32,
+    /// Tokens of choices that ended, by the timings beside their finish reasons.
+    predicted_ended: Option<u64>,
     /// The first error event.
     pub error: Option<StreamError>,
     /// Whether `[DONE]` was seen. It does not mean success.
@@ -188,6 +194,43 @@ impl StreamFacts {
         told.or(timed).or((self.content_events > 0).then_some(self.content_events))
     }
 
+    /// Prompt tokens where each prompt has so many choices: an engine that counts choices counts its prompt with each.
+    #[must_use]
+    pub fn prompt_tokens(&self, choices_per_prompt: u32) -> Option<u64> {
+        self.once_per_prompt(self.usage?.prompt_tokens, choices_per_prompt)
+    }
+
+    /// Those of them that came from the prefix cache; in the mean where each choice has its own.
+    #[must_use]
+    pub fn cached_tokens(&self, choices_per_prompt: u32) -> Option<u64> {
+        self.once_per_prompt(self.usage?.cached_tokens, choices_per_prompt)
+    }
+
+    fn once_per_prompt(&self, sum: Option<u64>, choices: u32) -> Option<u64> {
+        sum.map(|sum| if self.usage_parts > 1 { sum / u64::from(choices.max(1)) } else { sum })
+    }
+
+    fn usage_told(&mut self, told: Usage, is_of_one_choice: bool) {
+        let before = self.usage.filter(|_| is_of_one_choice && self.usage_parts > 0);
+        let sum = |of: fn(&Usage) -> Option<u64>| match (of(&told), before.as_ref().and_then(of)) {
+            (Some(one), Some(other)) => Some(one.saturating_add(other)),
+            (one, other) => one.or(other),
+        };
+        self.usage = Some(Usage {
+            prompt_tokens: sum(|usage| usage.prompt_tokens),
+            completion_tokens: sum(|usage| usage.completion_tokens),
+            cached_tokens: sum(|usage| usage.cached_tokens),
+        });
+        self.usage_parts = if is_of_one_choice { self.usage_parts.saturating_add(1) } else { 0 };
+    }
+
+    fn timings_told(&mut self, told: Timings, ends_choice: bool) {
+        if ends_choice && let Some(one) = told.predicted_n {
+            self.predicted_ended = Some(self.predicted_ended.unwrap_or(0).saturating_add(one));
+        }
+        self.timings = Some(Timings { predicted_n: self.predicted_ended.or(told.predicted_n), ..told });
+    }
+
     /// Adds what one event says.
     pub(crate) fn look_at(&mut self, data: &[u8]) {
         if is_nothing(data) {
@@ -200,8 +243,10 @@ impl StreamFacts {
             return;
         }
         let keys = &*KEYS;
+        let mut ends_choice = false;
         for value in keys.finish_reason.values(data) {
             if let Some(text) = string(value) {
+                ends_choice = true;
                 self.finished = self.finished.saturating_add(1);
                 // One choice that was cut is remembered over those that were not.
                 if self.finish.is_none_or(FinishReason::is_complete) {
@@ -212,21 +257,25 @@ impl StreamFacts {
         if keys.content.iter().any(|key| key.values(data).any(is_content)) {
             self.content_events += 1;
         }
-        if let Some(usage) = keys.usage.values(data).find(|v| v.first() == Some(&b'{')) {
-            self.usage = Some(Usage {
+        let object = |key: &Key| key.values(data).find(|v| v.first() == Some(&b'{'));
+        let (usage, timings) = (object(&keys.usage), object(&keys.timings));
+        if let Some(usage) = usage {
+            let told = Usage {
                 prompt_tokens: keys.prompt_tokens.uint(usage),
                 completion_tokens: keys.completion_tokens.uint(usage),
                 cached_tokens: keys.cached_tokens.uint(usage),
-            });
+            };
+            self.usage_told(told, timings.is_some());
         }
-        if let Some(timings) = keys.timings.values(data).find(|v| v.first() == Some(&b'{')) {
-            self.timings = Some(Timings {
+        if let Some(timings) = timings {
+            let told = Timings {
                 prompt_n: keys.prompt_n.uint(timings),
                 cache_n: keys.cache_n.uint(timings),
                 predicted_n: keys.predicted_n.uint(timings),
                 prompt_ms: keys.prompt_ms.float(timings),
                 predicted_ms: keys.predicted_ms.float(timings),
-            });
+            };
+            self.timings_told(told, ends_choice);
         }
         if self.error.is_none() && keys.error.find(data).is_some() {
             self.error = StreamError::from_json(data);

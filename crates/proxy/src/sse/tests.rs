@@ -373,3 +373,31 @@ proptest! {
         prop_assert!(known.is_none_or(f64::is_finite));
     }
 }
+
+/// Events of an answer with two choices as llama.cpp writes them: each choice has a usage of its own beside its timings.
+const TWO_CHOICES: &str = concat!(
+    "data: {\"choices\":[{\"text\":\" off\",\"index\":1,\"finish_reason\":null}]}\n\n",
+    "data: {\"choices\":[{\"text\":\" we\",\"index\":0,\"finish_reason\":null}]}\n\n",
+    "data: {\"choices\":[{\"text\":\"\",\"index\":1,\"finish_reason\":\"length\"}],\"usage\":{\"completion_tokens\":5,",
+    "\"prompt_tokens\":6,\"total_tokens\":11,\"prompt_tokens_details\":{\"cached_tokens\":0}},\"timings\":{\"cache_n\":0,",
+    "\"prompt_n\":6,\"predicted_n\":5}}\n\n",
+    "data: {\"choices\":[{\"text\":\"\",\"index\":0,\"finish_reason\":\"stop\"}],\"usage\":{\"completion_tokens\":3,",
+    "\"prompt_tokens\":6,\"total_tokens\":9,\"prompt_tokens_details\":{\"cached_tokens\":4}},\"timings\":{\"cache_n\":4,",
+    "\"prompt_n\":2,\"predicted_n\":3}}\n\ndata: [DONE]\n\n",
+);
+
+#[test]
+fn an_engine_that_counts_each_choice_for_itself_is_added_up() {
+    let seen = facts(TWO_CHOICES.as_bytes());
+    assert_eq!((seen.completion_tokens(), seen.usage_parts), (Some(8), 2));
+    // Two choices of one prompt, or one of each of two prompts.
+    assert_eq!((seen.prompt_tokens(2), seen.prompt_tokens(1)), (Some(6), Some(12)));
+    assert_eq!(seen.cached_tokens(2), Some(2));
+    // Without a usage that was asked for, its timings count.
+    let timed = TWO_CHOICES.replace("\"usage\"", "\"other\"");
+    assert_eq!(facts(timed.as_bytes()).completion_tokens(), Some(8));
+    // An engine whose usage is of the whole answer so far is not added up.
+    let running = TWO_CHOICES.replace("\"timings\"", "\"other\"");
+    let running = facts(running.as_bytes());
+    assert_eq!((running.completion_tokens(), running.prompt_tokens(2)), (Some(3), Some(6)));
+}

@@ -74,7 +74,7 @@ pub async fn exchange(
     conn.timer.start(Phase::Body, config.idle_timeout);
     let keep = parsed.keep_alive && outgoing.is_sent() && !incoming.has_excess;
     let decoder = incoming.decoder.unwrap_or_else(|| Decoder::new(parsed.framing));
-    let mut body = ResponseBody { conn: Some(conn), decoder, ready, config: *config, keep };
+    let mut body = ResponseBody { conn: Some(conn), decoder, ready, config: *config, keep, by_reader: false };
     body.release_if_done();
     Ok(Response { head: parsed.head, body })
 }
@@ -225,6 +225,8 @@ pub struct ResponseBody {
     ready: Bytes,
     config: UpstreamConfig,
     keep: bool,
+    /// The reader tells what counts against the longest silence.
+    by_reader: bool,
 }
 
 impl ResponseBody {
@@ -256,7 +258,9 @@ impl ResponseBody {
                 Ok((data, has_excess)) => {
                     self.keep &= !has_excess;
                     self.ready = data;
-                    conn.timer.start(Phase::Body, self.config.idle_timeout);
+                    if !self.by_reader {
+                        conn.timer.start(Phase::Body, self.config.idle_timeout);
+                    }
                     self.release_if_done();
                 }
                 Err(error) => {
@@ -303,6 +307,7 @@ impl ResponseBody {
             ready: std::mem::take(&mut self.ready),
             config: self.config,
             keep: self.keep,
+            by_reader: false,
         })
     }
 
@@ -317,6 +322,18 @@ impl ResponseBody {
         self.config.idle_timeout = limit;
         if let Some(conn) = &mut self.conn {
             conn.timer.start(Phase::Body, limit);
+        }
+    }
+
+    /// From now on bytes alone do not end a silence, for they may be keep-alives: [`Self::progressed`] does.
+    pub fn count_progress_only(&mut self) {
+        self.by_reader = true;
+    }
+
+    /// Something came that the reader has waited for.
+    pub fn progressed(&mut self) {
+        if let Some(conn) = &mut self.conn {
+            conn.timer.start(Phase::Body, self.config.idle_timeout);
         }
     }
 

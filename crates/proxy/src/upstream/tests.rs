@@ -422,6 +422,24 @@ async fn a_slow_stream_lives_as_long_as_it_is_never_silent_for_too_long() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_the_reader_counts_progress_bytes_alone_end_no_silence() {
+    let with_a_byte = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n";
+    for (progresses, seconds) in [(false, 120), (true, 220)] {
+        let engine = Engine::start(vec![vec![Step::Request, send(with_a_byte), Step::UntilClosed]]).await;
+        let mut body = ask(engine.addr).await.unwrap().body;
+        let begin = tokio::time::Instant::now();
+        body.count_progress_only();
+        tokio::time::advance(Duration::from_secs(100)).await;
+        assert_eq!(body.chunk().await, Ok(Some(Bytes::from_static(b"a"))));
+        if progresses {
+            body.progressed();
+        }
+        assert_eq!(body.chunk().await, Err(UpstreamError::Timeout { phase: Phase::Body }));
+        assert_eq!(begin.elapsed().as_secs(), seconds, "{progresses}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_idle_socket_is_not_kept_longer_than_engines_keep_theirs() {
     let once = vec![Step::Request, send(OK), Step::UntilClosed];
     let engine = Engine::start(vec![once.clone(), once]).await;

@@ -1,6 +1,7 @@
 //! `/v1/chat/completions` and `/v1/completions`, streaming and not.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -68,7 +69,10 @@ async fn generate(app: &App, shape: Shape, plan: Plan) -> Result<Response, ApiEr
     let mut generation = intake::submit(app, &plan).await?;
     if plan.stream {
         let include_usage = plan.options.include_usage == Some(true);
-        return Ok(Answer::new(generation, frames, include_usage, die_after).into_response());
+        let mut answer = Answer::new(generation, frames, include_usage, die_after);
+        let every = u64::from(app.shared.faults.borrow().keep_alive_ms);
+        answer.keep_alive = (every > 0).then(|| Duration::from_millis(every));
+        return Ok(answer.into_response());
     }
     if let Some(tokens) = die_after {
         generation.beyond(tokens.saturating_sub(1)).await;

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::header;
@@ -16,6 +17,8 @@ use tokio::sync::mpsc;
 use super::error::ApiError;
 use super::frames::{DONE, Frames};
 use crate::inbox::{Generation, Job, Progress};
+
+const KEEP_ALIVE: Bytes = Bytes::from_static(b": keep-alive\n\n");
 
 /// The connection is to close without a proper end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +40,8 @@ pub(super) struct Answer {
     pub(super) include_usage: bool,
     /// Break after this many tokens.
     pub(super) die_after: Option<u32>,
+    /// A comment goes out after so long without a token.
+    pub(super) keep_alive: Option<Duration>,
     /// Tokens written.
     pub(super) written: u32,
     pub(super) progress: Progress,
@@ -57,6 +62,7 @@ impl Answer {
             frames,
             include_usage,
             die_after,
+            keep_alive: None,
             written: 0,
             progress: Progress::default(),
             ready: VecDeque::new(),
@@ -90,7 +96,15 @@ impl Answer {
             return Err(Died);
         }
         if self.progress.tokens <= self.written {
-            self.progress = self.generation.beyond(self.written).await.ok_or(Died)?;
+            let next = self.generation.beyond(self.written);
+            let progress = match self.keep_alive {
+                None => next.await,
+                Some(patience) => match tokio::time::timeout(patience, next).await {
+                    Ok(progress) => progress,
+                    Err(_) => return Ok(Some(KEEP_ALIVE)),
+                },
+            };
+            self.progress = progress.ok_or(Died)?;
         }
         self.advance();
         Ok(self.ready.pop_front())

@@ -119,6 +119,7 @@ pub(super) fn parts(cause: Cause) -> (&'static str, u64, u64) {
             let pair = |now: u32, most: u32| (u64::from(now) << 32) | u64::from(most);
             ("pcie_link", pair(link.generation, link.generation_max), pair(link.lanes, link.lanes_max))
         }
+        Cause::PcieReplays { per_minute, most } => ("pcie_replays", u64::from(per_minute), u64::from(most)),
         Cause::NvlinkErrors { errors } => ("nvlink_errors", errors, 0),
         Cause::NvlinkInactive { active, before } => ("nvlink_inactive", u64::from(active), u64::from(before)),
         Cause::PageRetirementPending => ("page_retirement_pending", 0, 0),
@@ -223,6 +224,7 @@ fn cause(name: &str, (first, second): (u64, u64)) -> Result<Cause, String> {
                 lanes_max: lower(second),
             },
         },
+        "pcie_replays" => Cause::PcieReplays { per_minute: small(first)?, most: small(second)? },
         "nvlink_errors" => Cause::NvlinkErrors { errors: first },
         "nvlink_inactive" => Cause::NvlinkInactive { active: small(first)?, before: small(second)? },
         "page_retirement_pending" => Cause::PageRetirementPending,
@@ -273,6 +275,7 @@ mod tests {
             Cause::PageRetirementPending,
             Cause::PagesRetired { pages: 63 },
             Cause::UnknownXids { count: 3 },
+            Cause::PcieReplays { per_minute: 40, most: 31 },
             Cause::GpuLost,
             Cause::DriverStalled,
         ];
