@@ -189,8 +189,9 @@ fn load(seed: u64) -> OwnLoad {
 
 /// Makes all endpoints alike: the farm on which totals are closest to each other.
 pub fn level(snapshot: &mut Snapshot, loads: &mut [OwnLoad]) {
-    let first = snapshot.endpoints.first().unwrap().clone();
-    let load = OwnLoad { cooling_until: None, ..*loads.first().unwrap() };
+    let first = snapshot.endpoints.last().unwrap().clone();
+    // So little prefill that none of them is too busy: they are to compete.
+    let load = OwnLoad { cooling_until: None, prefilling: 1, prefill_tokens: 300, ..*loads.first().unwrap() };
     for endpoint in &mut snapshot.endpoints {
         endpoint.info = Arc::new(EndpointInfo {
             profile: first.info.profile,

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{
-    Action, Bytes, Cause, Condition, EndpointId, EndpointIndex, Facts, Freshness, Phase, PolicyName, Ratio,
-    Tokens, Trip,
+    Action, Bytes, Cause, Condition, Conditions, EndpointId, EndpointIndex, Facts, Freshness, Phase,
+    PolicyName, Ratio, Tokens, Trip,
 };
 
 /// Why an endpoint cannot take a request, with the numbers behind it.
@@ -206,8 +206,8 @@ pub struct Decision {
     /// Names the candidates' positions.
     pub directory: Arc<[EndpointId]>,
     pub candidates: Vec<Candidate>,
-    /// What was wrong with endpoints of the model, in their order; an endpoint without an entry had nothing.
-    pub conditions: Vec<(EndpointIndex, Arc<[Condition]>)>,
+    /// What was wrong with endpoints, shared by all decisions of a snapshot.
+    pub conditions: Conditions,
     pub outcome: Outcome,
 }
 
@@ -218,9 +218,13 @@ impl Decision {
         self.directory.get(index.get())
     }
 
-    /// What was wrong with a candidate, the worst first.
+    /// What was wrong with a candidate that serves the model, the worst first.
     #[must_use]
     pub fn conditions_of(&self, index: EndpointIndex) -> &[Condition] {
+        let candidate = self.candidates.get(index.get());
+        if candidate.is_none_or(|c| c.verdict == Verdict::Rejected(Rejection::ModelNotServed)) {
+            return &[];
+        }
         let at = self.conditions.binary_search_by_key(&index, |(of, _)| *of).ok();
         at.and_then(|at| self.conditions.get(at)).map_or(&[], |(_, conditions)| conditions)
     }

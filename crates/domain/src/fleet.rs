@@ -5,9 +5,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::{
-    AbortPolicy, Action, AgentHealth, BootId, Bytes, Condition, EndpointId, EndpointUrl, EngineKind,
-    EngineProfile, GpuInfo, GpuProcesses, GpuSample, GpuUuid, LearnedCost, ModelId, MonoTime, NodeId,
-    PrefixCache, Ratio, Reading, ServedModel, SignalReport, Tokens,
+    AbortPolicy, Action, AgentHealth, BootId, Bytes, Condition, EndpointId, EndpointUrl, Endpoints,
+    EngineKind, EngineProfile, GpuInfo, GpuProcesses, GpuSample, GpuUuid, KvAllocation, LearnedCost, ModelId,
+    MonoTime, NodeId, PrefixCache, Ratio, Reading, ServedModel, SignalReport, Tokens,
 };
 
 /// Where an entity is in its life.
@@ -111,6 +111,18 @@ pub struct EndpointInfo {
     pub version: Option<String>,
     /// Of its kind, or as its configuration says.
     pub abort: AbortPolicy,
+}
+
+impl EndpointInfo {
+    /// The KV pool as a fact, where requests share one: a prior from the GPU's name may predict, but must not refuse.
+    #[must_use]
+    pub fn told_kv_capacity(&self) -> Option<Tokens> {
+        if self.kind.capabilities().kv != KvAllocation::Preallocated {
+            return None;
+        }
+        let profile_is_fact = || self.kind == EngineKind::Simulated || self.profile_source == "engine";
+        self.kv_capacity.or_else(|| profile_is_fact().then_some(self.profile.kv_capacity))
+    }
 }
 
 /// Load on an endpoint that is not ours: the last report minus what we had in flight when it was sampled.
@@ -236,7 +248,7 @@ pub struct Snapshot {
     pub generation: u64,
     pub taken_at: MonoTime,
     /// In ascending order of id.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Endpoints,
     /// The ids of `endpoints`, shared by all snapshots of the same membership, so that a record can name
     /// its candidates without holding a whole snapshot alive.
     pub directory: Arc<[EndpointId]>,
@@ -253,7 +265,7 @@ impl Snapshot {
         Self {
             generation: 0,
             taken_at: MonoTime::ZERO,
-            endpoints: Vec::new(),
+            endpoints: Endpoints::default(),
             directory: Arc::from([]),
             nodes: Vec::new(),
             models: BTreeMap::new(),

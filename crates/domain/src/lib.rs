@@ -6,6 +6,7 @@
 
 mod condition;
 mod decision;
+mod endpoints;
 mod engine;
 mod fact;
 mod fleet;
@@ -29,6 +30,7 @@ pub use condition::{Action, Cause, Condition, Trip, speed_under};
 pub use decision::{
     Candidate, Chosen, Decision, HoldReason, Misses, Outcome, RefusalReason, Rejection, Terms, Verdict,
 };
+pub use endpoints::{Conditions, Endpoints, Outline};
 pub use engine::{
     AbortPolicy, Capabilities, EngineKind, FirstEvent, HeadersWhen, KvAllocation, Overload, PrefixCache,
     ServedModel, UnknownAbortPolicy, UnknownEngineKind,

@@ -58,6 +58,18 @@ impl ResponseTimes {
 }
 
 impl OwnLoad {
+    /// Nothing of ours in flight.
+    pub const NONE: Self = Self {
+        in_flight: 0,
+        prefilling: 0,
+        prefill_tokens: 0,
+        decoding: 0,
+        decode_kv_tokens: 0,
+        prefill_rate: 0.0,
+        cooling_until: None,
+        response: None,
+    };
+
     /// This account and another scheduler's of the same endpoint together.
     #[must_use]
     pub fn with(&self, other: &Self) -> Self {

@@ -22,7 +22,7 @@ impl Fleet {
         let snapshot = Snapshot {
             generation: self.generation,
             taken_at: now,
-            endpoints,
+            endpoints: endpoints.into(),
             directory: self.directory(),
             nodes,
             models: self.models.pools().clone(),

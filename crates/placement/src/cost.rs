@@ -7,12 +7,12 @@
 use std::time::Duration;
 
 use aya_domain::{
-    EngineProfile, ForeignLoad, Freshness, Misses, OwnLoad, Request, RequestKind, Slo, Terms, Tokens,
+    ForeignLoad, Freshness, Misses, Outline, OwnLoad, Request, RequestKind, StepCost, Terms, Tokens,
 };
 use aya_estimate::{LengthDistribution, prefill_attention, step_time_s};
 
 use crate::knowledge::Stream;
-use crate::misses::Pace;
+use crate::misses::{AIM, Pace};
 use crate::policy::Policy;
 
 /// What a waiting request of somebody else is taken to bring: nobody says how long its prompt is. The mean of
@@ -32,13 +32,15 @@ const DUTY_WINDOW_S: f64 = aya_estimate::RATE_TAU.as_secs() as f64;
 /// Share of the duty that lengthens a stream's pace when misses are foreseen: the stalls that are known count
 /// by themselves.
 const MISS_DUTY: f64 = 0.3;
+/// What a bound has to be below to be below for certain, whatever was rounded.
+const NEARLY: f64 = 1.0 - 1e-9;
 /// Seconds of doubt per second of age, once telemetry is stale, and the most it can come to. Small: the own
 /// ledger is still fresh, and old telemetry must not empty a healthy endpoint.
 const DOUBT_PER_S: f64 = 0.02;
 const DOUBT_MAX_S: f64 = 0.5;
 
 /// Everything known to be on an endpoint: our own ledger plus what others have there.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Load {
     /// Requests.
     pub(crate) requests: u32,
@@ -82,12 +84,14 @@ pub(crate) struct Newcomer {
     pub(crate) output: f64,
     /// Mean rest of a running answer (res).
     residual: f64,
-    /// What the request itself was promised.
-    slo: Option<Slo>,
+    /// What it was promised, or what the policy aims at: seconds to its first token.
+    pub(crate) slo_ttft_s: f64,
+    /// Seconds per further token.
+    slo_tpot_s: f64,
 }
 
 impl Newcomer {
-    pub(crate) fn of(request: &Request) -> Self {
+    pub(crate) fn of(request: &Request, policy: &Policy) -> Self {
         let prompt = request.prompt_tokens.as_f64();
         let uncached = prompt.max(1.0);
         let output = match request.kind {
@@ -100,13 +104,14 @@ impl Newcomer {
             attention: prefill_attention(uncached, prompt - uncached),
             output,
             residual: request.expected_residual.max(0.0),
-            slo: request.slo,
+            slo_ttft_s: request.slo.map_or(policy.slo_ttft_s, |slo| slo.ttft.as_secs_f64()),
+            slo_tpot_s: request.slo.map_or(policy.slo_tpot_s, |slo| slo.tpot.as_secs_f64()),
         }
     }
 
-    /// Its objective for the time per further token.
-    fn slo_tpot_s(&self, policy: &Policy) -> f64 {
-        self.slo.map_or(policy.slo_tpot_s, |slo| slo.tpot.as_secs_f64())
+    /// The same with a prompt of one token.
+    pub(crate) fn with_one_token(self) -> Self {
+        Self { prompt: 1.0, uncached: 1.0, attention: prefill_attention(1.0, 0.0), ..self }
     }
 
     /// The same where so many leading prompt tokens are cached; one at least is always computed.
@@ -121,34 +126,47 @@ impl Newcomer {
 
 /// One endpoint's side of the prediction, with what filter and price both need computed once.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Site {
+pub(crate) struct Site<'a> {
     /// At the endpoint's present speed.
-    profile: EngineProfile,
+    cost: &'a StepCost,
+    batch_tokens: f64,
     pub(crate) load: Load,
     /// Seconds of one iteration with the residents only, or with one sequence if there are none.
     decode_step_s: f64,
     kv_wait_s: f64,
 }
 
-impl Site {
-    /// `pool`: the KV tokens that newcomers share with residents, where they do.
-    pub(crate) fn of(profile: &EngineProfile, pool: Option<Tokens>, load: Load, new: &Newcomer) -> Self {
-        let decode_step_s = step_time_s(&profile.cost, load.decoding.max(1.0), load.kv_tokens, 0.0);
-        let kv_wait_s = pool.map_or(0.0, |pool| kv_wait_s(pool.as_f64(), &load, new, decode_step_s));
-        Self { profile: *profile, load, decode_step_s, kv_wait_s }
+impl<'a> Site<'a> {
+    /// The endpoint with what is there.
+    #[inline]
+    pub(crate) fn on(outline: &'a Outline, own: &OwnLoad, new: &Newcomer) -> Self {
+        Self::with(outline, Load::of(own, &outline.foreign), new)
+    }
+
+    /// The endpoint as if nothing were there.
+    pub(crate) fn idle(outline: &'a Outline, new: &Newcomer) -> Self {
+        Self::with(outline, Load::default(), new)
+    }
+
+    #[inline]
+    fn with(outline: &'a Outline, load: Load, new: &Newcomer) -> Self {
+        let cost = &outline.cost;
+        let decode_step_s = step_time_s(cost, load.decoding.max(1.0), load.kv_tokens, 0.0);
+        let kv_wait_s = kv_wait_s(outline.kv_pool, &load, new, decode_step_s);
+        Self { cost, batch_tokens: outline.batch_tokens, load, decode_step_s, kv_wait_s }
     }
 
     /// Seconds before the engine gets to the newcomer: prefill ahead of it, then the wait for KV.
+    #[inline]
     pub(crate) fn backlog_s(&self) -> f64 {
-        self.load.prefill_tokens * self.profile.cost.per_token_s + self.kv_wait_s
+        self.load.prefill_tokens * self.cost.per_token_s + self.kv_wait_s
     }
 
     /// The pace of the residents before and after the newcomer, as misses are foreseen with.
     fn pace(&self, new: &Newcomer) -> Pace {
-        let cost = &self.profile.cost;
-        let Load { decoding, kv_tokens, prefill_rate, .. } = self.load;
-        let rate = prefill_rate + new.uncached / DUTY_WINDOW_S;
-        let busy = 1.0 - MISS_DUTY * (rate * cost.per_token_s).min(DUTY_MAX);
+        let cost = self.cost;
+        let Load { decoding, kv_tokens, .. } = self.load;
+        let busy = self.share_left(new);
         let kv_after = kv_tokens + new.prompt + new.output / 2.0;
         Pace {
             before_s: self.decode_step_s / busy,
@@ -158,15 +176,22 @@ impl Site {
         }
     }
 
+    /// The share of an engine's time that stalls leave to streams, as misses are foreseen with.
+    fn share_left(&self, new: &Newcomer) -> f64 {
+        let rate = self.load.prefill_rate + new.uncached / DUTY_WINDOW_S;
+        1.0 - MISS_DUTY * (rate * self.cost.per_token_s).min(DUTY_MAX)
+    }
+
     /// The price of the newcomer here, but for misses.
+    #[inline]
     pub(crate) fn terms(&self, new: &Newcomer, policy: &Policy, doubt_s: f64) -> Terms {
-        let cost = &self.profile.cost;
+        let cost = self.cost;
         let Load { decoding, kv_tokens, prefill_tokens, prefill_rate, .. } = self.load;
         let decode_step = self.decode_step_s;
 
         let own_attention = cost.attention_s * new.attention;
         let work = prefill_tokens + new.uncached;
-        let chunk = (f64::from(self.profile.max_batched_tokens) - decoding).max(LEAST_CHUNK);
+        let chunk = (self.batch_tokens - decoding).max(LEAST_CHUNK);
         let iterations = (work / chunk).max(1.0);
         // Whatever runs there, an iteration of it is under way.
         let current_iteration = if self.load.requests > 0 { decode_step / 2.0 } else { 0.0 };
@@ -187,14 +212,13 @@ impl Site {
         let stall = new.uncached * cost.per_token_s + own_attention;
         let slowdown = new.output.min(new.residual) * (tpot_after - tpot_before);
         let weights = &policy.weights;
-        let slo_ttft_s = new.slo.map_or(policy.slo_ttft_s, |slo| slo.ttft.as_secs_f64());
         Terms {
             predicted_ttft_s: ttft,
             predicted_tpot_s: tpot_after,
             ttft_s: weights.ttft * ttft,
             decode_s: new.output * tpot_after,
             harm_s: weights.harm * residents * (stall + slowdown),
-            slo_s: (weights.slo * (ttft - weights.slo_share * slo_ttft_s))
+            slo_s: (weights.slo * (ttft - weights.slo_share * new.slo_ttft_s))
                 .clamp(0.0, weights.slo_most.max(0.0)),
             misses: Misses::Unknown,
             uncertainty_s: doubt_s,
@@ -202,13 +226,23 @@ impl Site {
     }
 
     /// Whether the newcomer's own objective for its pace is lost here.
-    pub(crate) fn breaks_own_pace(&self, new: &Newcomer, policy: &Policy) -> bool {
-        self.pace(new).own(new.slo_tpot_s(policy)) > 0.0
+    #[inline]
+    pub(crate) fn breaks_own_pace(&self, new: &Newcomer) -> bool {
+        let cost = self.cost;
+        let Load { decoding, kv_tokens, .. } = self.load;
+        // The sum bounds the root of the squares from above, and is mostly far below the objective already.
+        let at_most = cost.base_s
+            + cost.per_token_s * (decoding + 1.0)
+            + cost.overhead_s
+            + cost.per_kv_token_s * (kv_tokens + new.prompt + new.output / 2.0);
+        let certainly_keeps = at_most < NEARLY * AIM * new.slo_tpot_s * self.share_left(new);
+        !certainly_keeps && self.pace(new).breaks(new.slo_tpot_s)
     }
 
     /// The least that misses can cost here, without a look at the streams.
+    #[inline]
     pub(crate) fn miss_at_least_s(&self, new: &Newcomer, policy: &Policy) -> f64 {
-        policy.weights.miss * self.pace(new).own(new.slo_tpot_s(policy))
+        if self.breaks_own_pace(new) { policy.weights.miss } else { 0.0 }
     }
 
     /// The weighted number of objectives that the newcomer is expected to break here.
@@ -225,7 +259,8 @@ impl Site {
         let pace = self.pace(new);
         // Whoever is there was promised what the policy says; only the newcomer's own promise is known.
         let others = pace.newly(pending, streams, lengths, policy.slo_tpot_s);
-        policy.weights.miss * (pace.own(new.slo_tpot_s(policy)) + like_ours * others)
+        let own = if pace.breaks(new.slo_tpot_s) { 1.0 } else { 0.0 };
+        policy.weights.miss * (own + like_ours * others)
     }
 }
 

@@ -7,12 +7,11 @@
 use std::sync::Arc;
 
 use aya_domain::{
-    Candidate, Chosen, Condition, Decision, Endpoint, EndpointIndex, Facts, ForeignLoad, HoldReason,
-    KvAllocation, Misses, MonoTime, Outcome, OwnLoad, Phase, Pool, RefusalReason, Rejection, Request,
-    Snapshot, Tokens, Verdict, splitmix64,
+    Candidate, Chosen, Decision, Endpoint, EndpointIndex, Facts, HoldReason, Misses, MonoTime, Outcome,
+    Outline, OwnLoad, Phase, Pool, RefusalReason, Rejection, Request, Snapshot, Tokens, Verdict, splitmix64,
 };
 
-use crate::cost::{Load, Newcomer, Site, doubt_s};
+use crate::cost::{Newcomer, Site, doubt_s, total_s};
 use crate::filter::{self, Ask, Subject};
 use crate::foresee::foresee;
 use crate::invariants;
@@ -73,10 +72,10 @@ pub fn decide_noting(
     consulted: &mut Consulted,
 ) -> Decision {
     consulted.clear();
-    let Seen { snapshot, loads, knowledge } = seen;
-    let farm = Farm { snapshot, loads, knowledge: &knowledge, policy, seed };
+    let snapshot = seen.snapshot;
+    let farm = Farm::new(seen, policy, seed);
     let mut candidates = Vec::with_capacity(snapshot.endpoints.len());
-    let ask = Ask::new(request, &policy.hold, now);
+    let ask = Ask::new(request, policy, now);
     let outcome = match snapshot.models.get(&request.model) {
         Some(pool) => farm.place(pool, &ask, &mut candidates, consulted),
         None => {
@@ -90,23 +89,11 @@ pub fn decide_noting(
         snapshot_generation: snapshot.generation,
         directory: snapshot.directory.clone(),
         candidates,
-        conditions: conditions(snapshot, request),
+        conditions: Arc::clone(snapshot.endpoints.conditions()),
         outcome,
     };
     debug_assert_eq!(invariants::broken(&decision, snapshot, request), None);
     decision
-}
-
-/// What is wrong with the endpoints of the model; mostly nothing is, and then nothing is allocated.
-fn conditions(snapshot: &Snapshot, request: &Request) -> Vec<(EndpointIndex, Arc<[Condition]>)> {
-    let members = snapshot.models.get(&request.model).map_or(&[][..], |pool| &pool.members);
-    let of = |(index, _): &(EndpointIndex, _)| {
-        let conditions = &snapshot.endpoint(*index)?.conditions;
-        (!conditions.is_empty()).then_some((*index, conditions))
-    };
-    let mut all = Vec::with_capacity(members.iter().filter_map(of).count());
-    all.extend(members.iter().filter_map(of).map(|(index, conditions)| (index, Arc::clone(conditions))));
-    all
 }
 
 /// Seconds that a prompt of one token would lose on the chosen endpoint to those that are there: its predicted time to
@@ -121,13 +108,10 @@ pub fn queueing_s(
     policy: &Policy,
 ) -> Option<f64> {
     let index = decision.chosen()?.endpoint;
-    let endpoint = snapshot.endpoint(index)?;
-    let own = own(index);
-    let probe = Newcomer::of(&Request { prompt_tokens: Tokens(1), ..request.clone() });
-    let profile = &endpoint.info.profile.at_speed(endpoint.speed);
-    let idle = Load::of(&OwnLoad::default(), &ForeignLoad::default());
-    let alone = Site::of(profile, None, idle, &probe).terms(&probe, policy, 0.0);
-    let there = site(endpoint, &own, &probe).terms(&probe, policy, 0.0);
+    let outline = snapshot.endpoints.outlines().get(index.get())?;
+    let probe = Newcomer::of(request, policy).with_one_token();
+    let alone = Site::idle(outline, &probe).terms(&probe, policy, 0.0);
+    let there = Site::on(outline, &own(index), &probe).terms(&probe, policy, 0.0);
     Some((there.predicted_ttft_s - alone.predicted_ttft_s).max(0.0))
 }
 
@@ -144,18 +128,16 @@ pub fn expected_misses(
     let index = decision.chosen()?.endpoint;
     let candidate = decision.candidates.get(index.get())?;
     let Verdict::Scored { terms, .. } = &candidate.verdict else { return None };
-    let endpoint = snapshot.endpoint(index)?;
-    let newcomer = Newcomer::of(request).with_cached(candidate.cached.unwrap_or_default());
-    let there = site(endpoint, &own(index), &newcomer);
-    let profile = &endpoint.info.profile.at_speed(endpoint.speed);
-    let alone = Site::of(profile, None, Load::of(&OwnLoad::default(), &ForeignLoad::default()), &newcomer);
-    let slo_ttft_s = request.slo.map_or(policy.slo_ttft_s, |slo| slo.ttft.as_secs_f64());
-    let late = terms.predicted_ttft_s > slo_ttft_s
-        && alone.terms(&newcomer, policy, 0.0).predicted_ttft_s <= slo_ttft_s;
-    let slow = there.breaks_own_pace(&newcomer, policy) && !alone.breaks_own_pace(&newcomer, policy);
+    let outline = snapshot.endpoints.outlines().get(index.get())?;
+    let newcomer = Newcomer::of(request, policy).with_cached(candidate.cached.unwrap_or_default());
+    let there = Site::on(outline, &own(index), &newcomer);
+    let alone = Site::idle(outline, &newcomer);
+    let late = terms.predicted_ttft_s > newcomer.slo_ttft_s
+        && alone.terms(&newcomer, policy, 0.0).predicted_ttft_s <= newcomer.slo_ttft_s;
+    let slow = there.breaks_own_pace(&newcomer) && !alone.breaks_own_pace(&newcomer);
     let others = match terms.misses {
         Misses::Expected(seconds) if policy.weights.miss > 0.0 => {
-            let own = if there.breaks_own_pace(&newcomer, policy) { 1.0 } else { 0.0 };
+            let own = if there.breaks_own_pace(&newcomer) { 1.0 } else { 0.0 };
             (seconds / policy.weights.miss - own).max(0.0)
         }
         Misses::Expected(_) | Misses::AtLeast(_) | Misses::Unknown => 0.0,
@@ -166,13 +148,23 @@ pub fn expected_misses(
 /// What stays the same while one request is decided.
 pub(crate) struct Farm<'a> {
     pub(crate) snapshot: &'a Snapshot,
+    /// Parallel to the endpoints.
+    pub(crate) outlines: &'a [Outline],
     pub(crate) loads: &'a [OwnLoad],
-    pub(crate) knowledge: &'a Knowledge<'a>,
+    pub(crate) knowledge: Knowledge<'a>,
     pub(crate) policy: &'a Policy,
     pub(crate) seed: u64,
+    /// Whether predicted seconds decide, and nothing else.
+    is_cost_alone: bool,
 }
 
-impl Farm<'_> {
+impl<'a> Farm<'a> {
+    fn new(seen: Seen<'a>, policy: &'a Policy, seed: u64) -> Self {
+        let Seen { snapshot, loads, knowledge } = seen;
+        let (outlines, is_cost_alone) = (snapshot.endpoints.outlines(), policy.is_cost_alone());
+        Self { snapshot, outlines, loads, knowledge, policy, seed, is_cost_alone }
+    }
+
     fn place(
         &self,
         pool: &Pool,
@@ -201,23 +193,21 @@ impl Farm<'_> {
         candidates.clear();
         consulted.clear();
         self.judge_all(pool, ask, candidates, consulted);
-        if !ask.avoids_busy && self.all_busy(ask, candidates) {
-            candidates.clear();
-            consulted.clear();
-            self.judge_all(pool, &Ask { avoids_busy: true, ..*ask }, candidates, consulted);
-        }
-    }
-
-    /// Whether all that could take the request are too busy; mostly the first one tells.
-    fn all_busy(&self, ask: &Ask<'_>, candidates: &[Candidate]) -> bool {
-        let busy = |candidate: &Candidate| {
-            let Some(endpoint) = self.snapshot.endpoint(candidate.endpoint) else { return true };
-            let own = self.own(candidate.endpoint);
+        let backlog = |candidate: &Candidate| {
+            let outline = self.outlines.get(candidate.endpoint.get())?;
             let newcomer = ask.newcomer.with_cached(candidate.cached.unwrap_or_default());
-            let site = site(endpoint, &own, &newcomer);
-            filter::backlog(ask, &Subject { endpoint, own: &own, context: None, site, newcomer }).is_some()
+            filter::backlog(ask, &Site::on(outline, self.own(candidate.endpoint), &newcomer))
         };
-        pick::scored(candidates).all(|(candidate, _)| busy(candidate))
+        // Mostly the first one tells that they are not.
+        let all_busy = || pick::scored(candidates).all(|(candidate, _)| backlog(candidate).is_some());
+        if !ask.avoids_busy && all_busy() {
+            for candidate in candidates {
+                if let (Verdict::Scored { .. }, Some(rejection)) = (candidate.verdict, backlog(candidate)) {
+                    candidate.verdict = Verdict::Rejected(rejection);
+                }
+            }
+            consulted.prompts.clear();
+        }
     }
 
     /// Appends one candidate per endpoint of the snapshot.
@@ -229,32 +219,40 @@ impl Farm<'_> {
         consulted: &mut Consulted,
     ) {
         let mut members = pool.members.iter().peekable();
-        for (endpoint, index) in self.snapshot.endpoints.iter().zip((0..).map(EndpointIndex)) {
+        let endpoints = self.snapshot.endpoints.iter().zip(self.outlines);
+        for ((endpoint, outline), index) in endpoints.zip((0..).map(EndpointIndex)) {
             let member = members.next_if(|(member, _)| *member == index);
             let own = self.own(index);
             let cached = member.and_then(|_| self.knowledge.cached(index));
             if let Some(tokens) = cached.filter(|tokens| *tokens > Tokens(0)) {
                 consulted.cached.push((index, tokens));
             }
-            let age = endpoint.sampled_at.map(|at| ask.now.since(at));
+            let age = outline.sampled_at.map(|at| ask.now.since(at));
             let verdict = match member {
                 None => Verdict::Rejected(Rejection::ModelNotServed),
                 Some((_, context)) => {
                     let newcomer = ask.newcomer.with_cached(cached.unwrap_or_default());
-                    let site = site(endpoint, &own, &newcomer);
-                    let on = Subject { endpoint, own: &own, context: *context, site, newcomer };
-                    let doubt = doubt_s(endpoint.freshness, age);
-                    filter::rejection(ask, &on)
-                        .map_or_else(|| self.score(&on, index, doubt, consulted), Verdict::Rejected)
+                    let site = Site::on(outline, own, &newcomer);
+                    let has_room = filter::has_room(ask, outline, own, &site, *context);
+                    let on = Subject { endpoint, own, context: *context, site, newcomer };
+                    let rejection = if has_room { None } else { filter::rejection(ask, &on) };
+                    debug_assert!(
+                        !has_room || filter::rejection(ask, &on).is_none(),
+                        "{:?}",
+                        endpoint.info.id
+                    );
+                    match rejection {
+                        Some(rejection) => Verdict::Rejected(rejection),
+                        None => self.score(&on, index, doubt_s(outline.freshness, age), consulted),
+                    }
                 }
             };
-            let own_in_flight = own.in_flight;
             candidates.push(Candidate {
                 endpoint: index,
                 verdict,
-                freshness: endpoint.freshness,
+                freshness: outline.freshness,
                 age,
-                own_in_flight,
+                own_in_flight: own.in_flight,
                 missing: Facts::default(),
                 cached,
             });
@@ -263,6 +261,7 @@ impl Farm<'_> {
 
     /// The terms are filled for every scorer, so that a baseline's choice can be compared with the
     /// prediction.
+    #[inline]
     fn score(
         &self,
         on: &Subject<'_>,
@@ -273,6 +272,9 @@ impl Farm<'_> {
         let mut terms = on.site.terms(&on.newcomer, self.policy, doubt_s);
         if self.foresees() {
             terms.misses = Misses::AtLeast(on.site.miss_at_least_s(&on.newcomer, self.policy));
+        }
+        if self.is_cost_alone {
+            return Verdict::Scored { total: total_s(&terms), terms };
         }
         let prompts = || {
             let prompts = self.knowledge.prompts_in_flight(index);
@@ -287,11 +289,11 @@ impl Farm<'_> {
     /// Whether the policy prices misses and there is something to foresee them from.
     pub(crate) fn foresees(&self) -> bool {
         let known = self.knowledge.endpoints.is_some() && self.knowledge.lengths.is_some();
-        known && self.policy.is_cost_alone()
+        known && self.is_cost_alone
     }
 
-    pub(crate) fn own(&self, index: EndpointIndex) -> OwnLoad {
-        self.loads.get(index.get()).copied().unwrap_or_default()
+    pub(crate) fn own(&self, index: EndpointIndex) -> &'a OwnLoad {
+        self.loads.get(index.get()).unwrap_or(&OwnLoad::NONE)
     }
 
     fn choose(
@@ -300,7 +302,11 @@ impl Farm<'_> {
         candidates: &mut [Candidate],
         consulted: &mut Consulted,
     ) -> Option<Chosen> {
-        foresee(self, ask, candidates, consulted);
+        if let Some(seen) = foresee(self, ask, candidates, consulted) {
+            let chosen = pick::pick_foreseen(candidates, &seen, self.seed);
+            debug_assert_eq!(chosen, pick::pick(candidates, self.seed), "going through few chooses alike");
+            return chosen;
+        }
         thin::thin(self, candidates);
         rank::among(self, ask, candidates);
         pick::pick(candidates, self.seed)
@@ -358,16 +364,8 @@ enum Room {
 
 /// The most tokens one request may hold on an endpoint; unknown counts as no limit.
 fn size_limit(endpoint: &Endpoint, context: Option<Tokens>) -> Tokens {
-    let pool = filter::told_kv_capacity(endpoint);
+    let pool = endpoint.info.told_kv_capacity();
     context.into_iter().chain(pool).min().unwrap_or(Tokens(u64::MAX))
-}
-
-pub(crate) fn site(endpoint: &Endpoint, own: &OwnLoad, newcomer: &Newcomer) -> Site {
-    let info = &endpoint.info;
-    let shared_pool = info.kind.capabilities().kv == KvAllocation::Preallocated;
-    let capacity = info.kv_capacity.unwrap_or(info.profile.kv_capacity);
-    let profile = info.profile.at_speed(endpoint.speed);
-    Site::of(&profile, shared_pool.then_some(capacity), Load::of(own, &endpoint.foreign), newcomer)
 }
 
 /// Waiting helps: because those that are ready are full, or because one may become ready.

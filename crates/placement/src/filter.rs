@@ -6,13 +6,13 @@
 //! lower bound where nothing else would be left (`decide`).
 
 use aya_domain::{
-    Bytes, Cause, Endpoint, EngineKind, Freshness, Health, KvAllocation, MonoTime, OwnLoad, Phase, Rejection,
+    Bytes, Cause, Endpoint, Freshness, Health, KvAllocation, MonoTime, Outline, OwnLoad, Phase, Rejection,
     Request, RequestKind, Tokens,
 };
 use aya_estimate::total_need;
 
 use crate::cost::{Newcomer, Site};
-use crate::policy::HoldRules;
+use crate::policy::{HoldRules, Policy};
 
 /// The request's side; computed once per decision.
 #[derive(Debug, Clone, Copy)]
@@ -32,10 +32,11 @@ pub(crate) struct Ask<'a> {
 }
 
 impl<'a> Ask<'a> {
-    pub(crate) fn new(request: &'a Request, hold: &'a HoldRules, now: MonoTime) -> Self {
+    pub(crate) fn new(request: &'a Request, policy: &'a Policy, now: MonoTime) -> Self {
+        let hold = &policy.hold;
         Self {
             request,
-            newcomer: Newcomer::of(request),
+            newcomer: Newcomer::of(request, policy),
             hold,
             now,
             need: total_need(request),
@@ -66,9 +67,28 @@ pub(crate) struct Subject<'a> {
     pub(crate) own: &'a OwnLoad,
     /// The context this endpoint gives the model; `None` if the engine does not say.
     pub(crate) context: Option<Tokens>,
-    pub(crate) site: Site,
+    pub(crate) site: Site<'a>,
     /// The request as this endpoint would see it.
     pub(crate) newcomer: Newcomer,
+}
+
+/// Whether nothing speaks against an endpoint of the model's pool, seen from its outline: then [`rejection`] has no reason
+/// either. That it does not know is no reason.
+#[inline]
+pub(crate) fn has_room(
+    ask: &Ask<'_>,
+    outline: &Outline,
+    own: &OwnLoad,
+    site: &Site<'_>,
+    context: Option<Tokens>,
+) -> bool {
+    outline.is_open
+        && ask.request.tried.is_empty()
+        && own.cooling_until.is_none_or(|until| until <= ask.now)
+        && ask.measured() <= outline.size_limit
+        && context.is_none_or(|limit| ask.measured() <= limit)
+        && site.load.requests < outline.slots
+        && !(ask.avoids_busy && too_busy(ask, site))
 }
 
 /// Why this endpoint of the model's pool cannot take the request now; `None`: it can.
@@ -82,7 +102,7 @@ pub(crate) fn rejection(ask: &Ask<'_>, on: &Subject<'_>) -> Option<Rejection> {
         .or_else(|| kv_pool(ask, on.endpoint))
         .or_else(|| slots(on))
         .or_else(|| vram(ask, on))
-        .or_else(|| backlog(ask, on).filter(|_| ask.avoids_busy))
+        .or_else(|| backlog(ask, &on.site).filter(|_| ask.avoids_busy))
 }
 
 fn phase(on: &Subject<'_>) -> Option<Rejection> {
@@ -135,18 +155,8 @@ pub(crate) fn context(ask: &Ask<'_>, limit: Option<Tokens>) -> Option<Rejection>
 
 /// Prompt and answer against the whole KV pool, where the engine told its size.
 pub(crate) fn kv_pool(ask: &Ask<'_>, endpoint: &Endpoint) -> Option<Rejection> {
-    let limit = told_kv_capacity(endpoint).filter(|limit| ask.measured() > *limit)?;
+    let limit = endpoint.info.told_kv_capacity().filter(|limit| ask.measured() > *limit)?;
     Some(Rejection::KvPoolTooSmall { need: ask.need, limit })
-}
-
-/// The KV pool as a fact: a prior from the GPU's name may predict, but must not refuse.
-pub(crate) fn told_kv_capacity(endpoint: &Endpoint) -> Option<Tokens> {
-    let info = &endpoint.info;
-    if info.kind.capabilities().kv != KvAllocation::Preallocated {
-        return None;
-    }
-    let profile_is_fact = || info.kind == EngineKind::Simulated || info.profile_source == "engine";
-    info.kv_capacity.or_else(|| profile_is_fact().then_some(info.profile.kv_capacity))
 }
 
 /// Requests against sequences per batch or slots. Beyond them a request would only wait inside the engine,
@@ -173,10 +183,12 @@ fn vram(ask: &Ask<'_>, on: &Subject<'_>) -> Option<Rejection> {
 
 /// Late binding: what would wait inside the engine waits at the scheduler, where it can still go elsewhere.
 /// An idle endpoint is never too busy, whatever its coefficients predict.
-pub(crate) fn backlog(ask: &Ask<'_>, on: &Subject<'_>) -> Option<Rejection> {
-    if on.site.load.requests == 0 {
-        return None;
-    }
-    let (wait_s, limit_s) = (on.site.backlog_s(), ask.hold.max_backlog_s);
-    (wait_s > limit_s).then_some(Rejection::Backlogged { wait_s, limit_s })
+#[inline]
+pub(crate) fn too_busy(ask: &Ask<'_>, site: &Site<'_>) -> bool {
+    site.load.requests > 0 && site.backlog_s() > ask.hold.max_backlog_s
+}
+
+pub(crate) fn backlog(ask: &Ask<'_>, site: &Site<'_>) -> Option<Rejection> {
+    let (wait_s, limit_s) = (site.backlog_s(), ask.hold.max_backlog_s);
+    too_busy(ask, site).then_some(Rejection::Backlogged { wait_s, limit_s })
 }

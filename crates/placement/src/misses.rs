@@ -10,7 +10,7 @@ use aya_estimate::LengthDistribution;
 use crate::knowledge::Stream;
 
 /// Share of the objective that is aimed at.
-const AIM: f64 = 0.97;
+pub(crate) const AIM: f64 = 0.97;
 
 /// The pace of an endpoint before and after the newcomer.
 #[derive(Debug, Clone, Copy)]
@@ -26,10 +26,10 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// The newcomer's own objective, which is lost for certain where its pace is beyond it: 0 or 1. The least that
+    /// Whether the newcomer's own objective is lost for certain, because the pace will be beyond it. The least that
     /// misses can be, whoever is there.
-    pub(crate) fn own(&self, slo_tpot_s: f64) -> f64 {
-        if self.after_s >= AIM * slo_tpot_s { 1.0 } else { 0.0 }
+    pub(crate) fn breaks(&self, slo_tpot_s: f64) -> bool {
+        self.after_s >= AIM * slo_tpot_s
     }
 
     /// Objectives of those there that the newcomer breaks: 0 to their number. `pending`: uncached prompt tokens of those
@@ -87,7 +87,8 @@ mod tests {
             since_first_ms: *since_first_ms,
         };
         let streams: Vec<Stream> = streams.iter().map(stream).collect();
-        pace.own(0.05) + pace.newly(pending, &streams, &LengthDistribution::default(), 0.05)
+        f64::from(u8::from(pace.breaks(0.05)))
+            + pace.newly(pending, &streams, &LengthDistribution::default(), 0.05)
     }
 
     #[test]
@@ -105,7 +106,7 @@ mod tests {
         assert!((misses(&[(10, 1_000), (5, 100)], &[], slow) - 1.0).abs() < 1e-12);
         let tipping = Pace { before_s: 0.04, after_s: 0.07, ..PACE };
         assert!((misses(&[(100, 2_000)], &[], tipping) - 2.0).abs() < 0.01);
-        assert!((tipping.own(0.05) - 1.0).abs() < 1e-12 && PACE.own(0.05).abs() < 1e-12);
+        assert!(tipping.breaks(0.05) && !PACE.breaks(0.05));
     }
 
     #[test]

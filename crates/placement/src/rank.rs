@@ -62,27 +62,27 @@ fn one(
     };
     let requests = f64::from(load.requests);
     // Of an endpoint that is to have a part of its share, the load counts as much more.
-    let share = thin::share(on.endpoint).get().max(f64::MIN_POSITIVE);
+    let share = || thin::share(on.endpoint).get().max(f64::MIN_POSITIVE);
     match scorer {
         Scorer::Cost => total_s(terms),
         Scorer::PredictedTtft => terms.predicted_ttft_s,
         Scorer::Draw => drawn(),
-        Scorer::Requests => (requests + 1.0) / share - 1.0,
-        Scorer::WeightedRequests => (requests + 1.0) / (speed() * share),
+        Scorer::Requests => (requests + 1.0) / share() - 1.0,
+        Scorer::WeightedRequests => (requests + 1.0) / (speed() * share()),
         Scorer::Tokens => {
             let held = outstanding(load, prompts_in_flight(), new.output);
-            (held + new.prompt) / share - new.prompt
+            (held + new.prompt) / share() - new.prompt
         }
         Scorer::WeightedTokens => {
-            (outstanding(load, prompts_in_flight(), new.output) + new.prompt) / (speed() * share)
+            (outstanding(load, prompts_in_flight(), new.output) + new.prompt) / (speed() * share())
         }
         Scorer::PrefillSeconds => {
-            (load.prefill_tokens + new.uncached) * on.endpoint.info.profile.cost.per_token_s / share
+            (load.prefill_tokens + new.uncached) * on.endpoint.info.profile.cost.per_token_s / share()
         }
         Scorer::KvBlocks => {
             let blocks =
                 load.prefill_tokens + new.uncached + load.kv_tokens + load.prefill_tokens + new.prompt;
-            blocks / (BLOCK * share)
+            blocks / (BLOCK * share())
         }
         Scorer::Turn
         | Scorer::WeightedTurn
@@ -194,7 +194,7 @@ fn known(
 }
 
 fn load(farm: &Farm<'_>, index: EndpointIndex) -> Load {
-    let own = farm.own(index);
+    let own = *farm.own(index);
     let foreign = farm.snapshot.endpoint(index).map(|endpoint| endpoint.foreign).unwrap_or_default();
     Load::of(&own, &foreign)
 }

@@ -103,7 +103,7 @@ pub(crate) fn fleet(text: &str) -> Fleet {
         snapshot: Snapshot {
             generation: 7,
             taken_at: NOW,
-            endpoints,
+            endpoints: endpoints.into(),
             directory,
             models,
             ..Snapshot::empty()

@@ -238,6 +238,8 @@ impl FleetWriter {
             }
         }
         self.models.retain(|model, _| snapshot.models.contains_key(model));
+        // Laid out here, not by the first request that reads it.
+        snapshot.endpoints.prepare();
         let view = FarmView { snapshot, companions, models: self.models.clone() };
         self.shared.view.store(Arc::new(view));
         self.shared.room.wake_heads();

@@ -5,15 +5,10 @@ use crate::testkit::{Fleet, fleet, request};
 
 /// Terms of the only endpoint of a fleet.
 fn terms_of(fleet: &Fleet, request: &Request) -> Terms {
-    let endpoint = &fleet.snapshot.endpoints[0];
-    let load = Load::of(&fleet.loads[0], &endpoint.foreign);
-    let profile = &endpoint.info.profile;
-    let newcomer = Newcomer::of(request);
-    Site::of(profile, Some(profile.kv_capacity), load, &newcomer).terms(
-        &newcomer,
-        &Policy::named("aya").unwrap(),
-        0.0,
-    )
+    let policy = Policy::named("aya").unwrap();
+    let newcomer = Newcomer::of(request, &policy);
+    let outline = &fleet.snapshot.endpoints.outlines()[0];
+    Site::on(outline, &fleet.loads[0], &newcomer).terms(&newcomer, &policy, 0.0)
 }
 
 #[test]

@@ -357,12 +357,12 @@ proptest! {
             Knowledge { endpoints: Some(&insights), lengths: Some(&lengths), ..Knowledge::default() };
         let policy = Policy::named("aya").unwrap();
         let decision = decide_knowing(&farm.snapshot, &farm.loads, &knowledge, &request, &policy, NOW, seed);
-        let newcomer = Newcomer::of(&request);
+        let newcomer = Newcomer::of(&request, &policy);
         let full = |candidate: &Candidate| match candidate.verdict {
             Verdict::Rejected(_) => None,
             Verdict::Scored { mut terms, .. } => {
                 let at = candidate.endpoint;
-                let site = site(&farm.snapshot.endpoints[at.get()], &farm.loads[at.get()], &newcomer);
+                let site = Site::on(&farm.snapshot.endpoints.outlines()[at.get()], &farm.loads[at.get()], &newcomer);
                 let (mut pending, mut streams) = (Vec::new(), Vec::new());
                 insights.residents(at, &mut pending, &mut streams);
                 terms.misses =
@@ -388,9 +388,9 @@ proptest! {
     ) {
         let mut farm = build(std::slice::from_ref(&part));
         let policy = Policy::named("aya").unwrap();
-        let newcomer = Newcomer::of(&request);
+        let newcomer = Newcomer::of(&request, &policy);
         let price = |farm: &Fleet| {
-            let site = site(&farm.snapshot.endpoints[0], &farm.loads[0], &newcomer);
+            let site = Site::on(&farm.snapshot.endpoints.outlines()[0], &farm.loads[0], &newcomer);
             (total_s(&site.terms(&newcomer, &policy, 0.0)), site.backlog_s())
         };
         let before = price(&farm);

@@ -143,7 +143,7 @@ impl Farm {
         }
         let directory: Arc<[EndpointId]> = endpoints.iter().map(|e| e.info.id.clone()).collect();
         Ok(Self {
-            snapshot: Snapshot { endpoints, directory, ..Snapshot::empty() },
+            snapshot: Snapshot { endpoints: endpoints.into(), directory, ..Snapshot::empty() },
             rows: vec![EndpointCells::default(); count],
             loads: vec![LoadCells::default(); count],
             read: Vec::with_capacity(count),

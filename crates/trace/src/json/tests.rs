@@ -96,7 +96,7 @@ fn decision() -> Decision {
             candidate(1, Verdict::Scored { total: f64::INFINITY, terms: lost }, None),
             candidate(2, Verdict::Scored { total: 2.08, terms }, Some(250)),
         ],
-        conditions: vec![(EndpointIndex(0), Arc::from([slow]))],
+        conditions: Arc::from([(EndpointIndex(0), Arc::from([slow]))]),
         outcome: Outcome::Placed(Chosen {
             endpoint: EndpointIndex(2),
             total: 2.08,
