@@ -41,6 +41,13 @@ pub const MODEL: &str = "llama-3.1-8b";
 /// Stands in every prompt; must never be seen in a log, a metric or a record.
 pub const CANARY: &str = "canary-5f0c2e";
 
+/// Whether tests that take minutes run too.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "a setting of a test run, not of the program")]
+pub fn is_slow_run() -> bool {
+    std::env::var("RUN_SLOW_TESTS").is_ok_and(|value| value == "1")
+}
+
 /// The path of the program under test.
 #[macro_export]
 macro_rules! aya {

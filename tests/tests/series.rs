@@ -4,27 +4,30 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use aya_tests::{Farm, MODEL, Raw, aya, chat, sim};
+use aya_tests::{Farm, MODEL, Raw, aya, chat, is_slow_run, sim};
 use tokio::time::Instant;
 
-/// Names of each kind; `RUN_SLOW_TESTS=1` makes it the hundred thousand of the catalogue.
+/// Names of each kind; a slow run has a million.
 fn names() -> usize {
-    #[expect(clippy::disallowed_methods, reason = "the switch of all slow tests")]
-    let slow = std::env::var("RUN_SLOW_TESTS").is_ok_and(|value| value == "1");
-    if slow { 100_000 } else { 4_000 }
+    if is_slow_run() { 1_000_000 } else { 4_000 }
 }
 
 const BATCH: usize = 100;
+/// By then everything that keeps some of what came last is full: of the records, twice.
+const FULL: usize = 2_000;
 
 #[tokio::test]
 async fn f10_names_of_clients_become_no_series() {
-    let toml = "tenants.header = \"x-aya-tenant\"\ntenants.tenants_max = 20\nlimits.models_max = 20";
+    let toml = "decisions.ring = 1000\ntenants.header = \"x-aya-tenant\"\ntenants.tenants_max = 20\nlimits.models_max = 20";
     let farm = Farm::of(aya!()).scheduler(toml).engine(sim("e1")).start().await;
     let _ = farm.api().chat(&chat(1)).await.ok();
     let series_before = farm.admin().get("/metrics").await.ok().text().lines().count();
     let mut raw = Raw::connect(farm.scheduler.api).await;
-    let (mut sent, mut answered) = (0, 0);
+    let (mut sent, mut answered, mut full) = (0, 0, 0);
     while sent < names() {
+        if sent == FULL {
+            full = farm.scheduler.process.memory_bytes();
+        }
         let mut batch = String::new();
         for at in sent..sent + BATCH {
             let body = format!("{{\"model\":\"made-up-{at}\",\"messages\":[]}}");
@@ -43,6 +46,9 @@ async fn f10_names_of_clients_become_no_series() {
         sent += BATCH;
     }
     assert_eq!(answered, 2 * sent, "every one of them is refused by name");
+    let grown = farm.scheduler.process.memory_bytes().saturating_sub(full);
+    println!("F10: {sent} names of each kind, {grown} bytes more than after {FULL}");
+    assert!(grown < 2 * 1024 * 1024, "{grown} bytes more after {sent} names than after {FULL}");
     // Tenants are counted only once they have asked for a model that is there.
     for at in 0..60 {
         let headers = [("x-aya-tenant", &*format!("tenant-{at}"))];

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use aya_tests::{Client, Farm, Metrics, aya, chat, sim, streamed, until, with};
+use aya_tests::{Client, Farm, Metrics, aya, chat, is_slow_run, sim, streamed, until, with};
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -21,9 +21,9 @@ const EVENT_EVERY: Duration = Duration::from_secs(45);
 /// What may be added per hour, and in a run that is shorter.
 const GROWTH_MAX_MIB: f64 = 1.0;
 
-#[expect(clippy::disallowed_methods, reason = "settings of a test run, not of the program")]
+#[expect(clippy::disallowed_methods, reason = "a setting of a test run, not of the program")]
 fn minutes() -> Option<f64> {
-    if std::env::var("RUN_SLOW_TESTS").is_ok_and(|value| value == "1") {
+    if is_slow_run() {
         return Some(std::env::var("AYA_SOAK_MINUTES").map_or(60.0, |text| text.parse().unwrap()));
     }
     eprintln!("SKIPPED: takes an hour; run with RUN_SLOW_TESTS=1");

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use aya_tests::{Farm, aya, chat, sim, until};
+use aya_tests::{Farm, aya, chat, is_slow_run, sim, until};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -14,11 +14,6 @@ const SEATS: u32 = 8;
 /// About 80 requests per second fit; half of them come.
 const GAP: Duration = Duration::from_millis(25);
 const SLICE: Duration = Duration::from_millis(100);
-
-#[expect(clippy::disallowed_methods, reason = "a setting of a test run, not of the program")]
-fn is_slow_run() -> bool {
-    std::env::var("RUN_SLOW_TESTS").is_ok_and(|value| value == "1")
-}
 
 /// Thirty seconds in a slow run, else six.
 fn storm_length() -> Duration {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use aya_tests::{Agent, Client, Farm, Process, Scheduler, aya, until, with};
+use aya_tests::{Agent, Client, Farm, Process, Scheduler, aya, is_slow_run, until, with};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -20,7 +20,7 @@ const START: Duration = Duration::from_secs(300);
 /// The installed vLLM; `None`, said aloud, unless slow tests are asked for.
 #[expect(clippy::disallowed_methods, reason = "settings of a test run, not of the program")]
 fn installed() -> Option<PathBuf> {
-    if std::env::var("RUN_SLOW_TESTS").is_ok_and(|value| value == "1") {
+    if is_slow_run() {
         let home = std::env::var("AYA_TEST_VLLM")
             .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../target/vllm").to_owned());
         let made = Command::new(format!("{SCRIPTS}/vllm_setup.sh")).arg(&home).output().unwrap();
