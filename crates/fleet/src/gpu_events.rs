@@ -15,6 +15,30 @@ fn is_news(event: &Aged<GpuEvent>, received_at: MonoTime) -> bool {
     event.age <= received_at.since(MonoTime::ZERO).max(NEWS_FROM_BEFORE)
 }
 
+/// Which events of a start were taken, in whatever order they came: an agent repeats them after a reconnect.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct EventsSeen {
+    last: u64,
+    /// Bit n: the event n before the last; as many as an agent keeps.
+    before: u64,
+}
+
+impl EventsSeen {
+    /// Notes an event; false if it was taken before, or is too old to tell.
+    fn note(&mut self, sequence: u64) -> bool {
+        let ahead = sequence.saturating_sub(self.last);
+        if ahead > 0 {
+            let shift = u32::try_from(ahead).unwrap_or(u32::MAX);
+            (self.last, self.before) = (sequence, self.before.checked_shl(shift).unwrap_or(0) | 1);
+            return true;
+        }
+        let bit = u32::try_from(self.last - sequence).ok().and_then(|behind| 1_u64.checked_shl(behind));
+        let is_new = sequence > 0 && bit.is_some_and(|bit| self.before & bit == 0);
+        self.before |= bit.unwrap_or(0);
+        is_new
+    }
+}
+
 impl Fleet {
     /// Takes the events of a known start of an agent, each once. Those of a node that never reported, or of a start
     /// that was replaced, are passed over: a FULL report tells what they changed.
@@ -27,10 +51,9 @@ impl Fleet {
         let GpuEvents { node: id, boot, events } = events;
         for event in events {
             let Some(node) = self.nodes.get_mut(&id).filter(|node| node.boot == boot) else { return };
-            if event.value.sequence <= node.events_seen {
+            if !node.events_seen.note(event.value.sequence) {
                 continue;
             }
-            node.events_seen = event.value.sequence;
             if !is_news(&event, received_at) {
                 continue;
             }

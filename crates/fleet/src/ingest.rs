@@ -85,7 +85,8 @@ impl Fleet {
         let full = kind == ReportKind::Full;
         if let Some(node) = self.nodes.get_mut(&id) {
             if node.boot != boot {
-                node.reboot(boot);
+                // One that comes back repeats the events that were passed over meanwhile.
+                effects.resend_full |= node.reboot(boot);
                 effects.notices.push(Notice::NodeRebooted { node: id.clone() });
             }
             if node.told_freshness != Freshness::Fresh {

@@ -9,6 +9,7 @@ use aya_domain::{
 };
 
 use crate::Params;
+use crate::gpu_events::EventsSeen;
 use crate::health::{NodeHealth, health_under};
 
 /// Replaced starts of an agent remembered per node, to recognise two agents that take turns.
@@ -27,13 +28,14 @@ pub(crate) struct NodeState {
     pub(crate) last_report_at: MonoTime,
     pub(crate) agent: AgentHealth,
     pub(crate) gpus: Gpus,
-    /// The last event of this start of the agent.
-    pub(crate) events_seen: u64,
+    /// The events that this start of the agent told.
+    pub(crate) events_seen: EventsSeen,
     pub(crate) health: NodeHealth,
     pub(crate) members: BTreeSet<EndpointId>,
     /// As last told in a notice.
     pub(crate) told_freshness: Freshness,
-    replaced: VecDeque<BootId>,
+    /// With the events that each of them told.
+    replaced: VecDeque<(BootId, EventsSeen)>,
     /// Reports of replaced starts since the present one began.
     overtaken: u32,
     overtaken_at: Option<MonoTime>,
@@ -59,7 +61,7 @@ impl NodeState {
             last_report_at: received_at,
             agent,
             gpus: Gpus::default(),
-            events_seen: 0,
+            events_seen: EventsSeen::default(),
             health: NodeHealth::default(),
             members: BTreeSet::new(),
             told_freshness: Freshness::Fresh,
@@ -70,23 +72,26 @@ impl NodeState {
         }
     }
 
-    /// Another start of the agent speaks from now on.
-    pub(crate) fn reboot(&mut self, boot: BootId) {
-        self.replaced.retain(|old| *old != boot);
+    /// Another start of the agent speaks from now on; true if it spoke before.
+    pub(crate) fn reboot(&mut self, boot: BootId) -> bool {
+        let before = self.replaced.iter().position(|(old, _)| *old == boot);
+        let before = before.and_then(|at| self.replaced.remove(at));
         if self.replaced.len() == REPLACED_BOOTS_MAX {
             self.replaced.pop_front();
         }
-        self.replaced.push_back(self.boot);
+        self.replaced.push_back((self.boot, self.events_seen));
         self.boot = boot;
-        self.events_seen = 0;
+        self.events_seen = before.map_or_else(EventsSeen::default, |(_, seen)| seen);
         self.gpus.forget_xids();
         self.overtaken = 0;
         self.view = None;
+        before.is_some()
     }
 
     /// Whether a start that was replaced speaks although its successor is alive.
     pub(crate) fn is_overtaken(&self, boot: BootId, now: MonoTime, params: &Params) -> bool {
-        self.replaced.contains(&boot) && now.since(self.last_report_at) < params.suspect_after
+        self.replaced.iter().any(|(old, _)| *old == boot)
+            && now.since(self.last_report_at) < params.suspect_after
     }
 
     /// Counts a report of a replaced start; true when it has just become clear that two agents are alive.

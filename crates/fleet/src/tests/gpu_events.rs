@@ -95,3 +95,29 @@ fn what_a_clogged_link_held_back_is_news_however_old() {
     let effects = told(&mut farm, 500_010, 1, vec![held]);
     assert_eq!(said(&effects).len(), 2, "{effects:?}");
 }
+
+#[test]
+fn a_start_that_comes_back_is_asked_for_what_was_passed_over_and_repeats_nothing() {
+    let mut farm = Farm::new();
+    let _ = farm.report(0, counted(1, 1, Some(0), None));
+    let _ = told(&mut farm, 10, 1, vec![xid(1, 31, 1)]);
+    // Another agent of this name, which falls silent.
+    let _ = farm.report(20, counted(2, 1, Some(0), None));
+    assert_eq!(told(&mut farm, 30, 1, vec![xid(2, 43, 2)]), Effects::default());
+    let back = farm.report(20_000, counted(1, 2, Some(2), Some(43)));
+    assert!(back.resend_full, "what was passed over has to be said again");
+    let again = said(&told(&mut farm, 20_010, 1, vec![xid(1, 31, 1), xid(2, 43, 2)]));
+    assert_eq!(again[0], "gpu GPU-1 of node n: XID 43", "{again:?}");
+}
+
+#[test]
+fn each_event_counts_once_in_whatever_order_they_come() {
+    let mut farm = Farm::new();
+    let _ = farm.report(0, counted(1, 1, Some(0), None));
+    let mut came = Vec::new();
+    for (at, sequence) in [3, 1, 3, 2, 2, 1, 90, 26, 27, 28, 27, 3, 91].into_iter().enumerate() {
+        let effects = told(&mut farm, 10 + at as u64, 1, vec![xid(sequence, 31, 1)]);
+        came.extend((!effects.notices.is_empty()).then_some(sequence));
+    }
+    assert_eq!(came, [3, 1, 2, 90, 27, 28, 91], "64 are remembered");
+}
