@@ -17,10 +17,12 @@ mod gpus_of;
 mod hint;
 mod local;
 mod metrics;
+mod network;
 mod prober;
 mod procfs;
 mod report;
 mod sampler;
+pub mod simulation;
 mod uplink;
 mod view;
 
@@ -46,6 +48,7 @@ use crate::admin::Told;
 use crate::discovery::{Board, Discovery, Statement};
 use crate::gpus::GpuTask;
 use crate::metrics::Metrics;
+use crate::network::Network;
 use crate::procfs::Procfs;
 use crate::report::Identity;
 use crate::sampler::{Sampler, round_period};
@@ -187,28 +190,42 @@ impl Agent {
             holders: hold,
         };
         tasks.spawn(gpus.run_configured(config.clone(), epoch, shutdown.clone()));
-        self.start_uplinks(tasks, metrics, epoch, views.clone(), shutdown);
+        let uplinks = Uplinks {
+            config,
+            boot: boot_id(),
+            clock: self.clock.clone(),
+            epoch,
+            views: views.clone(),
+            network: Network::Machine,
+        };
+        uplinks.start(tasks, metrics, shutdown);
         tasks.spawn(hint::hint(views.clone(), config.discovery.mode, shutdown.clone()));
         (Board { clock: self.clock.clone(), statements }, views)
     }
+}
 
-    fn start_uplinks(
-        &self,
-        tasks: &mut JoinSet<()>,
-        metrics: &Arc<Metrics>,
-        epoch: Instant,
-        views: watch::Receiver<Arc<View>>,
-        shutdown: &CancellationToken,
-    ) {
-        let config = &self.config;
-        let boot = boot_id();
+/// What the uplinks of one agent are made of.
+struct Uplinks<'a> {
+    config: &'a AgentConfig,
+    boot: BootId,
+    clock: Clock,
+    epoch: Instant,
+    views: watch::Receiver<Arc<View>>,
+    network: Network,
+}
+
+impl Uplinks<'_> {
+    /// One for each scheduler of the configuration.
+    fn start(self, tasks: &mut JoinSet<()>, metrics: &Metrics, shutdown: &CancellationToken) {
+        let Self { config, boot, clock, epoch, views, network } = self;
         let shared = Arc::new(Shared {
             identity: Identity { node: config.node_id.clone(), boot, period: report_period(config) },
             full_period: config.report.full_period,
             advertise_host: config.advertise_host.clone(),
-            clock: self.clock.clone(),
+            clock,
             epoch,
             views,
+            network,
         });
         let mut seed = boot.0;
         for scheduler in &config.schedulers {

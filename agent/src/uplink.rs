@@ -11,7 +11,7 @@ use std::time::Duration;
 use aya_domain::{EndpointUrl, GpuEvents, ReportKind};
 use aya_observe::Clock;
 use aya_proto::{
-    AgentServiceClient, MESSAGE_BYTES_MAX, SchedulerMessage, agent_message, events_message, wire,
+    AgentServiceClient, Heard, MESSAGE_BYTES_MAX, SchedulerMessage, agent_message, events_message, wire,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
@@ -23,6 +23,7 @@ use tracing::{debug, info, warn};
 use crate::advertise::Route;
 use crate::backoff::Backoff;
 use crate::metrics::UplinkMetrics;
+use crate::network::Network;
 use crate::report::{Identity, Wanted, report};
 use crate::view::{EVENTS_MAX, View};
 
@@ -51,6 +52,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) epoch: Instant,
     pub(crate) views: watch::Receiver<Arc<View>>,
+    pub(crate) network: Network,
 }
 
 /// The stream to one scheduler.
@@ -90,10 +92,20 @@ struct Told {
     /// The last GPU event, and how many one message may carry; none before the scheduler says so.
     event: u64,
     events_max: usize,
+    /// The report of the last acknowledgement, 0 before the first; and when that came, or the connection was made.
+    heard: (u64, Instant),
 }
 
 impl Told {
-    const NOTHING: Self = Self { revision: 0, full_at: None, event: 0, events_max: 0 };
+    fn nothing() -> Self {
+        Self { revision: 0, full_at: None, event: 0, events_max: 0, heard: (0, Instant::now()) }
+    }
+
+    /// A message as it is made now.
+    fn having_heard(&self, message: wire::AgentMessage) -> wire::AgentMessage {
+        let (sequence, at) = self.heard;
+        Heard { sequence, age: at.elapsed() }.in_message(message)
+    }
 }
 
 impl Uplink {
@@ -146,19 +158,18 @@ impl Uplink {
     /// Connects with a FULL report as the first message.
     async fn open(&self) -> Result<(Outbox, Inbound, Told, Route), Ended> {
         let connect = |e: tonic::transport::Error| Ended::Connect(cause(&e));
-        let channel = Endpoint::from_shared(self.scheduler.as_str().to_owned())
+        let scheduler = Endpoint::from_shared(self.scheduler.as_str().to_owned())
             .map_err(connect)?
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
-            .keep_alive_while_idle(true)
-            .connect()
-            .await
-            .map_err(connect)?;
-        let route = Route::to(&self.scheduler).await;
+            .keep_alive_while_idle(true);
+        let network = &self.shared.network;
+        let channel = network.connect(&scheduler).await.map_err(connect)?;
+        let mut told = Told::nothing();
+        let route = network.route(&self.scheduler).await;
         let (outbox, messages) = mpsc::channel(OUTBOX_MAX);
-        let mut told = Told::NOTHING;
         self.send(&outbox, &mut told, &route);
         let mut client = AgentServiceClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -182,7 +193,9 @@ impl Uplink {
         let mut ticks = self.ticks();
         loop {
             let events_wait = told.events_max > 0 && views.borrow().events.last > told.event;
+            // In this order, so that a simulation repeats; none of them is always ready.
             tokio::select! {
+                biased;
                 room = outbox.reserve(), if events_wait => match room {
                     Ok(room) => self.send_events(room, &mut told),
                     Err(_) => return Ended::Closed,
@@ -241,8 +254,9 @@ impl Uplink {
                 self.metrics.connected.set(1);
                 info!(scheduler = %self.scheduler, version = %welcome.version, "reporting to the scheduler");
             }
-            Ok(SchedulerMessage::Ack { .. }) => {}
-            Ok(SchedulerMessage::ResendFull) => told.full_at = None,
+            Ok(SchedulerMessage::Ack { sequence }) => told.heard = (sequence, Instant::now()),
+            // It may have passed over events too; those that it has are not counted twice.
+            Ok(SchedulerMessage::ResendFull) => (told.full_at, told.event) = (None, 0),
             Err(error) => warn!(scheduler = %self.scheduler, %error, "the scheduler said something unknown"),
         }
     }
@@ -265,7 +279,7 @@ impl Uplink {
         let urls: Vec<_> = view.engines.iter().map(|engine| route.advertise(&engine.url, host)).collect();
         let wanted = Wanted { kind, sequence, since: told.revision, urls: &urls };
         let report = report(&self.shared.identity, &view, wanted, self.shared.clock.now());
-        room.send(agent_message(&report));
+        room.send(told.having_heard(agent_message(&report)));
         self.metrics.sent(kind);
         told.revision = view.revision;
         if full {
@@ -282,7 +296,8 @@ impl Uplink {
         told.event = view.events.last;
         if !events.is_empty() {
             let Identity { node, boot, .. } = &self.shared.identity;
-            room.send(events_message(&GpuEvents { node: node.clone(), boot: *boot, events }));
+            let events = events_message(&GpuEvents { node: node.clone(), boot: *boot, events });
+            room.send(told.having_heard(events));
         }
     }
 }
@@ -362,13 +377,14 @@ mod tests {
             clock: Clock::start(),
             epoch: Instant::now(),
             views,
+            network: Network::Machine,
         };
         let scheduler = EndpointUrl::parse("http://127.0.0.1:1").unwrap();
         let metrics = Metrics::new("n1").unwrap().uplink(&scheduler);
         let uplink =
             Uplink { shared: Arc::new(shared), scheduler, metrics, sequence: AtomicU64::new(0), seed: 1 };
         let (outbox, mut sent) = mpsc::channel(OUTBOX_MAX);
-        let mut told = Told::NOTHING;
+        let mut told = Told::nothing();
         let mut next = || report_of_message(sent.try_recv().unwrap(), &Limits::default()).unwrap();
 
         uplink.send(&outbox, &mut told, &route);

@@ -20,7 +20,8 @@ use std::time::Duration;
 
 pub use error::{ConvertError, Problem};
 pub use message::{
-    AgentMessage, SchedulerMessage, Welcome, agent_message, events_message, from_agent, report_of_message,
+    AgentMessage, Heard, SchedulerMessage, Welcome, agent_message, events_message, from_agent,
+    report_of_message,
 };
 pub use report::report_from_wire;
 

@@ -11,8 +11,8 @@ pub mod convert;
 pub mod wire;
 
 pub use convert::{
-    AgentMessage, ConvertError, Limits, Problem, SchedulerMessage, Welcome, agent_message, events_message,
-    from_agent, report_from_wire, report_of_message,
+    AgentMessage, ConvertError, Heard, Limits, Problem, SchedulerMessage, Welcome, agent_message,
+    events_message, from_agent, report_from_wire, report_of_message,
 };
 pub use wire::agent_service_client::AgentServiceClient;
 pub use wire::agent_service_server::{AgentService, AgentServiceServer};

@@ -24,6 +24,7 @@ mod room;
 mod routes;
 mod scheduler;
 mod shared;
+pub mod simulation;
 mod state;
 mod steps;
 mod stopping;

@@ -133,40 +133,8 @@ impl Scheduler {
             );
             config.limits.connections_max = allowed;
         }
-        let state = StateFile::open(config.state.file.as_deref());
-        let fleet =
-            Fleet::new(fleet_params(&config)).with_rules(config.health.clone()).with_drained(state.drained());
-        let (journal, sender) = Journal::new(&config.decisions, decision_log(&config)?);
-        let metrics = Arc::new(Metrics::new(config.limits.models_max)?);
-        let policies = policies(&config)?;
-        let shared = Shared {
-            view: ArcSwap::from_pointee(FarmView::empty()),
-            room: Arc::new(WaitingRoom::new(queue_rules(&config), clock.clone())),
-            tenants: Tenants::new(&config.tenants, &config.tenant).map_err(SchedulerError::Tenants)?,
-            promises: Promises::new(&config, &policies.default),
-            unknown_model: Arc::new(ModelState::new(metrics.model(None))),
-            metrics,
-            journal: sender,
-            events: EventLog::default(),
-            policies: policies.all,
-            default_policy: policies.default,
-            model_policies: policies.of_models,
-            aliases: config.aliases.iter().map(|a| (a.name.clone(), a.model.clone())).collect(),
-            prefix_key: aya_proxy::PrefixKey::new(uuid::Uuid::now_v7().as_u64_pair().1),
-            upstream_authorization: config.upstream.api_key.as_ref().and_then(bearer),
-            engine_authorization: config
-                .upstream
-                .engines
-                .iter()
-                .filter_map(|engine| Some((engine.endpoint.clone(), bearer(&engine.api_key)?)))
-                .collect(),
-            state,
-            stopping: Stopping::new(),
-            pressure: PressureNow::default(),
-            config,
-            clock,
-        };
-        Ok(Self { shared: Arc::new(shared), journal, fleet, sockets, addresses, taken })
+        let Assembled { shared, journal, fleet } = Assembled::new(config, clock)?;
+        Ok(Self { shared, journal, fleet, sockets, addresses, taken })
     }
 
     /// Where clients connect.
@@ -215,6 +183,52 @@ impl Scheduler {
         parts.stop().await;
         info!("scheduler stopped");
         result
+    }
+}
+
+/// A scheduler without listeners, threads and tasks.
+pub(crate) struct Assembled {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) journal: Journal,
+    pub(crate) fleet: Fleet,
+}
+
+impl Assembled {
+    pub(crate) fn new(config: SchedulerConfig, clock: Clock) -> Result<Self, SchedulerError> {
+        let state = StateFile::open(config.state.file.as_deref());
+        let fleet =
+            Fleet::new(fleet_params(&config)).with_rules(config.health.clone()).with_drained(state.drained());
+        let (journal, sender) = Journal::new(&config.decisions, decision_log(&config)?);
+        let metrics = Arc::new(Metrics::new(config.limits.models_max)?);
+        let policies = policies(&config)?;
+        let shared = Shared {
+            view: ArcSwap::from_pointee(FarmView::empty()),
+            room: Arc::new(WaitingRoom::new(queue_rules(&config), clock.clone())),
+            tenants: Tenants::new(&config.tenants, &config.tenant).map_err(SchedulerError::Tenants)?,
+            promises: Promises::new(&config, &policies.default),
+            unknown_model: Arc::new(ModelState::new(metrics.model(None))),
+            metrics,
+            journal: sender,
+            events: EventLog::default(),
+            policies: policies.all,
+            default_policy: policies.default,
+            model_policies: policies.of_models,
+            aliases: config.aliases.iter().map(|a| (a.name.clone(), a.model.clone())).collect(),
+            prefix_key: aya_proxy::PrefixKey::new(uuid::Uuid::now_v7().as_u64_pair().1),
+            upstream_authorization: config.upstream.api_key.as_ref().and_then(bearer),
+            engine_authorization: config
+                .upstream
+                .engines
+                .iter()
+                .filter_map(|engine| Some((engine.endpoint.clone(), bearer(&engine.api_key)?)))
+                .collect(),
+            state,
+            stopping: Stopping::new(),
+            pressure: PressureNow::default(),
+            config,
+            clock,
+        };
+        Ok(Self { shared: Arc::new(shared), journal, fleet })
     }
 }
 

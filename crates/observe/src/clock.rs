@@ -3,6 +3,7 @@
 //! Durations are measured on [`MonoTime`]; wall time exists for people and records alone, and is never
 //! subtracted from another wall time.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -17,6 +18,17 @@ pub struct Clock(Source);
 enum Source {
     Machine { started: Instant },
     Manual(ManualTime),
+    Told(Elapsed),
+}
+
+/// What tells the time of a simulated machine.
+#[derive(Clone)]
+struct Elapsed(Arc<dyn Fn() -> Duration + Send + Sync>);
+
+impl fmt::Debug for Elapsed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Elapsed")
+    }
 }
 
 impl Clock {
@@ -34,6 +46,13 @@ impl Clock {
         (Self(Source::Manual(time.clone())), time)
     }
 
+    /// The clock of a simulated machine, as told by `elapsed`: the time since its start, which never goes back. It
+    /// begins at the epoch's first instant.
+    #[must_use]
+    pub fn told_by(elapsed: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+        Self(Source::Told(Elapsed(Arc::new(elapsed))))
+    }
+
     /// The present on the monotonic clock; never goes back.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
@@ -41,6 +60,7 @@ impl Clock {
         match &self.0 {
             Source::Machine { started } => MonoTime::ZERO.after(Instant::now().duration_since(*started)),
             Source::Manual(time) => time.get(),
+            Source::Told(elapsed) => MonoTime::ZERO.after((elapsed.0)()),
         }
     }
 
@@ -55,7 +75,10 @@ impl Clock {
                     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
                 (self.now(), since_epoch)
             }
-            Source::Manual(time) => (time.get(), Duration::from_nanos(time.get().as_nanos())),
+            Source::Manual(_) | Source::Told(_) => {
+                let present = self.now();
+                (present, Duration::from_nanos(present.as_nanos()))
+            }
         };
         let wall = wall.saturating_sub(present.since(at)).saturating_add(at.since(present));
         WallTime::from_unix_ms(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX))
@@ -101,6 +124,16 @@ mod tests {
         assert_eq!(clock.wall(MonoTime::from_millis(1_500)).to_string(), "1970-01-01T00:00:01.500Z");
         let later = clock.now().after(Duration::from_millis(20));
         assert_eq!(clock.wall(later).to_string(), "1970-01-02T00:00:00.020Z");
+    }
+
+    #[test]
+    fn a_simulated_machine_has_the_time_that_it_is_told() {
+        let hand = Arc::new(AtomicU64::new(5));
+        let told = Arc::clone(&hand);
+        let clock = Clock::told_by(move || Duration::from_secs(told.load(Ordering::Relaxed)));
+        assert_eq!(clock.now(), MonoTime::from_millis(5_000));
+        hand.store(60, Ordering::Relaxed);
+        assert_eq!(clock.wall(clock.now()).to_string(), "1970-01-01T00:01:00.000Z");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The envelopes of the stream.
 
+use std::time::Duration;
+
 use aya_domain::{GpuEvents, Report};
 
 use super::field::{self, Result};
@@ -30,13 +32,44 @@ pub struct Welcome {
 /// The message that carries a report.
 #[must_use]
 pub fn agent_message(report: &Report) -> wire::AgentMessage {
-    wire::AgentMessage { kind: Some(FromAgent::Report(report.into())) }
+    wire::AgentMessage { kind: Some(FromAgent::Report(report.into())), heard: None }
 }
 
 /// The message that carries GPU events.
 #[must_use]
 pub fn events_message(events: &GpuEvents) -> wire::AgentMessage {
-    wire::AgentMessage { kind: Some(FromAgent::GpuEvents(gpu_event::events_to_wire(events))) }
+    wire::AgentMessage { kind: Some(FromAgent::GpuEvents(gpu_event::events_to_wire(events))), heard: None }
+}
+
+/// What an agent had heard from the scheduler when it made a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heard {
+    /// The report of the last acknowledgement on this stream; 0: none yet.
+    pub sequence: u64,
+    /// How long ago that came, or the connection was made.
+    pub age: Duration,
+}
+
+impl Heard {
+    /// Says so in a message.
+    #[must_use]
+    pub fn in_message(self, message: wire::AgentMessage) -> wire::AgentMessage {
+        let heard = wire::Heard { sequence: Some(self.sequence), age_us: field::age_us(self.age) };
+        wire::AgentMessage { heard: Some(heard), ..message }
+    }
+
+    /// What a message says; `None` if its agent does not say.
+    ///
+    /// # Errors
+    /// [`ConvertError`] if a field is missing or the age impossible.
+    pub fn of(message: &wire::AgentMessage) -> Result<Option<Self>> {
+        let Some(heard) = message.heard else { return Ok(None) };
+        let read = || {
+            let sequence = field::required(heard.sequence, "sequence")?;
+            Ok(Self { sequence, age: field::age(heard.age_us)? })
+        };
+        read().map(Some).map_err(|error: ConvertError| error.inside("heard"))
+    }
 }
 
 /// What an agent says to a scheduler.

@@ -574,7 +574,7 @@ fn a_hostile_gpu_event_is_refused_by_the_name_of_its_field() {
         let mut events = wire::GpuEvents { node, boot: Some(1), events: vec![event(1), event(2)] };
         change(&mut events);
         let kind = Some(wire::agent_message::Kind::GpuEvents(events));
-        let taken = from_agent(wire::AgentMessage { kind }, &Limits::DEFAULT);
+        let taken = from_agent(wire::AgentMessage { kind, heard: None }, &Limits::DEFAULT);
         assert_eq!(taken.map_err(|error| error.to_string()), Err(format!("gpu_events.{expect}")));
     };
     check("boot: the field is missing", &|e| e.boot = None);

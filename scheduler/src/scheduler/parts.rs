@@ -22,7 +22,7 @@ use crate::listener;
 use crate::memory::Watch;
 use crate::prober::Prober;
 use crate::shared::Shared;
-use crate::telemetry::{AgentStreams, FleetHandle, FleetWriter};
+use crate::telemetry::{AgentStreams, FleetHandle, FleetWriter, serve_agents};
 
 /// An agent that does not notice that it is let go is not waited for.
 const LET_GO_MAX: Duration = Duration::from_secs(2);
@@ -197,18 +197,7 @@ impl AgentListener {
         let listener =
             self.listener.try_clone().and_then(tokio::net::TcpListener::from_std).map_err(failed)?;
         let streams = AgentStreams::new(Arc::clone(&self.shared), self.fleet.clone(), shutdown.clone());
-        let message_max = self.shared.config.limits.message_max;
-        let service = aya_proto::AgentServiceServer::new(streams.clone())
-            .max_decoding_message_size(message_max)
-            .max_encoding_message_size(message_max);
-        let served = tonic::transport::Server::builder()
-            .http2_keepalive_interval(Some(Duration::from_secs(10)))
-            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-            .add_service(service)
-            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown.cancelled_owned())
-            .await;
-        streams.join().await;
-        Ok(served?)
+        Ok(serve_agents(TcpListenerStream::new(listener), streams, shutdown).await?)
     }
 }
 

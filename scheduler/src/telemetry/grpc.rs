@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aya_domain::{GpuEvents, MonoTime, NodeId, Report};
-use aya_proto::{AgentMessage, Limits, SchedulerMessage, Welcome, from_agent, wire};
+use aya_observe::Clock;
+use aya_proto::{AgentMessage, ConvertError, Heard, Limits, SchedulerMessage, Welcome, from_agent, wire};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -18,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
+use super::said::SaidAt;
+use super::serve::AcceptedAt;
 use super::writer::FleetHandle;
 use crate::shared::Shared;
 
@@ -40,6 +43,22 @@ impl AgentStreams {
         Self { shared, fleet, streams: Arc::new(Mutex::new(JoinSet::new())), shutdown }
     }
 
+    pub(crate) fn clock(&self) -> Clock {
+        self.shared.clock.clone()
+    }
+
+    /// Bytes of one message.
+    pub(crate) fn message_max(&self) -> usize {
+        self.shared.config.limits.message_max
+    }
+
+    /// Streams whose tasks have not ended.
+    pub(crate) fn open(&self) -> usize {
+        let mut streams = self.streams.lock();
+        while streams.try_join_next().is_some() {}
+        streams.len()
+    }
+
     /// Waits for the streams' tasks after `shutdown`.
     pub(crate) async fn join(&self) {
         let mut streams = std::mem::take(&mut *self.streams.lock());
@@ -58,12 +77,15 @@ impl aya_proto::AgentService for AgentStreams {
         request: Request<Streaming<wire::AgentMessage>>,
     ) -> Result<Response<Self::StreamStream>, Status> {
         let (answers, outgoing) = mpsc::channel(ANSWERS_MAX);
+        let accepted = request.extensions().get::<AcceptedAt>();
+        let opened_at = accepted.map_or_else(|| self.shared.clock.now(), |accepted| accepted.0);
         let reader = StreamReader {
             shared: Arc::clone(&self.shared),
             fleet: self.fleet.clone(),
             limits: Limits::default(),
             answers,
             node: None,
+            said: SaidAt::new(opened_at),
             heard_at: MonoTime::ZERO,
         };
         let (incoming, shutdown) = (request.into_inner(), self.shutdown.clone());
@@ -83,13 +105,15 @@ struct StreamReader {
     answers: Answers,
     /// Fixed by the first report: a stream speaks for one node.
     node: Option<NodeId>,
-    /// When its last report was received.
+    said: SaidAt,
+    /// When its last report was made.
     heard_at: MonoTime,
 }
 
 impl StreamReader {
     async fn run(mut self, incoming: Streaming<wire::AgentMessage>, shutdown: CancellationToken) {
         let result = tokio::select! {
+            biased;
             () = shutdown.cancelled() => Err(Status::unavailable("the scheduler is shutting down")),
             result = self.read(incoming) => result,
         };
@@ -124,32 +148,40 @@ impl StreamReader {
 
     async fn take(&mut self, message: wire::AgentMessage) -> Result<(), Status> {
         let received_at = self.shared.clock.now();
-        let message = from_agent(message, &self.limits).map_err(|error| {
+        let refused = |error: ConvertError| {
             self.shared.metrics.reports_refused.inc();
             Status::invalid_argument(error.to_string())
-        })?;
+        };
+        let heard = Heard::of(&message).map_err(refused)?;
+        let message = from_agent(message, &self.limits).map_err(refused)?;
+        let said_at = self.said.of(heard, received_at);
         match message {
-            AgentMessage::Report(report) => self.take_report(report, received_at).await,
-            AgentMessage::GpuEvents(events) => self.take_events(events, received_at).await,
+            AgentMessage::Report(report) => self.take_report(report, said_at).await,
+            AgentMessage::GpuEvents(events) => self.take_events(events, said_at).await,
         }
     }
 
-    async fn take_report(&mut self, report: Box<Report>, received_at: MonoTime) -> Result<(), Status> {
+    /// For the fleet a report comes when it was made: its ages are true then, and silence begins there.
+    async fn take_report(&mut self, report: Box<Report>, said_at: MonoTime) -> Result<(), Status> {
         if self.node.is_none() {
             info!(node = report.node.as_str(), agent = report.agent.version, "agent connected");
             self.node = Some(report.node.clone());
         }
         self.speaks_for(&report.node)?;
-        self.heard_at = received_at;
+        self.heard_at = said_at;
         let sequence = report.sequence;
-        let resend = self.fleet.report(report, received_at).await;
+        let resend = self.fleet.report(report, said_at).await;
         let resend = resend.map_err(|error| Status::unavailable(error.to_string()))?;
-        self.answer(&if resend { SchedulerMessage::ResendFull } else { SchedulerMessage::Ack { sequence } })
+        if resend {
+            return self.answer(&SchedulerMessage::ResendFull);
+        }
+        self.said.answered(sequence, self.shared.clock.now());
+        self.answer(&SchedulerMessage::Ack { sequence })
     }
 
-    async fn take_events(&self, events: GpuEvents, received_at: MonoTime) -> Result<(), Status> {
+    async fn take_events(&self, events: GpuEvents, said_at: MonoTime) -> Result<(), Status> {
         self.speaks_for(&events.node)?;
-        let taken = self.fleet.gpu_events(events, received_at).await;
+        let taken = self.fleet.gpu_events(events, said_at).await;
         taken.map_err(|error| Status::unavailable(error.to_string()))
     }
 

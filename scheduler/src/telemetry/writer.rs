@@ -141,8 +141,18 @@ impl FleetWriter {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         let mut dirty = true;
         loop {
+            // In this order, so that a simulation repeats; none of them can keep the others waiting.
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => return,
+                _ = publish.tick(), if dirty => {
+                    self.publish();
+                    dirty = false;
+                }
+                _ = note.tick() => {
+                    dirty |= self.note_ledger();
+                    dirty |= self.apply_waiting();
+                }
                 received = self.commands.recv_many(&mut batch, BATCH_MAX) => {
                     if received == 0 {
                         return;
@@ -151,13 +161,18 @@ impl FleetWriter {
                         dirty |= self.apply(command);
                     }
                 }
-                _ = note.tick() => dirty |= self.note_ledger(),
-                _ = publish.tick(), if dirty => {
-                    self.publish();
-                    dirty = false;
-                }
             }
         }
+    }
+
+    /// Applies what waits, so that a note which takes as long as its period holds nothing up.
+    fn apply_waiting(&mut self) -> bool {
+        let mut changed = false;
+        for _ in 0..BATCH_MAX {
+            let Ok(command) = self.commands.try_recv() else { break };
+            changed |= self.apply(command);
+        }
+        changed
     }
 
     /// Whether the view changed.
