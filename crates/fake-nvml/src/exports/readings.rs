@@ -69,6 +69,12 @@ exports! {
         let (total, reserved, free, used) = (m.total * MIB, m.reserved * MIB, free(m) * MIB, m.used * MIB);
         out.put(sys::nvmlMemory_v2_t { version, total, reserved, free, used })
     };
+    // A slice answers for its whole device.
+    nvmlDeviceGetBAR1MemoryInfo(device: Handle, out: Out<sys::nvmlBAR1Memory_t>) = |driver| {
+        let (Target::Gpu(_, gpu) | Target::Mig(_, gpu, _)) = driver.target(device)?;
+        let [total, used] = some(gpu.bar1_mib)?.map(|mib| mib.saturating_mul(MIB));
+        out.put(sys::nvmlBAR1Memory_t { bar1Total: total, bar1Free: total.saturating_sub(used), bar1Used: used })
+    };
     nvmlDeviceGetUtilizationRates(device: Handle, out: Out<sys::nvmlUtilization_t>) = |driver| {
         let gpu = without_mig(driver.gpu(device)?)?;
         out.put(sys::nvmlUtilization_t { gpu: some(gpu.util_gpu)?, memory: gpu.util_mem })

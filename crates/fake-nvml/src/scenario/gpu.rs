@@ -19,6 +19,8 @@ pub struct Gpu {
     pub bus: Option<u32>,
     pub pci_device_id: u32,
     pub memory_mib: MemoryMib,
+    /// The window through which the host reaches the memory: all of it, and what is used.
+    pub bar1_mib: Option<[u64; 2]>,
     pub util_gpu: Option<u32>,
     pub util_mem: u32,
     /// The driver's ring buffer: microseconds since the epoch of the scenario, percent.
@@ -121,6 +123,7 @@ impl Default for Gpu {
             bus: None,
             pci_device_id: 0x2330_10de,
             memory_mib: MemoryMib { total: 81_559, reserved: 479, used: 60_000 },
+            bar1_mib: Some([131_072, 64]),
             util_gpu: Some(92),
             util_mem: 41,
             util_samples: Vec::new(),
