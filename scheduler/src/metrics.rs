@@ -93,6 +93,7 @@ pub(crate) struct Metrics {
     scrape: Mutex<()>,
     pub(crate) accepted: IntCounter,
     pub(crate) retries: IntCounter,
+    continued: IntCounterVec,
     pub(crate) lost_races: IntCounter,
     pub(crate) placement: Histogram,
     pub(crate) tokens_in: IntCounter,
@@ -116,6 +117,11 @@ fn endpoint_signal(make: &Registry) -> Result<IntGaugeVec, MetricError> {
 
 fn sample_age(make: &Registry) -> Result<prometheus::GaugeVec, MetricError> {
     make.gauge_f64_vec("aya_agent_last_sample_age_seconds", "Age of a node's last report.", &["node"])
+}
+
+fn continued(make: &Registry) -> Result<IntCounterVec, MetricError> {
+    let what = "Streams that broke off and were to go on from another engine.";
+    make.counter_vec("aya_streams_continued_total", what, &["result"])
 }
 
 impl Metrics {
@@ -161,6 +167,7 @@ impl Metrics {
             accepted: make
                 .counter("aya_requests_accepted_total", "Inference requests whose head was read.")?,
             retries: make.counter("aya_retries_total", "Attempts after the first.")?,
+            continued: continued(&make)?,
             lost_races: make.counter(
                 "aya_placement_lost_races_total",
                 "Claims that found the endpoint changed since the decision.",
@@ -230,6 +237,11 @@ impl Metrics {
                 }
             }
         }
+    }
+
+    /// A stream broke off and was to go on elsewhere.
+    pub(crate) fn continued(&self, did: bool) {
+        self.continued.with_label_values(&[if did { "continued" } else { "failed" }]).inc();
     }
 
     pub(crate) fn opened(&self) {

@@ -4,6 +4,7 @@ mod account;
 pub(crate) mod admit;
 mod blame;
 pub(crate) mod carried;
+mod continuation;
 mod failure;
 pub(crate) mod inputs;
 pub(crate) mod place;
@@ -57,6 +58,8 @@ pub(crate) struct Hints {
     pub(crate) tenant: TenantId,
     traceparent: Option<http::HeaderValue>,
     authorization: Option<http::HeaderValue>,
+    /// Whether a stream that breaks off shall go on elsewhere; `None`: as the model is configured.
+    continues: Option<bool>,
 }
 
 impl Hints {
@@ -90,6 +93,14 @@ impl Hints {
             ),
             None => None,
         };
+        let continues = match text("x-aya-continue")? {
+            None => None,
+            Some("true") => Some(true),
+            Some("false") => Some(false),
+            Some(_) => {
+                return Err(bad("x-aya-continue", "x-aya-continue is neither true nor false".to_owned()));
+            }
+        };
         let tenant = shared.tenants.identify(headers)?;
         let priority = tenant.class(priority)?;
         let forward = shared.config.upstream.forward_authorization;
@@ -100,6 +111,7 @@ impl Hints {
             tenant: tenant.id.clone(),
             traceparent: headers.get("traceparent").cloned(),
             authorization: headers.get(http::header::AUTHORIZATION).filter(|_| forward).cloned(),
+            continues,
         })
     }
 }
@@ -127,6 +139,8 @@ pub(crate) struct Prepared {
     pub(crate) renamed: Option<ModelId>,
     pub(crate) traceparent: Option<http::HeaderValue>,
     pub(crate) authorization: Option<http::HeaderValue>,
+    /// If its stream breaks off it may go on from another engine, which this policy chooses.
+    pub(crate) continues: Option<Box<Policy>>,
 }
 
 impl Prepared {
@@ -191,8 +205,12 @@ async fn attempts(
     let mut failures = 0;
     let mut pushbacks = 0;
     loop {
-        let wait =
-            place::Wait { until: until.wait, newcomer: failures + pushbacks == 0, account: &mut account };
+        let wait = place::Wait {
+            until: until.wait,
+            newcomer: failures + pushbacks == 0,
+            account: &mut account,
+            elsewhere: false,
+        };
         let placed = place::place(shared, &prepared.request, policy, wait).await;
         let placed = match placed {
             Ok(placed) => placed,
@@ -316,6 +334,10 @@ pub(crate) fn prepare(
         prefix,
         tried: Vec::new(),
     };
-    let Hints { traceparent, authorization, .. } = ask.hints;
-    Ok(Prepared { request, state, scanned, body: ask.body, renamed, traceparent, authorization })
+    let Hints { traceparent, authorization, policy, continues, .. } = ask.hints;
+    let continues = continues.unwrap_or_else(|| shared.config.retry.continues(&request.model));
+    let continues = (continues && request.stream)
+        .then(|| Box::new(policy.unwrap_or_else(|| shared.policy_of(&request.model).clone())));
+    let body = ask.body;
+    Ok(Prepared { request, state, scanned, body, renamed, traceparent, authorization, continues })
 }

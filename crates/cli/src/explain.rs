@@ -358,6 +358,10 @@ fn attempts(record: &RecordJson) -> Vec<String> {
             Some(reason) => format!("{}: {reason}", attempt.result),
             None => attempt.result.clone(),
         };
+        let result = match attempt.continues_after_tokens {
+            Some(tokens) => format!("{result}; it went on after {tokens} tokens"),
+            None => result,
+        };
         table.row(&[attempt.endpoint.clone(), ms(attempt.started_ms), result]);
     }
     table.lines()

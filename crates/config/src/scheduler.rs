@@ -127,6 +127,20 @@ pub struct QueueConfig {
 pub struct RetryConfig {
     /// Endpoints one request is sent to, the first included.
     pub attempts_max: usize,
+    /// Models whose streams go on from another engine if they break off, unless a request says otherwise; `*`: all.
+    pub continue_models: Vec<String>,
+}
+
+impl RetryConfig {
+    /// Whether a stream of this model goes on elsewhere if it breaks off.
+    #[must_use]
+    pub fn continues(&self, model: &ModelId) -> bool {
+        self.continue_models.iter().any(|name| name == "*" || name == model.as_str())
+    }
+
+    fn read(r: &mut Reader<'_>) -> Self {
+        Self { attempts_max: r.count("attempts_max", 3, 1..=16), continue_models: r.list("continue_models") }
+    }
 }
 
 /// How decisions are made.
@@ -208,7 +222,7 @@ impl Config for SchedulerConfig {
             slo: r.section("slo", SloConfig::read),
             tenants: r.section("tenants", TenantsConfig::read),
             tenant: r.sections("tenant", TenantConfig::from_word, TenantConfig::read),
-            retry: r.section("retry", |r| RetryConfig { attempts_max: r.count("attempts_max", 3, 1..=16) }),
+            retry: r.section("retry", RetryConfig::read),
             placement: r.section("placement", PlacementConfig::read),
             decisions: r.section("decisions", DecisionsConfig::read),
             telemetry: r.section("telemetry", TelemetryConfig::read),

@@ -10,6 +10,7 @@
 //! It must never build a tree of a prompt, copy a body, hold a lock, or let framing of one side reach the other.
 
 pub mod assemble;
+pub mod continued;
 pub mod downstream;
 mod framing;
 #[doc(hidden)]

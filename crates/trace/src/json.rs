@@ -157,6 +157,9 @@ pub struct AttemptJson {
     pub result: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// It went on with an answer that had broken off elsewhere after so many tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continues_after_tokens: Option<u64>,
 }
 
 /// How the request ended.
@@ -329,6 +332,7 @@ fn attempt_json(attempt: &Attempt) -> AttemptJson {
         started_ms: millis(attempt.started),
         result: result.to_owned(),
         reason,
+        continues_after_tokens: attempt.continues.map(|tokens| tokens.get()),
     }
 }
 

@@ -75,6 +75,8 @@ pub struct Attempt {
     /// After arrival.
     pub started: Duration,
     pub result: AttemptResult,
+    /// It went on with an answer that had broken off elsewhere after so many tokens; `None`: it began anew.
+    pub continues: Option<Tokens>,
 }
 
 /// How an attempt ended.

@@ -13,6 +13,7 @@ fn record(id: usize, attempts: usize) -> Arc<Record> {
         endpoint: "node/0".parse().unwrap(),
         started: Duration::ZERO,
         result: AttemptResult::Answered,
+        continues: None,
     };
     Arc::new(Record {
         decision_id: DecisionId::parse(&format!("d{id}")).unwrap(),

@@ -4,6 +4,7 @@
 //! dropped open belongs to a client that has gone: the connection drops a request's future and body then. Or the time to
 //! drain is over, and the scheduler drops them all.
 
+mod continued;
 mod waiting;
 
 use std::sync::Arc;
@@ -55,6 +56,8 @@ struct Open {
     first_token_at: Option<MonoTime>,
     last_token_at: Option<MonoTime>,
     tokens_seen: u64,
+    /// Of a part that broke off, when the answer goes on elsewhere.
+    tokens_before: Option<Tokens>,
     prompt_tokens: Option<u64>,
     /// Prompt tokens that the engine had in its cache, by its own word.
     cached_tokens: Option<u64>,
@@ -97,6 +100,7 @@ impl Account {
             first_token_at: None,
             last_token_at: None,
             tokens_seen: 0,
+            tokens_before: None,
             prompt_tokens: None,
             cached_tokens: None,
             guess: None,
@@ -155,6 +159,7 @@ impl Account {
                 endpoint: endpoint.clone(),
                 started: now.since(open.arrived_at),
                 result: AttemptResult::Open,
+                continues: open.tokens_before,
             });
         }
         self.decided(decided);
@@ -183,7 +188,8 @@ impl Account {
         last.result = AttemptResult::Failed { reason: "stale_socket".to_owned() };
         let endpoint = last.endpoint.clone();
         let started = now.since(open.arrived_at);
-        open.attempts.push(Attempt { endpoint, started, result: AttemptResult::Open });
+        let continues = open.tokens_before;
+        open.attempts.push(Attempt { endpoint, started, result: AttemptResult::Open, continues });
         self.shared.metrics.retries.inc();
     }
 
@@ -210,6 +216,7 @@ impl Account {
     /// This many tokens have come in all.
     pub(crate) fn tokens(&mut self, seen: u64, now: MonoTime) {
         let Some(open) = &mut self.open else { return };
+        let seen = open.tokens_before.map_or(seen, |before| before.get().saturating_add(seen));
         if seen == 0 || seen == open.tokens_seen {
             return;
         }
@@ -230,7 +237,8 @@ impl Account {
         if let Some(open) = &mut self.open {
             open.cached_tokens = cached.or(open.cached_tokens);
         }
-        self.usage(prompt.or(timed), facts.completion_tokens(), finish);
+        let (prompt, completion) = self.with_part_before(prompt.or(timed), facts.completion_tokens());
+        self.usage(prompt, completion, finish);
     }
 
     pub(crate) fn usage(&mut self, prompt: Option<u64>, completion: Option<u64>, finish: Option<String>) {

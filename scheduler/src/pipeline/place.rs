@@ -92,6 +92,8 @@ pub(crate) struct Wait<'a> {
     /// Hears when the wait begins, at which position, and what for; and keeps the decision that it rests on, in case the
     /// client does not wait.
     pub(crate) account: &'a mut Account,
+    /// Endpoints that it was tried on are out, and not only avoided.
+    pub(crate) elsewhere: bool,
 }
 
 /// Places a request, waiting as long as it may.
@@ -115,7 +117,7 @@ pub(crate) async fn place(
         };
         if may_try && !late {
             let newcomer = wait.newcomer && ticket.is_none();
-            match attempt(shared, request, policy, newcomer) {
+            match attempt(shared, request, policy, newcomer, wait.elsewhere) {
                 Ok(placed) => {
                     drop(wait.account.take_held());
                     if let Some(ticket) = ticket {
@@ -228,9 +230,15 @@ enum Attempt {
 
 /// Endpoints that failed this request are avoided, not banned: where only they have room, the pause after their
 /// failure decides when. A head of the queue that insisted on others would hold up all behind it.
-fn attempt(shared: &Shared, request: &Request, policy: &Policy, newcomer: bool) -> Result<Placed, Attempt> {
+fn attempt(
+    shared: &Shared,
+    request: &Request,
+    policy: &Policy,
+    newcomer: bool,
+    elsewhere: bool,
+) -> Result<Placed, Attempt> {
     match attempt_once(shared, request, policy, newcomer) {
-        Err(Attempt::Hold(..)) if !request.tried.is_empty() => {
+        Err(Attempt::Hold(..)) if !request.tried.is_empty() && !elsewhere => {
             let anew = Request { tried: Vec::new(), ..request.clone() };
             attempt_once(shared, &anew, policy, newcomer)
         }

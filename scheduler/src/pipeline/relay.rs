@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use super::account::{Account, End};
 use super::carried;
+use super::continuation::Continuation;
 use super::failure::{Failure, Pause, told_in_stream};
 use super::place::{NotPlaced, Placed};
 use super::refusal;
@@ -141,7 +142,7 @@ fn failed(
 }
 
 /// The client has seen nothing yet: what hangs on a failed GPU is tried elsewhere.
-async fn unless_it_falls<T>(
+pub(super) async fn unless_it_falls<T>(
     fallen: &Fallen,
     work: Pin<&mut impl Future<Output = Result<T, Failure>>>,
 ) -> Result<T, Failure> {
@@ -153,10 +154,11 @@ async fn unless_it_falls<T>(
 }
 
 /// A stream whose first event has been seen.
-struct FirstEvent {
-    response: EngineResponse,
-    scanner: SseScanner,
-    held: Vec<Bytes>,
+#[derive(Debug)]
+pub(super) struct FirstEvent {
+    pub(super) response: EngineResponse,
+    pub(super) scanner: SseScanner,
+    pub(super) held: Vec<Bytes>,
 }
 
 fn begin(
@@ -190,6 +192,7 @@ fn begin(
         choices: up.prepared.choices(),
         total: Box::pin(tokio::time::sleep(left)),
         drains: sent.endpoint.abort == AbortPolicy::Drain,
+        continuation: Continuation::of(sent),
     };
     let stream = StreamBody::new(Arc::clone(up.shared), account, begun);
     response.map(|()| ClientBody::stream(stream))
@@ -206,7 +209,7 @@ const fn has_begun(facts: &StreamFacts, first_event: FirstEventOf) -> bool {
 }
 
 /// Waits for the engine's first event, holding back everything before it.
-async fn first_event(sent: &Sent<'_>, account: &mut Account) -> Result<FirstEvent, Failure> {
+pub(super) async fn first_event(sent: &Sent<'_>, account: &mut Account) -> Result<FirstEvent, Failure> {
     let Upstream { shared, prepared, .. } = sent.up;
     let ttft = shared.config.timeouts.ttft;
     let left = total_until(shared, prepared).since(shared.clock.now());

@@ -19,6 +19,8 @@ use tokio::time::Sleep;
 use super::account::{Account, End};
 use super::blame::abandoned;
 use super::carried;
+use super::continuation::{Continuation, Going, Next, Went, marker};
+use super::relay::FirstEvent;
 use crate::fallen::{Ear, SILENCE_MAX};
 use crate::http::body::Pieces;
 use crate::http::respond;
@@ -51,11 +53,14 @@ pub(crate) struct StreamBody {
     total: Pin<Box<Sleep>>,
     /// Without a client it is read on to its end.
     drains: bool,
+    /// If it may go on elsewhere when it breaks off.
+    continuation: Option<Box<Continuation>>,
 }
 
-#[derive(Debug)]
 enum State {
     Flowing,
+    /// It broke off, and another engine is asked.
+    Continuing(Going),
     /// The last piece is out.
     Ended,
 }
@@ -71,11 +76,22 @@ pub(crate) struct Begun {
     pub(crate) choices: u32,
     pub(crate) total: Pin<Box<Sleep>>,
     pub(crate) drains: bool,
+    pub(super) continuation: Option<Box<Continuation>>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Flowing => "Flowing",
+            Self::Continuing(_) => "Continuing",
+            Self::Ended => "Ended",
+        })
+    }
 }
 
 impl StreamBody {
     pub(crate) fn new(shared: Arc<Shared>, account: Account, begun: Begun) -> Self {
-        let Begun { upstream, scanner, held, lease, endpoint, choices, total, drains } = begun;
+        let Begun { upstream, scanner, held, lease, endpoint, choices, total, drains, continuation } = begun;
         let ear = lease.cell().fallen().listen();
         let (lease, state) = (Some(lease), State::Flowing);
         let held = held.into();
@@ -92,6 +108,7 @@ impl StreamBody {
             ear,
             total,
             drains,
+            continuation,
         };
         stream.let_go_when_told_all();
         stream
@@ -127,17 +144,28 @@ impl StreamBody {
         }
     }
 
-    /// Passes a scanned chunk on, or its part up to a `[DONE]` that would claim success falsely.
+    /// Passes a scanned chunk on, or its part up to a `[DONE]` that would claim success falsely. Empty only where the
+    /// stream goes on elsewhere.
     fn looked_at(&mut self, chunk: Bytes) -> Bytes {
         let facts = self.scanner.facts();
-        let failed = facts.error.is_some() || (facts.done && !facts.is_success(self.choices));
+        let told = facts.error.is_some();
+        let failed = told || (facts.done && !facts.is_success(self.choices));
+        let sound = self.continuation.as_ref().filter(|_| failed).and_then(|it| it.sound_part(&chunk));
+        let chunk = match &mut self.continuation {
+            None => chunk,
+            Some(continuation) => continuation.pass(chunk),
+        };
         if !failed || !self.held.is_empty() {
             return chunk;
         }
-        let told = facts.error.is_some();
+        self.blame();
+        if let Some(sound) = sound
+            && self.goes_on()
+        {
+            return sound;
+        }
         let end = memmem::find(&chunk, DONE).unwrap_or(chunk.len());
         let passed = chunk.slice(..end);
-        self.blame();
         self.close(OutcomeStatus::Truncated, Some("upstream_error"));
         if told { passed } else { [&passed[..], &broken_off().to_sse_frame()].concat().into() }
     }
@@ -148,7 +176,7 @@ impl StreamBody {
             self.close(OutcomeStatus::Completed, None);
             return Some(self.scanner.take_held()).filter(|rest| !rest.is_empty());
         }
-        Some(self.failed("the engine ended the stream before the answer was complete"))
+        self.failed("the engine ended the stream before the answer was complete")
     }
 
     fn broken(&mut self, error: &UpstreamError) -> Option<Bytes> {
@@ -159,13 +187,13 @@ impl StreamBody {
         }
         tracing::warn!(request = %self.account.request_id(), %error, "stream broke");
         let silent = matches!(error, UpstreamError::Timeout { .. });
-        Some(self.failed(if silent && self.ear.has_heard() {
+        self.failed(if silent && self.ear.has_heard() {
             "a GPU of the engine failed in the middle of the answer"
         } else if silent {
             "the engine stopped sending tokens"
         } else {
             "the connection to the engine broke in the middle of the answer"
-        }))
+        })
     }
 
     /// Leaves the rest to a task that reads it.
@@ -182,10 +210,37 @@ impl StreamBody {
         }
     }
 
-    /// Cut by the endpoint's fault.
-    fn failed(&mut self, message: &str) -> Bytes {
+    /// Cut by the endpoint's fault. `None`: it goes on elsewhere.
+    fn failed(&mut self, message: &str) -> Option<Bytes> {
         self.blame();
-        self.truncate(message)
+        if self.goes_on() { None } else { Some(self.truncate(message)) }
+    }
+
+    /// Sets out to another engine, if it may; this one is told to stop first.
+    fn goes_on(&mut self) -> bool {
+        let Some(continuation) = &mut self.continuation else { return false };
+        drop(self.upstream.take_rest());
+        match continuation.set_out(&self.shared, &mut self.account, self.scanner.facts()) {
+            Some(going) => (self.state, self.lease) = (State::Continuing(going), None),
+            None => self.continuation = None,
+        }
+        self.continuation.is_some()
+    }
+
+    /// What the client sees of the change: a comment, or the end.
+    fn went(&mut self, went: Went) -> Bytes {
+        self.account = went.account;
+        let Some(Next { first, lease, metrics, endpoint }) = went.next else {
+            return self.truncate("the engine broke off, and no other one could go on");
+        };
+        let FirstEvent { mut response, scanner, held } = first;
+        response.body.count_progress_only();
+        response.body.set_idle_timeout(self.shared.config.timeouts.inter_token);
+        self.ear = lease.cell().fallen().listen();
+        (self.upstream, self.scanner, self.held) = (response.body, scanner, held.into());
+        (self.lease, self.endpoint, self.state) = (Some(lease), metrics, State::Flowing);
+        self.let_go_when_told_all();
+        marker(&endpoint)
     }
 
     fn truncate(&mut self, message: &str) -> Bytes {
@@ -208,27 +263,52 @@ impl StreamBody {
 
 impl Pieces for StreamBody {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        if let Some(chunk) = self.held.pop_front() {
-            return Poll::Ready(Some(self.looked_at(chunk)));
-        }
-        if matches!(self.state, State::Ended) {
-            return Poll::Ready(None);
-        }
         loop {
+            if let Some(chunk) = self.held.pop_front() {
+                let piece = self.looked_at(chunk);
+                if piece.is_empty() {
+                    continue;
+                }
+                return Poll::Ready(Some(piece));
+            }
+            match &mut self.state {
+                State::Flowing => {}
+                State::Ended => return Poll::Ready(None),
+                State::Continuing(going) => {
+                    let went = ready!(going.as_mut().poll(cx));
+                    return Poll::Ready(Some(self.went(went)));
+                }
+            }
             match self.upstream.poll_chunk(cx) {
                 Poll::Ready(Some(Ok(chunk))) => {
                     let StreamFacts { events, content_events, .. } = *self.scanner.facts();
                     let Ok(whole) = self.scanner.feed_whole(&chunk) else {
-                        return Poll::Ready(Some(self.failed("an event of the engine's stream is too long")));
+                        match self.failed("an event of the engine's stream is too long") {
+                            None => continue,
+                            told => return Poll::Ready(told),
+                        }
                     };
                     self.heard(events, content_events);
                     // A mere piece of an event stays with the scanner until its end has come.
                     if !whole.is_empty() {
-                        return Poll::Ready(Some(self.looked_at(whole)));
+                        let piece = self.looked_at(whole);
+                        if !piece.is_empty() {
+                            return Poll::Ready(Some(piece));
+                        }
                     }
                 }
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(self.broken(&error)),
-                Poll::Ready(None) => return Poll::Ready(self.ended()),
+                Poll::Ready(Some(Err(error))) => {
+                    let told = self.broken(&error);
+                    if !matches!(self.state, State::Continuing(_)) {
+                        return Poll::Ready(told);
+                    }
+                }
+                Poll::Ready(None) => {
+                    let told = self.ended();
+                    if !matches!(self.state, State::Continuing(_)) {
+                        return Poll::Ready(told);
+                    }
+                }
                 Poll::Pending if self.lease.is_some() && self.ear.hears(cx) => {
                     self.upstream.set_idle_timeout(SILENCE_MAX);
                 }

@@ -16,11 +16,11 @@ use super::signals::{Evidence, clock_ratio, evidence};
 const XIDS_REMEMBERED: usize = 32;
 /// Different XIDs shown per GPU at once; the one noted first makes room.
 const XIDS_SHOWN: usize = 8;
-/// Clocks waver: a derate follows them in steps of this size.
-const SPEED_STEP: f64 = 0.05;
-/// A recovering GPU begins at this speed and is given more in steps of [`RAMP_STEP`].
+/// Clocks waver: a derate follows them in so many steps to the full one.
+const SPEED_STEPS: f64 = 20.0;
+/// A recovering GPU begins at this speed and is given more in [`RAMP_STEPS`] to the full one.
 const RAMP_FROM: f64 = 0.2;
-const RAMP_STEP: f64 = 0.1;
+const RAMP_STEPS: f64 = 10.0;
 
 /// A rule that acts, or did until a moment ago.
 #[derive(Debug, Clone, PartialEq)]
@@ -372,8 +372,9 @@ impl GpuHealth {
 fn measured(action: Action, cause: &Cause) -> Action {
     match (action, cause) {
         (Action::Derate(_), Cause::SlowClock { mhz, max_mhz } | Cause::PowerCap { mhz, max_mhz }) => {
-            let steps = (clock_ratio(*mhz, *max_mhz).get() / SPEED_STEP).round();
-            Action::Derate(Ratio::clamped((steps * SPEED_STEP).max(SPEED_STEP)))
+            // Divided and not multiplied: 0.6 and not 0.6000000000000001 for whoever reads it.
+            let steps = (clock_ratio(*mhz, *max_mhz).get() * SPEED_STEPS).round().max(1.0);
+            Action::Derate(Ratio::clamped(steps / SPEED_STEPS))
         }
         _ => action,
     }
@@ -383,7 +384,7 @@ fn measured(action: Action, cause: &Cause) -> Action {
 fn follows(before: Action, after: Action) -> bool {
     match (before, after) {
         (Action::Derate(before), Action::Derate(after)) => {
-            (before.get() - after.get()).abs() > SPEED_STEP * 0.5
+            (before.get() - after.get()).abs() > 0.5 / SPEED_STEPS
         }
         _ => false,
     }
@@ -391,6 +392,6 @@ fn follows(before: Action, after: Action) -> bool {
 
 fn ramp(elapsed: Duration, probation: Duration) -> Action {
     let share = elapsed.as_secs_f64() / probation.as_secs_f64().max(1e-3);
-    let steps = ((RAMP_FROM + (1.0 - RAMP_FROM) * share) / RAMP_STEP).floor();
-    Action::Derate(Ratio::clamped(steps * RAMP_STEP))
+    let steps = ((RAMP_FROM + (1.0 - RAMP_FROM) * share) * RAMP_STEPS).floor();
+    Action::Derate(Ratio::clamped(steps / RAMP_STEPS))
 }

@@ -61,7 +61,7 @@ pub(crate) fn record() -> Record {
 
 fn attempt(endpoint: &str, started_ms: u64, result: AttemptResult) -> Attempt {
     let endpoint = EndpointId::parse(endpoint).unwrap();
-    Attempt { endpoint, started: Duration::from_millis(started_ms), result }
+    Attempt { endpoint, started: Duration::from_millis(started_ms), result, continues: None }
 }
 
 fn decision() -> Decision {
