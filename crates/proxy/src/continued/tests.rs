@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 
-fn event(delta: Value) -> String {
+fn event(delta: &Value) -> String {
     let choice = json!({"index": 0, "delta": delta, "finish_reason": null});
     format!("data: {}\n\n", json!({"id": "a", "created": 7, "choices": [choice]}))
 }
@@ -20,19 +20,19 @@ fn text_of(stream: &str) -> Result<String, NotContinued> {
 
 #[test]
 fn the_text_is_what_the_events_carried() {
-    let role = event(json!({"role": "assistant", "content": ""}));
+    let role = event(&json!({"role": "assistant", "content": ""}));
     let stream = [
         role.as_str(),
-        &event(json!({"content": "Hel"})),
+        &event(&json!({"content": "Hel"})),
         ": ping\n\n",
-        &event(json!({"content": "lo \"you\""})),
+        &event(&json!({"content": "lo \"you\""})),
     ];
     assert_eq!(text_of(&stream.concat()), Ok("Hello \"you\"".to_owned()));
     assert_eq!(text_of(&role), Ok(String::new()));
     let completion = "data: {\"choices\":[{\"text\":\" a\",\"index\":0,\"finish_reason\":null}]}\n\n";
     assert_eq!(text_of(&completion.repeat(3)), Ok(" a a a".to_owned()));
     let failed =
-        [&event(json!({"content": "a"})), "data: {\"error\":{\"code\":500}}\n\n", "data: [DONE]\n\n"];
+        [&event(&json!({"content": "a"})), "data: {\"error\":{\"code\":500}}\n\n", "data: [DONE]\n\n"];
     assert_eq!(text_of(&failed.concat()), Ok("a".to_owned()), "the engine's last words are no text");
 }
 
@@ -44,26 +44,26 @@ fn what_is_more_than_plain_text_is_not_continued() {
         json!({"function_call": {"name": "f"}}),
         json!({"refusal": "no"}),
     ] {
-        assert_eq!(text_of(&event(delta.clone())), Err(NotContinued::NotPlainText), "{delta}");
+        assert_eq!(text_of(&event(&delta)), Err(NotContinued::NotPlainText), "{delta}");
     }
     let empty = json!({"content": "a", "tool_calls": [], "reasoning_content": null, "refusal": ""});
-    assert_eq!(text_of(&event(empty)), Ok("a".to_owned()));
+    assert_eq!(text_of(&event(&empty)), Ok("a".to_owned()));
     let second = "data: {\"choices\":[{\"text\":\"a\",\"index\":1}]}\n\n";
     assert_eq!(text_of(second), Err(NotContinued::NotPlainText));
     let ended = "data: {\"choices\":[{\"text\":\"a\",\"index\":0,\"finish_reason\":\"stop\"}]}\n\n";
     assert_eq!(text_of(ended), Err(NotContinued::NothingLeft));
     assert_eq!(text_of("data: <html>\n\n"), Err(NotContinued::NotPlainText));
     let mut long = TextSoFar::default();
-    let piece = event(json!({"content": "x".repeat(TEXT_MAX / 2)}));
+    let piece = event(&json!({"content": "x".repeat(TEXT_MAX / 2)}));
     (0..3).for_each(|_| long.note(piece.as_bytes()));
     assert_eq!(long.get(), Err(NotContinued::TooLong));
     assert_eq!(long.text.len(), TEXT_MAX, "and no more of it is kept");
 }
 
 #[track_caller]
-fn check_rest(body: Value, dialect: Dialect, expect: Value) {
+fn check_rest(body: &Value, dialect: Dialect, expect: &Value) {
     let rest = rest_of(body.to_string().as_bytes(), "so far", 4, dialect).unwrap();
-    assert_eq!(serde_json::from_slice::<Value>(&rest).unwrap(), expect, "{body}");
+    assert_eq!(&serde_json::from_slice::<Value>(&rest).unwrap(), expect, "{body}");
 }
 
 #[test]
@@ -71,22 +71,22 @@ fn the_rest_is_asked_for_behind_the_text_and_with_fewer_tokens() {
     let asks = json!({"role": "user", "content": "hi"});
     let so_far = json!({"role": "assistant", "content": "so far"});
     check_rest(
-        json!({"model": "m", "messages": [asks], "max_tokens": 10, "temperature": 0.5, "stream": true, "min_tokens": 2}),
+        &json!({"model": "m", "messages": [asks], "max_tokens": 10, "temperature": 0.5, "stream": true, "min_tokens": 2}),
         Dialect::Fields,
-        json!({"model": "m", "messages": [asks, so_far], "max_tokens": 6, "temperature": 0.5, "stream": true,
+        &json!({"model": "m", "messages": [asks, so_far], "max_tokens": 6, "temperature": 0.5, "stream": true,
             "min_tokens": 0, "continue_final_message": true, "add_generation_prompt": false}),
     );
     check_rest(
-        json!({"messages": [asks], "n": 1, "tools": [], "logprobs": false, "response_format": {"type": "text"}}),
+        &json!({"messages": [asks], "n": 1, "tools": [], "logprobs": false, "response_format": {"type": "text"}}),
         Dialect::Prefill,
-        json!({"messages": [asks, so_far], "n": 1, "tools": [], "logprobs": false, "response_format": {"type": "text"}}),
+        &json!({"messages": [asks, so_far], "n": 1, "tools": [], "logprobs": false, "response_format": {"type": "text"}}),
     );
     for prompt in [json!("hi "), json!(["hi "])] {
         let expect = if prompt.is_array() { json!(["hi so far"]) } else { json!("hi so far") };
         check_rest(
-            json!({"prompt": prompt, "max_tokens": 5}),
+            &json!({"prompt": prompt, "max_tokens": 5}),
             Dialect::Fields,
-            json!({"prompt": expect, "max_tokens": 1}),
+            &json!({"prompt": expect, "max_tokens": 1}),
         );
     }
     let nothing_came = rest_of(b"{\"prompt\":[1,2]}", "", 0, Dialect::Fields).unwrap();
@@ -121,7 +121,7 @@ fn what_no_two_engines_can_answer_together_is_refused() {
 #[test]
 fn both_parts_are_one_answer_with_one_name_and_all_tokens() {
     let mut part = TextSoFar::default();
-    part.note(event(json!({"content": "a"})).as_bytes());
+    part.note(event(&json!({"content": "a"})).as_bytes());
     let continued = Continued::after(&part, 5);
     let second = concat!(
         "data: {\"id\":\"b\",\"created\":9,\"choices\":[]}\n\n: ping\n\n",
@@ -138,7 +138,7 @@ fn both_parts_are_one_answer_with_one_name_and_all_tokens() {
 
 #[test]
 fn only_sound_events_pass_before_a_failure() {
-    let good = event(json!({"content": "a"}));
+    let good = event(&json!({"content": "a"}));
     for bad in
         ["data: {\"error\":{\"code\":500}}\n\n", "data: [DONE]\n\n", "data: {\"object\":\"error\"}\n\n"]
     {
