@@ -1,6 +1,7 @@
 //! Putting the parts together, and taking them apart in the right order.
 
 mod parts;
+mod passed;
 mod sockets;
 
 use std::collections::BTreeMap;
@@ -40,6 +41,9 @@ use crate::view::FarmView;
 pub enum SchedulerError {
     #[error("the {what} listener cannot use {address}: {source}")]
     Bind { what: &'static str, address: SocketAddr, source: io::Error },
+    /// Socket activation.
+    #[error("descriptor {descriptor}, passed by LISTEN_FDS: {source}")]
+    Passed { descriptor: i32, source: io::Error },
     #[error("decision records cannot be written to {dir}: {source}")]
     Records { dir: String, source: aya_trace::SegmentError },
     #[error("{0}")]

@@ -2,9 +2,10 @@
 //! The program as an operator starts and stops it: exit codes, messages, signals.
 
 use std::net::TcpListener;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::time::Duration;
 
-use aya_tests::{Exit, Farm, Process, aya, chat, sim, until, within};
+use aya_tests::{Client, Exit, Farm, Process, aya, chat, sim, until, within};
 use serde_json::json;
 
 /// Runs a command that is expected to end by itself.
@@ -189,4 +190,46 @@ async fn decision_records_on_disk_survive_a_kill() {
     })
     .await;
     farm.assert_accounted().await;
+}
+
+/// The listener as a descriptor that children inherit.
+fn inherited(listener: &TcpListener) -> OwnedFd {
+    let passed = rustix::io::fcntl_dupfd_cloexec(listener, 10).unwrap();
+    rustix::io::fcntl_setfd(&passed, rustix::io::FdFlags::empty()).unwrap();
+    passed
+}
+
+#[tokio::test]
+async fn sockets_that_the_starter_had_bound_serve_whoever_came_before_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let sockets = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let passed = sockets.each_ref().map(inherited);
+    let [api, grpc] = sockets.each_ref().map(|socket| socket.local_addr().unwrap());
+    let start = |names: &str| {
+        let script = format!(
+            "exec 3<&{} 4<&{}; LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES={names} exec \"$@\"",
+            passed[0].as_raw_fd(),
+            passed[1].as_raw_fd()
+        );
+        let free =
+            ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--grpc-listen", "127.0.0.1:0"];
+        let args = ["-c", &script, "bash", aya!(), "scheduler"].into_iter().chain(free);
+        Process::start("bash", dir.path(), "scheduler", &args.map(str::to_owned).collect::<Vec<_>>())
+    };
+    for _ in 0..2 {
+        // Before anybody accepts.
+        let client = Client { addr: api };
+        let mut process = None;
+        let (early, ()) = tokio::join!(client.get("/v1/models"), async {
+            process = Some(start("api:grpc"));
+        });
+        assert_eq!(early.status, 200);
+        let mut process = process.unwrap();
+        assert!(process.log().contains(&grpc.to_string()), "{}", process.log());
+        process.terminate();
+        assert_eq!(process.ended().await.code, Some(0));
+    }
+    let exit = start("api:door").ended().await;
+    assert_eq!(exit.code, Some(1));
+    assert!(exit.err.contains("descriptor 4") && exit.err.contains("\"door\""), "{}", exit.err);
 }

@@ -11,6 +11,7 @@ mod handover;
 mod health;
 mod memory;
 mod named;
+mod passed;
 mod policies;
 mod reader;
 mod scheduler;
@@ -32,6 +33,7 @@ pub use agent::{
 pub use breaker::{BreakerConfig, ModelProbe, ProbeConfig};
 pub use handover::{HandoverConfig, StateConfig};
 pub use memory::MemoryConfig;
+pub use passed::{PassedSocket, passed_sockets};
 pub use policies::ModelPolicyConfig;
 pub use scheduler::{
     AliasConfig, DecisionsConfig, Limits, PlacementConfig, QueueConfig, RetryConfig, SchedulerConfig,

@@ -1,4 +1,4 @@
-//! The listening sockets, bound here or taken over.
+//! The listening sockets: bound here, passed by whoever started us, or taken over.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -6,21 +6,39 @@ use std::net::{SocketAddr, TcpListener};
 use aya_config::SchedulerConfig;
 
 use super::SchedulerError;
+use super::passed::Passed;
 use crate::handover::Sockets;
 use crate::listener;
 
-/// Binds all of them.
+/// Takes those that were passed and binds the others.
 pub(super) fn bind(config: &SchedulerConfig) -> Result<Sockets, SchedulerError> {
     let failed = |what, address| move |source| SchedulerError::Bind { what, address, source };
-    if listener::is_taken(config.listen) {
-        let source = io::Error::from(io::ErrorKind::AddrInUse);
-        return Err(SchedulerError::Bind { what: "API", address: config.listen, source });
-    }
+    let Passed { api, admin, grpc } = Passed::take(config)?;
+    let api = if api.is_empty() { bind_api(config) } else { one_per_core(api, config.threads) };
+    let admin = admin.map_or_else(|| listen(config.admin_listen), Ok);
+    let grpc = grpc.map_or_else(|| listen(config.grpc_listen), Ok);
     Ok(Sockets {
-        api: listener::bind(config.listen, config.threads).map_err(failed("API", config.listen))?,
-        admin: listen(config.admin_listen).map_err(failed("admin", config.admin_listen))?,
-        grpc: listen(config.grpc_listen).map_err(failed("gRPC", config.grpc_listen))?,
+        api: api.map_err(failed("API", config.listen))?,
+        admin: admin.map_err(failed("admin", config.admin_listen))?,
+        grpc: grpc.map_err(failed("gRPC", config.grpc_listen))?,
     })
+}
+
+fn bind_api(config: &SchedulerConfig) -> io::Result<Vec<TcpListener>> {
+    if listener::is_taken(config.listen) {
+        return Err(io::Error::from(io::ErrorKind::AddrInUse));
+    }
+    listener::bind(config.listen, config.threads)
+}
+
+/// Cores beyond the sockets share them: one queue of connections, whoever comes first.
+fn one_per_core(passed: Vec<TcpListener>, cores: usize) -> io::Result<Vec<TcpListener>> {
+    let mut sockets = Vec::with_capacity(cores.max(passed.len()));
+    for socket in passed.iter().cycle().take(cores.saturating_sub(passed.len())) {
+        sockets.push(socket.try_clone()?);
+    }
+    sockets.extend(passed);
+    Ok(sockets)
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
