@@ -167,8 +167,7 @@ impl ModelState {
             let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
             learned.output.observe(tokens);
             if learned.lengths.observe(tokens) {
-                let (width, counts) = learned.lengths.histogram();
-                self.lengths.store(Arc::new(LengthDistribution::from_histogram(width, counts.to_vec())));
+                self.lengths.store(Arc::new(learned.lengths.published()));
             }
             self.learn_route(&mut learned, lesson.route, tokens);
         }

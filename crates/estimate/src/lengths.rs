@@ -11,6 +11,8 @@ const WINDOW: usize = 4_096;
 const REFRESH: usize = 50;
 /// Buckets of the table; short answers get a bucket per token.
 const BUCKETS: u32 = 1_024;
+/// The longest answer may stand in one more.
+const BUCKETS_MAX: usize = BUCKETS as usize + 1;
 /// The start: exponential with this mean, and as heavy as this many answers.
 const START_MEAN: f64 = 200.0;
 const START_WEIGHT: f64 = 10.0;
@@ -18,7 +20,7 @@ const START_WEIGHT: f64 = 10.0;
 /// The distribution of answer lengths of one model.
 #[derive(Debug, Clone)]
 pub struct LengthDistribution {
-    recent: VecDeque<u32>,
+    recent: Recent,
     unread: usize,
     /// Tokens per bucket.
     width: u32,
@@ -41,7 +43,7 @@ impl LengthDistribution {
     #[must_use]
     pub fn from_histogram(width: u32, counts: Vec<u32>) -> Self {
         let mut made = Self {
-            recent: VecDeque::new(),
+            recent: Recent::default(),
             unread: 0,
             width: width.max(1),
             counts,
@@ -52,6 +54,20 @@ impl LengthDistribution {
         made
     }
 
+    /// The same for readers: it answers alike, but has forgotten which answers came last.
+    #[must_use]
+    pub fn published(&self) -> Self {
+        let Self { recent: _, unread: _, width, counts, table, seen } = self;
+        Self {
+            recent: Recent::default(),
+            unread: 0,
+            width: *width,
+            counts: counts.clone(),
+            table: table.clone(),
+            seen: *seen,
+        }
+    }
+
     /// Tokens per bucket, and the answers in each: all that answers are computed from. At most 1,025 buckets.
     #[must_use]
     pub fn histogram(&self) -> (u32, &[u32]) {
@@ -60,31 +76,15 @@ impl LengthDistribution {
 
     /// Learns from a completed answer; true if the histogram is a new one, which is so once in 50.
     pub fn observe(&mut self, tokens: u32) -> bool {
-        if self.recent.len() == WINDOW {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(tokens);
+        self.recent.push(tokens);
         self.unread += 1;
         if self.unread < REFRESH {
             return false;
         }
         self.unread = 0;
-        self.refresh();
-        true
-    }
-
-    fn refresh(&mut self) {
-        let longest = self.recent.iter().copied().max().unwrap_or(0);
-        self.width = longest / BUCKETS + 1;
-        let at = |tokens: u32| usize::try_from(tokens / self.width).unwrap_or(usize::MAX);
-        let mut counts = vec![0; at(longest) + 1];
-        for tokens in &self.recent {
-            if let Some(bucket) = counts.get_mut(at(*tokens)) {
-                *bucket += 1;
-            }
-        }
-        self.counts = counts;
+        (self.width, self.counts) = self.recent.histogram();
         self.tabulate();
+        true
     }
 
     /// Mixes the start into the table, so that reading it needs no exponential.
@@ -121,6 +121,56 @@ impl LengthDistribution {
         let before = self.share_below(generated);
         ((self.share_below(generated + further) - before) / (1.0 - before).max(1e-12)).clamp(0.0, 1.0)
     }
+}
+
+/// The answers that came last, and how many of them fall into each bucket: counted as they come and go, because counting
+/// all of them anew for every histogram would cost a request more than finding its model.
+#[derive(Debug, Clone, Default)]
+struct Recent {
+    answers: VecDeque<u32>,
+    /// Tokens per bucket of `counts`; 0 before the first histogram, when nothing is counted yet.
+    width: u32,
+    counts: Vec<u32>,
+}
+
+impl Recent {
+    fn push(&mut self, tokens: u32) {
+        if self.answers.len() == WINDOW
+            && let Some(oldest) = self.answers.pop_front()
+            && let Some(count) = self.counted(oldest)
+        {
+            *count -= 1;
+        }
+        self.answers.push_back(tokens);
+        if let Some(count) = self.counted(tokens) {
+            *count += 1;
+        }
+    }
+
+    /// The bucket of an answer; `None` for one so long that the next histogram has wider buckets.
+    fn counted(&mut self, tokens: u32) -> Option<&mut u32> {
+        self.counts.get_mut(bucket_of(tokens, self.width)?)
+    }
+
+    fn histogram(&mut self) -> (u32, Vec<u32>) {
+        let longest = self.answers.iter().copied().max().unwrap_or(0);
+        let width = longest / BUCKETS + 1;
+        if width != self.width {
+            self.width = width;
+            self.counts = vec![0; BUCKETS_MAX];
+            for at in self.answers.iter().filter_map(|tokens| bucket_of(*tokens, width)) {
+                if let Some(count) = self.counts.get_mut(at) {
+                    *count += 1;
+                }
+            }
+        }
+        let used = bucket_of(longest, width).map_or(0, |last| last + 1);
+        (width, self.counts.iter().take(used).copied().collect())
+    }
+}
+
+fn bucket_of(tokens: u32, width: u32) -> Option<usize> {
+    usize::try_from(tokens.checked_div(width)?).ok()
 }
 
 /// The exponential before anything was seen.
@@ -172,6 +222,28 @@ mod tests {
         for tokens in [0.0, 1.0, 17.3, 500.0, 2_999.5, 3_002.0, 1e6] {
             assert_eq!(told.share_below(tokens).to_bits(), learned.share_below(tokens).to_bits(), "{tokens}");
             assert!((0.0..=1.0).contains(&told.share_below(tokens)));
+        }
+    }
+
+    /// However the width changes as long answers come and go.
+    #[test]
+    fn counting_as_they_come_gives_what_counting_all_of_them_would() {
+        let mut distribution = LengthDistribution::default();
+        let mut all = Vec::new();
+        for i in 0..20_000_u32 {
+            let longest = [900, 30_000, 1_023, 1_024, 5_000_000][(i / 4_000) as usize];
+            let tokens = i.wrapping_mul(2_654_435_761) % (longest + 1);
+            all.push(tokens);
+            if !distribution.observe(tokens) {
+                continue;
+            }
+            let recent = &all[all.len().saturating_sub(WINDOW)..];
+            let width = recent.iter().max().unwrap() / BUCKETS + 1;
+            let mut counts = vec![0; (recent.iter().max().unwrap() / width) as usize + 1];
+            recent.iter().for_each(|tokens| counts[(tokens / width) as usize] += 1);
+            assert_eq!(distribution.histogram(), (width, counts.as_slice()), "after {i}");
+            let told = LengthDistribution::from_histogram(width, counts);
+            assert_eq!(distribution.published().table, told.table, "after {i}");
         }
     }
 

@@ -88,7 +88,11 @@ impl PrefixIndex {
         if age(sets, *first, clock).is_none_or(|age| age > reach) {
             return Match::default();
         }
-        let held = |at: usize| (at..=at + HOLES_MAX).any(|at| age_at(at).is_some());
+        let held = |at: usize| (at..at + HOLES_MAX + 1).any(|at| age_at(at).is_some());
+        // A prompt that is asked again is held to its last block, and then that one says it all.
+        if let Some(age) = age_at(blocks.len() - 1) {
+            return Match { blocks: blocks.len(), age };
+        }
         let (mut known, mut step) = (1, 1);
         while known < blocks.len() && held(known + step - 1) {
             known = (known + step).min(blocks.len());

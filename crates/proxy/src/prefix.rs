@@ -66,8 +66,8 @@ pub fn prompt_prefix(body: &[u8], view: &BodyView, model: &str, key: PrefixKey) 
         }
         // The unfinished block separates what is before it from what comes after.
         let mut last = [0; BLOCK_BYTES];
-        for (to, from) in last.iter_mut().zip(rest) {
-            *to = *from;
+        if let Some(beginning) = last.get_mut(..rest.len()) {
+            beginning.copy_from_slice(rest);
         }
         chain = link(chain, hash(&last, key) ^ rest.len() as u64);
         if end < span.end {

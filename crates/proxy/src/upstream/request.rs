@@ -4,7 +4,7 @@
 //! are checked for line ends, and the length is that of the body we hold.
 
 use super::UpstreamError;
-use crate::headers::is_safe_header_value;
+use crate::headers::{is_safe_header_value, is_visible};
 
 /// The two methods that engines are asked with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +71,6 @@ impl RequestHead<'_> {
 
     fn check(&self) -> Result<(), UpstreamError> {
         let bad = |what| Err(UpstreamError::BadRequest { what });
-        let is_visible = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
         if !self.path.starts_with('/') || !is_visible(self.path) {
             return bad("path");
         }
