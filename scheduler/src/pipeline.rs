@@ -25,9 +25,9 @@ use aya_domain::{
 };
 use aya_estimate::TokenRatio;
 use aya_placement::Policy;
+use aya_proxy::downstream::{Fields, plain_text};
 use aya_proxy::{ApiError, BodyView, ScanLimits, prompt_prefix, scan};
 use bytes::Bytes;
-use http::{HeaderMap, Response};
 
 pub(crate) use account::Account;
 
@@ -35,7 +35,7 @@ use self::failure::Pause;
 use self::place::{NotPlaced, Unplaced};
 use self::relay::AttemptEnd;
 use self::sent::{Patience, Upstream};
-use crate::http::body::ClientBody;
+use crate::http::answer::Answer;
 use crate::http::respond;
 use crate::models::{ModelState, Route};
 use crate::shared::Shared;
@@ -56,19 +56,19 @@ pub(crate) struct Hints {
     deadline: Option<Duration>,
     pub(crate) priority: Priority,
     pub(crate) tenant: TenantId,
-    traceparent: Option<http::HeaderValue>,
-    authorization: Option<http::HeaderValue>,
+    traceparent: Option<Box<str>>,
+    authorization: Option<Box<str>>,
     /// Whether a stream that breaks off shall go on elsewhere; `None`: as the model is configured.
     continues: Option<bool>,
 }
 
 impl Hints {
-    pub(crate) fn read(headers: &HeaderMap, shared: &Shared) -> Result<Self, ApiError> {
+    pub(crate) fn read(fields: &Fields, shared: &Shared) -> Result<Self, ApiError> {
         let bad = |name: &'static str, message: String| ApiError::invalid_request(message).param(name);
-        let text = |name: &'static str| match headers.get(name).map(http::HeaderValue::to_str) {
+        let text = |name: &'static str| match fields.get(name).map(plain_text) {
             None => Ok(None),
-            Some(Ok(text)) => Ok(Some(text.trim())),
-            Some(Err(_)) => Err(bad(name, format!("{name} is not plain text"))),
+            Some(Some(text)) => Ok(Some(text.trim())),
+            Some(None) => Err(bad(name, format!("{name} is not plain text"))),
         };
         let policy = match text("x-aya-policy")? {
             Some(name) if shared.config.placement.allow_policy_header => {
@@ -101,7 +101,7 @@ impl Hints {
                 return Err(bad("x-aya-continue", "x-aya-continue is neither true nor false".to_owned()));
             }
         };
-        let tenant = shared.tenants.identify(headers)?;
+        let tenant = shared.tenants.identify(fields)?;
         let priority = tenant.class(priority)?;
         let forward = shared.config.upstream.forward_authorization;
         Ok(Self {
@@ -109,8 +109,8 @@ impl Hints {
             deadline,
             priority,
             tenant: tenant.id.clone(),
-            traceparent: headers.get("traceparent").cloned(),
-            authorization: headers.get(http::header::AUTHORIZATION).filter(|_| forward).cloned(),
+            traceparent: fields.text("traceparent").map(Box::from),
+            authorization: fields.text("authorization").filter(|_| forward).map(Box::from),
             continues,
         })
     }
@@ -137,8 +137,8 @@ pub(crate) struct Prepared {
     pub(crate) body: Bytes,
     /// The name to write into the body, if the client used an alias.
     pub(crate) renamed: Option<ModelId>,
-    pub(crate) traceparent: Option<http::HeaderValue>,
-    pub(crate) authorization: Option<http::HeaderValue>,
+    pub(crate) traceparent: Option<Box<str>>,
+    pub(crate) authorization: Option<Box<str>>,
     /// If its stream breaks off it may go on from another engine, which this policy chooses.
     pub(crate) continues: Option<Box<Policy>>,
 }
@@ -159,7 +159,7 @@ impl Prepared {
 }
 
 /// Relays one request and accounts for it, whatever happens.
-pub(crate) async fn run(shared: &Arc<Shared>, mut account: Account, ask: Ask) -> Response<ClientBody> {
+pub(crate) async fn run(shared: &Arc<Shared>, mut account: Account, ask: Ask) -> Answer {
     let policy = ask.hints.policy.clone();
     let deadline = ask.hints.deadline;
     let mut prepared = match prepare(shared, account.request_id(), account.arrived_at(), ask) {
@@ -201,7 +201,7 @@ async fn attempts(
     prepared: &mut Prepared,
     policy: &Policy,
     until: Until,
-) -> Response<ClientBody> {
+) -> Answer {
     let mut failures = 0;
     let mut pushbacks = 0;
     loop {
@@ -225,7 +225,7 @@ async fn attempts(
         };
         let upstream = Upstream { shared, prepared, patience };
         let (returned, why) = match relay::attempt(upstream, account, placed).await {
-            AttemptEnd::Answered(response) => return response,
+            AttemptEnd::Answered(answer) => return answer,
             AttemptEnd::Retry(returned, why) => (returned, why),
         };
         account = *returned;
@@ -242,19 +242,14 @@ async fn attempts(
     }
 }
 
-fn not_placed(
-    shared: &Shared,
-    mut account: Account,
-    prepared: &Prepared,
-    unplaced: Unplaced,
-) -> Response<ClientBody> {
+fn not_placed(shared: &Shared, mut account: Account, prepared: &Prepared, unplaced: Unplaced) -> Answer {
     let error = refusal::error(shared, &prepared.request, &unplaced.reason);
     account.undecided(unplaced.decided);
     if let NotPlaced::Shed(shed) = unplaced.reason {
         account.shed(shed);
     }
-    let mut response = respond::error(&error);
-    account.head(response.headers_mut());
+    let mut answer = respond::error(&error);
+    account.head(&mut answer.fields);
     match unplaced.reason {
         NotPlaced::Refused(_) if error.status < 500 => account.refuse(&error),
         NotPlaced::Refused(_)
@@ -264,7 +259,7 @@ fn not_placed(
         | NotPlaced::Displaced
         | NotPlaced::Shed(_) => account.fail(&error),
     }
-    response
+    answer
 }
 
 /// Reads and classifies a request; also what a dry run does.

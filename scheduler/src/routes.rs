@@ -10,13 +10,13 @@ use std::task::Poll;
 
 use aya_admission::Pressure;
 use aya_domain::{ModelId, RequestId, RequestKind};
-use aya_proxy::downstream::RequestHead;
+use aya_proxy::downstream::{Fields, RequestHead};
 use aya_proxy::{ApiError, headers};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http::{Method, StatusCode};
 use serde::Serialize;
 
-use crate::http::body::ClientBody;
+use crate::http::answer::Answer;
 use crate::http::{head, respond};
 use crate::pipeline::{self, Ask, Hints};
 use crate::shared::Shared;
@@ -57,7 +57,7 @@ fn route<'p>(method: &Method, path: &'p str) -> Route<'p> {
 /// A request whose head has been read.
 pub(crate) enum Call {
     /// It needs no body and no engine.
-    Answered(Response<ClientBody>),
+    Answered(Answer),
     /// Its body is wanted.
     Infer(Box<Infer>),
 }
@@ -66,13 +66,13 @@ pub(crate) enum Call {
 pub(crate) struct Infer {
     id: RequestId,
     kind: RequestKind,
-    headers: HeaderMap,
+    fields: Fields,
     account: pipeline::Account,
 }
 
 /// Everything that can be said by the head alone.
 pub(crate) fn open(shared: &Arc<Shared>, head: RequestHead) -> Call {
-    let id = request_id(&head.headers);
+    let id = request_id(&head.fields);
     let response = match head::check(&head) {
         Err(error) => respond::and_close(respond::error(&error)),
         Ok(()) => match route(&head.method, head.target.path()) {
@@ -84,7 +84,7 @@ pub(crate) fn open(shared: &Arc<Shared>, head: RequestHead) -> Call {
                     account.fail(&error);
                     return Call::Answered(finish(shared, &id, respond::error(&error)));
                 }
-                return Call::Infer(Box::new(Infer { id, kind, headers: head.headers, account }));
+                return Call::Infer(Box::new(Infer { id, kind, fields: head.fields, account }));
             }
             Route::Models => models(&shared.view.load(), shared),
             Route::Model(model) => one_model(&shared.view.load(), shared, model),
@@ -96,18 +96,14 @@ pub(crate) fn open(shared: &Arc<Shared>, head: RequestHead) -> Call {
 }
 
 /// Answers an inference request, whatever became of its body.
-pub(crate) async fn infer(
-    shared: &Arc<Shared>,
-    infer: Infer,
-    body: Result<Bytes, ApiError>,
-) -> Response<ClientBody> {
-    let Infer { id, kind, headers, mut account } = infer;
+pub(crate) async fn infer(shared: &Arc<Shared>, infer: Infer, body: Result<Bytes, ApiError>) -> Answer {
+    let Infer { id, kind, fields, mut account } = infer;
     let response = match body {
         Err(error) => {
             account.refuse(&error);
             respond::and_close(respond::error(&error))
         }
-        Ok(body) => match Hints::read(&headers, shared) {
+        Ok(body) => match Hints::read(&fields, shared) {
             Err(error) => {
                 account.refuse(&error);
                 respond::error(&error)
@@ -122,10 +118,7 @@ pub(crate) async fn infer(
 }
 
 /// The answer, or a refusal if the scheduler's time is over before it begins. To be polled anew at each step.
-async fn unless_cut(
-    shared: &Shared,
-    mut answering: Pin<&mut impl Future<Output = Response<ClientBody>>>,
-) -> Response<ClientBody> {
+async fn unless_cut(shared: &Shared, mut answering: Pin<&mut impl Future<Output = Answer>>) -> Answer {
     poll_fn(|cx| match answering.as_mut().poll(cx) {
         Poll::Pending if shared.stopping.is_cutting() => {
             Poll::Ready(respond::error(&respond::shutting_down()))
@@ -137,19 +130,19 @@ async fn unless_cut(
 }
 
 /// What every answer has; a draining scheduler takes no further request on the connection.
-fn finish(shared: &Shared, id: &RequestId, mut response: Response<ClientBody>) -> Response<ClientBody> {
-    respond::set(response.headers_mut(), respond::X_REQUEST_ID, id.as_str());
-    if shared.closes_connections() { respond::and_close(response) } else { response }
+fn finish(shared: &Shared, id: &RequestId, mut answer: Answer) -> Answer {
+    answer.fields.add(respond::X_REQUEST_ID, id.as_str());
+    if shared.closes_connections() { respond::and_close(answer) } else { answer }
 }
 
-fn wrong_method(allow: &'static str) -> Response<ClientBody> {
+fn wrong_method(allow: &'static str) -> Answer {
     let error = ApiError::new(405, "invalid_request_error", format!("use {allow} on this path"));
-    let mut response = respond::and_close(respond::error(&error.should_retry(false)));
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
-    response
+    let mut answer = respond::and_close(respond::error(&error.should_retry(false)));
+    answer.fields.add("allow", allow);
+    answer
 }
 
-fn unknown_path() -> Response<ClientBody> {
+fn unknown_path() -> Answer {
     let error = ApiError::new(404, "invalid_request_error", "unknown path; see GET /v1/models")
         .code("unknown_path")
         .should_retry(false);
@@ -157,11 +150,11 @@ fn unknown_path() -> Response<ClientBody> {
 }
 
 /// The client's own id if it is safe to repeat in headers and logs, else a new one.
-fn request_id(headers: &HeaderMap) -> RequestId {
-    let given = headers
-        .get(respond::X_REQUEST_ID)
+fn request_id(fields: &Fields) -> RequestId {
+    let given = fields
+        .text(respond::X_REQUEST_ID)
         .filter(|value| headers::is_safe_request_id(value.as_bytes()))
-        .and_then(|value| RequestId::parse(value.to_str().ok()?).ok());
+        .and_then(|value| RequestId::parse(value).ok());
     given.unwrap_or_else(|| pipeline::fresh_id(RequestId::parse))
 }
 
@@ -199,12 +192,12 @@ fn model_json(view: &FarmView, shared: &Shared, id: &ModelId) -> Option<ModelJso
     })
 }
 
-fn models(view: &FarmView, shared: &Shared) -> Response<ClientBody> {
+fn models(view: &FarmView, shared: &Shared) -> Answer {
     let data = shared.known_models(view).iter().filter_map(|id| model_json(view, shared, id)).collect();
     encode(&ModelList { object: "list", data })
 }
 
-fn one_model(view: &FarmView, shared: &Shared, path: &str) -> Response<ClientBody> {
+fn one_model(view: &FarmView, shared: &Shared, path: &str) -> Answer {
     let name = percent_decode(path);
     match ModelId::parse(&name).ok().and_then(|id| model_json(view, shared, &id)) {
         Some(model) => encode(&model),
@@ -212,9 +205,9 @@ fn one_model(view: &FarmView, shared: &Shared, path: &str) -> Response<ClientBod
     }
 }
 
-fn encode(value: &impl Serialize) -> Response<ClientBody> {
+fn encode(value: &impl Serialize) -> Answer {
     match serde_json::to_vec(value) {
-        Ok(body) => respond::json(StatusCode::OK, body),
+        Ok(body) => Answer::json(StatusCode::OK, body),
         Err(_) => respond::error(&ApiError::new(500, "internal_error", "the answer could not be written")),
     }
 }

@@ -11,7 +11,8 @@ use aya_config::{Secret, TenantConfig, TenantsConfig};
 use aya_domain::{Priority, TenantId};
 use aya_observe::metrics::Labels;
 use aya_proxy::ApiError;
-use http::{HeaderMap, HeaderName, header};
+use aya_proxy::downstream::Fields;
+use http::HeaderName;
 
 /// A tenant and what it may.
 #[derive(Debug, Clone)]
@@ -59,8 +60,8 @@ impl Tenants {
     }
 
     /// Whose request this is.
-    pub(crate) fn identify(&self, headers: &HeaderMap) -> Result<Arc<Tenant>, ApiError> {
-        if let Some(tenant) = self.by_key(headers) {
+    pub(crate) fn identify(&self, fields: &Fields) -> Result<Arc<Tenant>, ApiError> {
+        if let Some(tenant) = self.by_key(fields) {
             return Ok(tenant);
         }
         if self.key_required {
@@ -69,8 +70,7 @@ impl Tenants {
                 .code("invalid_api_key")
                 .should_retry(false));
         }
-        let named = self.header.as_ref().and_then(|name| headers.get(name));
-        let Some(named) = named.and_then(|value| value.to_str().ok()) else {
+        let Some(named) = self.header.as_ref().and_then(|name| fields.text(name.as_str())) else {
             return Ok(Arc::clone(&self.default));
         };
         let label = self.names.get(named.trim());
@@ -79,15 +79,14 @@ impl Tenants {
         Ok(known.unwrap_or_else(|| Arc::new(Tenant { id, weight: 1, priorities: Vec::new() })))
     }
 
-    fn by_key(&self, headers: &HeaderMap) -> Option<Arc<Tenant>> {
+    fn by_key(&self, fields: &Fields) -> Option<Arc<Tenant>> {
         if self.by_key.is_empty() {
             return None;
         }
-        let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let bearer = bearer.and_then(|value| value.split_once(' '));
+        let bearer = fields.text("authorization").and_then(|value| value.split_once(' '));
         let key =
             bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, key)| key.trim());
-        let key = key.or_else(|| headers.get("x-api-key")?.to_str().ok())?;
+        let key = key.or_else(|| fields.text("x-api-key"))?;
         let (known, tenant) = self.by_key.get(&self.hasher.hash_one(key))?;
         same(known.expose().as_bytes(), key.as_bytes()).then(|| Arc::clone(tenant))
     }
@@ -125,7 +124,7 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use http::{HeaderMap, HeaderValue};
 
     use super::*;
 
@@ -141,11 +140,11 @@ mod tests {
         Tenants::new(&rules, &table).unwrap()
     }
 
-    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+    fn fields(pairs: &[(&'static str, &str)]) -> Fields {
         let pair = |(name, value): &(&'static str, &str)| {
             (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
         };
-        pairs.iter().map(pair).collect()
+        Fields::from(&pairs.iter().map(pair).collect::<HeaderMap>())
     }
 
     #[test]
@@ -163,7 +162,7 @@ mod tests {
             (&[("x-team", "a b")], "other"),
             (&[], "default"),
         ] {
-            assert_eq!(tenants.identify(&headers(pairs)).unwrap().id.as_str(), expect, "{pairs:?}");
+            assert_eq!(tenants.identify(&fields(pairs)).unwrap().id.as_str(), expect, "{pairs:?}");
         }
         assert_eq!(
             (tenants.weight(&TenantId::parse("a").unwrap()), tenants.weight(&TenantId::default())),
@@ -174,16 +173,16 @@ mod tests {
     #[test]
     fn where_keys_are_required_everybody_else_is_refused() {
         let tenants = tenants(true);
-        let refused = tenants.identify(&headers(&[("x-team", "a")])).unwrap_err();
+        let refused = tenants.identify(&fields(&[("x-team", "a")])).unwrap_err();
         assert_eq!((refused.status, refused.code), (401, Some("invalid_api_key")));
-        assert!(tenants.identify(&headers(&[("x-api-key", "sk-a")])).is_ok());
+        assert!(tenants.identify(&fields(&[("x-api-key", "sk-a")])).is_ok());
     }
 
     #[test]
     fn a_class_that_is_not_allowed_is_refused_if_asked_for_and_replaced_if_not() {
         let tenants = tenants(false);
         let class = |key: &str, asked| {
-            let tenant = tenants.identify(&headers(&[("x-api-key", key)])).unwrap();
+            let tenant = tenants.identify(&fields(&[("x-api-key", key)])).unwrap();
             tenant.class(asked).map_err(|error| error.status)
         };
         assert_eq!(class("sk-a", Some(Priority::Critical)), Ok(Priority::Critical));

@@ -6,9 +6,11 @@
 //! of it reaches an engine. It must never guess: what two parsers could read differently is refused.
 
 mod answer;
+mod fields;
 mod head;
 
-pub use answer::{AnswerLength, AnswerShape, CHUNK_END, chunk, write_head};
+pub use answer::{AnswerLength, AnswerShape, CHUNK_END, FieldLines, chunk, write_head};
+pub use fields::{Fields, plain_text};
 pub use head::{HEADERS_MAX, HeadBytes, HeadError, RequestHead, parse};
 
 #[cfg(test)]

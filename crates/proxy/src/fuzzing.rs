@@ -1,7 +1,6 @@
 //! Parsers that are private otherwise, for the tests that try them with hostile bytes. No other code uses this.
 
-use http::{HeaderName, HeaderValue};
-
+use crate::downstream::FieldLines;
 use crate::framing::Framing;
 use crate::upstream::{UpstreamError, parse_response};
 
@@ -12,7 +11,7 @@ pub struct AnswerHead {
     pub length: usize,
     pub framing: Framing,
     /// What may go on to the client.
-    pub forward: Vec<(HeaderName, HeaderValue)>,
+    pub forward: FieldLines,
     /// In seconds.
     pub retry_after_s: Option<u32>,
 }

@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use aya_config::SchedulerConfig;
 use aya_domain::{DecisionId, RequestId, RequestKind};
+use aya_proxy::downstream::Fields;
 use aya_proxy::{ApiError, ScanLimits, scan};
 use aya_trace::{DecisionJson, Found, RecordJson};
 use bytes::Bytes;
@@ -110,7 +111,7 @@ fn dry_run(admin: &Admin, headers: &HeaderMap, body: Bytes) -> Result<DecisionJs
     let shared = &admin.shared;
     let scanned = scan(&body, ScanLimits::DEFAULT)?;
     let kind = if scanned.messages.is_some() { RequestKind::Chat } else { RequestKind::Completion };
-    let hints = Hints::read(headers, shared)?;
+    let hints = Hints::read(&Fields::from(headers), shared)?;
     let policy = hints.policy.clone();
     let id: RequestId = pipeline::fresh_id(RequestId::parse);
     let now = shared.clock.now();

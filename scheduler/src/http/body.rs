@@ -19,13 +19,3 @@ pub(crate) enum ClientBody {
     Whole(Bytes),
     Stream(Box<dyn Pieces>),
 }
-
-impl ClientBody {
-    pub(crate) fn whole(bytes: impl Into<Bytes>) -> Self {
-        Self::Whole(bytes.into())
-    }
-
-    pub(crate) fn stream(stream: impl Pieces + 'static) -> Self {
-        Self::Stream(Box::new(stream))
-    }
-}

@@ -2,16 +2,15 @@
 
 use aya_domain::ModelId;
 use aya_proxy::ApiError;
-use http::header::{self, HeaderName};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::StatusCode;
 
-use super::body::ClientBody;
+use super::answer::Answer;
 
-pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-pub(crate) const X_DECISION_ID: HeaderName = HeaderName::from_static("x-aya-decision-id");
-pub(crate) const X_ENDPOINT: HeaderName = HeaderName::from_static("x-aya-endpoint");
-pub(crate) const X_QUEUE_MS: HeaderName = HeaderName::from_static("x-aya-queue-ms");
-const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+pub(crate) const X_REQUEST_ID: &str = "x-request-id";
+pub(crate) const X_DECISION_ID: &str = "x-aya-decision-id";
+pub(crate) const X_ENDPOINT: &str = "x-aya-endpoint";
+pub(crate) const X_QUEUE_MS: &str = "x-aya-queue-ms";
+const X_SHOULD_RETRY: &str = "x-should-retry";
 /// What a client waits that was refused for want of memory, in seconds.
 const MEMORY_RETRY_S: u32 = 5;
 /// The longest `Retry-After` that clients obey, in seconds.
@@ -50,39 +49,21 @@ fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(100).collect()
 }
 
-/// An error as a response.
-pub(crate) fn error(error: &ApiError) -> Response<ClientBody> {
-    let mut response = Response::new(ClientBody::whole(error.to_json()));
-    *response.status_mut() = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+/// An error as an answer.
+pub(crate) fn error(error: &ApiError) -> Answer {
+    let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut answer = Answer::json(status, error.to_json());
     if let Some(seconds) = error.retry_after_s {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.min(RETRY_AFTER_MAX_S)));
+        answer.fields.add("retry-after", &seconds.min(RETRY_AFTER_MAX_S).to_string());
     }
     if let Some(retry) = error.should_retry {
-        headers.insert(X_SHOULD_RETRY, HeaderValue::from_static(if retry { "true" } else { "false" }));
+        answer.fields.add(X_SHOULD_RETRY, if retry { "true" } else { "false" });
     }
-    response
-}
-
-/// JSON as a response.
-pub(crate) fn json(status: StatusCode, body: Vec<u8>) -> Response<ClientBody> {
-    let mut response = Response::new(ClientBody::whole(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
+    answer
 }
 
 /// After an answer to a request whose framing or length is not to be trusted, the connection ends.
-pub(crate) fn and_close(mut response: Response<ClientBody>) -> Response<ClientBody> {
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    response
-}
-
-/// Sets a header whose value is text of our own making.
-pub(crate) fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    // A value that is no header value is left out: a diagnostic header must not cost the answer.
-    if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(name, value);
-    }
+pub(crate) const fn and_close(mut answer: Answer) -> Answer {
+    answer.closes = true;
+    answer
 }

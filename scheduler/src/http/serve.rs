@@ -15,10 +15,11 @@ use aya_observe::Clock;
 use aya_proxy::ApiError;
 use aya_proxy::downstream::{self, AnswerLength, AnswerShape, RequestHead, write_head};
 use bytes::Bytes;
-use http::{Method, Response, header};
+use http::Method;
 use tokio::net::TcpStream;
 use tracing::debug;
 
+use super::answer::Answer;
 use super::attention::Attention;
 use super::body::ClientBody;
 use super::h2;
@@ -90,9 +91,9 @@ impl Connection {
         let head = match head {
             Ok(head) => head,
             Err(error) => {
-                let response = respond::and_close(respond::error(&error.to_api_error()));
+                let answer = respond::and_close(respond::error(&error.to_api_error()));
                 self.wire.begin_answer();
-                return self.answer(response, Shape::UNKNOWN).await;
+                return self.answer(answer, Shape::UNKNOWN).await;
             }
         };
         let shape = Shape {
@@ -100,8 +101,8 @@ impl Connection {
             is_http_1_0: head.is_http_1_0,
             is_head: head.method == Method::HEAD,
         };
-        let response = self.respond(head).await?;
-        self.answer(response, shape).await
+        let answer = self.respond(head).await?;
+        self.answer(answer, shape).await
     }
 
     /// In a box of its own: connections of HTTP/1.1 hold no room for it.
@@ -110,14 +111,14 @@ impl Connection {
         Box::pin(h2::serve(socket, [head, ahead.as_slice()].concat(), self.shared)).await;
     }
 
-    async fn respond(&mut self, head: RequestHead) -> Result<Response<ClientBody>, WireEnd> {
+    async fn respond(&mut self, head: RequestHead) -> Result<Answer, WireEnd> {
         let (framing, expects_continue) = (head.framing, head.expects_continue);
         let has_body = framing != aya_proxy::Framing::Length(0);
         let infer = match routes::open(&self.shared, head) {
-            Call::Answered(response) => {
+            Call::Answered(answer) => {
                 self.wire.begin_answer();
                 // A body that nobody asked for is not read, so the next request cannot be found behind it.
-                return Ok(if has_body { respond::and_close(response) } else { response });
+                return Ok(if has_body { respond::and_close(answer) } else { answer });
             }
             Call::Infer(infer) => infer,
         };
@@ -132,20 +133,18 @@ impl Connection {
         &mut self,
         infer: routes::Infer,
         body: Result<Bytes, ApiError>,
-    ) -> Result<Response<ClientBody>, WireEnd> {
+    ) -> Result<Answer, WireEnd> {
         let mut answering = Box::pin(routes::infer(&self.shared, infer, body));
         let wire = &mut self.wire;
         poll_fn(|cx| match answering.as_mut().poll(cx) {
-            Poll::Ready(response) => Poll::Ready(Ok(response)),
+            Poll::Ready(answer) => Poll::Ready(Ok(answer)),
             Poll::Pending => wire.poll_gone(cx).map(Err),
         })
         .await
     }
 
-    async fn answer(&mut self, response: Response<ClientBody>, shape: Shape) -> Result<Next, WireEnd> {
-        let (parts, body) = response.into_parts();
-        // Only our own code says `connection`, and only to close.
-        let closes = parts.headers.contains_key(header::CONNECTION);
+    async fn answer(&mut self, answer: Answer, shape: Shape) -> Result<Next, WireEnd> {
+        let Answer { status, fields, closes, body } = answer;
         let keep_alive = shape.keep_alive && !closes;
         let length = match &body {
             ClientBody::Whole(bytes) => AnswerLength::Known(bytes.len()),
@@ -154,7 +153,7 @@ impl Connection {
         };
         let mut head = Vec::with_capacity(HEAD_GUESS);
         with_date(&self.shared.clock, |date| {
-            write_head(&mut head, parts.status, &parts.headers, &AnswerShape { length, keep_alive, date });
+            write_head(&mut head, status, &fields, &AnswerShape { length, keep_alive, date });
         });
         match body {
             _ if shape.is_head => self.wire.write_whole(head, b"").await?,

@@ -14,9 +14,9 @@ use std::time::Duration;
 use aya_domain::{
     Decision, DecisionId, EndpointId, HoldReason, MonoTime, Request, RequestId, RequestKind, Tokens,
 };
+use aya_proxy::downstream::FieldLines;
 use aya_proxy::{ApiError, StreamFacts};
 use aya_trace::{Admission, Attempt, AttemptResult, OutcomeStatus, Record, RequestOutcome};
-use http::HeaderMap;
 
 use super::Prepared;
 use super::blame::{self, abandoned, at_fault};
@@ -250,9 +250,9 @@ impl Account {
     }
 
     /// The headers that tell a client where its request went.
-    pub(crate) fn head(&self, headers: &mut HeaderMap) {
+    pub(crate) fn head(&self, fields: &mut FieldLines) {
         let Some(open) = &self.open else { return };
-        open.head(headers);
+        open.head(fields);
     }
 
     /// The client is at fault; nothing was sent to an engine, or the engine said so.
@@ -327,13 +327,13 @@ impl Drop for Account {
 }
 
 impl Open {
-    fn head(&self, headers: &mut HeaderMap) {
-        respond::set(headers, respond::X_DECISION_ID, self.decision_id.as_str());
+    fn head(&self, fields: &mut FieldLines) {
+        fields.add(respond::X_DECISION_ID, self.decision_id.as_str());
         if let Some(attempt) = self.attempts.last() {
-            respond::set(headers, respond::X_ENDPOINT, attempt.endpoint.as_str());
+            fields.add(respond::X_ENDPOINT, attempt.endpoint.as_str());
         }
-        let waiting = u64::try_from(self.queue.as_millis()).unwrap_or(u64::MAX);
-        headers.insert(respond::X_QUEUE_MS, http::HeaderValue::from(waiting));
+        let waiting = usize::try_from(self.queue.as_millis()).unwrap_or(usize::MAX);
+        fields.add_number(respond::X_QUEUE_MS, waiting);
     }
 
     fn teach(&self) {

@@ -12,7 +12,6 @@ use aya_domain::{AbortPolicy, FirstEvent as FirstEventOf};
 use aya_proxy::{Response as EngineResponse, SseScanner, StreamFacts};
 use aya_trace::OutcomeStatus;
 use bytes::Bytes;
-use http::Response;
 use tokio::time::timeout;
 
 use super::account::{Account, End};
@@ -25,7 +24,7 @@ use super::sent::{BEHIND, Mode, Sent, Upstream, total_until};
 use super::stream::{Begun, StreamBody};
 use super::whole;
 use crate::fallen::Fallen;
-use crate::http::body::ClientBody;
+use crate::http::answer::Answer;
 use crate::http::respond;
 use crate::ledger::Lease;
 use crate::metrics::EndpointMetrics;
@@ -36,7 +35,7 @@ const CHUNKS_BEFORE_EVENT_MAX: usize = 4096;
 /// How an attempt ended.
 #[derive(Debug)]
 pub(crate) enum AttemptEnd {
-    Answered(Response<ClientBody>),
+    Answered(Answer),
     /// The client has seen nothing; the account goes on.
     Retry(Box<Account>, Pause),
 }
@@ -103,8 +102,8 @@ fn failed(
         Failure::Refused { status, body } => {
             lease.cell().succeeded();
             lease.cell().answered();
-            let mut response = respond::json(status, body.to_vec());
-            account.head(response.headers_mut());
+            let mut answer = Answer::json(status, body);
+            account.head(&mut answer.fields);
             let at_fault = if status.is_client_error() {
                 OutcomeStatus::ClientError
             } else {
@@ -112,7 +111,7 @@ fn failed(
             };
             let (http_status, error) = (Some(status.as_u16()), Some("refused_by_engine"));
             account.close(End { status: at_fault, http_status, error });
-            AttemptEnd::Answered(response)
+            AttemptEnd::Answered(answer)
         }
         Failure::Endpoint { error, reason, pause } => {
             match pause {
@@ -133,10 +132,10 @@ fn failed(
             let late = up.prepared.request.deadline.is_some_and(|deadline| now >= deadline);
             let missed = NotPlaced::DeadlineExceeded(None);
             let error = if late { refusal::error(up.shared, &up.prepared.request, &missed) } else { error };
-            let mut response = respond::error(&error);
-            account.head(response.headers_mut());
+            let mut answer = respond::error(&error);
+            account.head(&mut answer.fields);
             account.fail(&error);
-            AttemptEnd::Answered(response)
+            AttemptEnd::Answered(answer)
         }
     }
 }
@@ -167,7 +166,7 @@ fn begin(
     account: Account,
     mut lease: Lease,
     metrics: &Arc<EndpointMetrics>,
-) -> Response<ClientBody> {
+) -> Answer {
     let up = sent.up;
     let FirstEvent { response, scanner, held } = first;
     let EngineResponse { head, body: mut upstream } = response;
@@ -178,11 +177,8 @@ fn begin(
         lease.tokens(seen, up.shared.clock.now());
     }
     let left = total_until(up.shared, up.prepared).since(up.shared.clock.now());
-    let mut response = Response::new(());
-    for (name, value) in head.forward {
-        response.headers_mut().insert(name, value);
-    }
-    account.head(response.headers_mut());
+    let mut fields = head.forward;
+    account.head(&mut fields);
     let begun = Begun {
         upstream,
         scanner,
@@ -194,8 +190,7 @@ fn begin(
         drains: sent.endpoint.abort == AbortPolicy::Drain,
         continuation: Continuation::of(sent),
     };
-    let stream = StreamBody::new(Arc::clone(up.shared), account, begun);
-    response.map(|()| ClientBody::stream(stream))
+    Answer::stream(fields, StreamBody::new(Arc::clone(up.shared), account, begun))
 }
 
 /// Whether the engine has begun to answer, or said that it will not.

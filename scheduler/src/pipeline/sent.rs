@@ -103,7 +103,10 @@ impl Sent<'_> {
             .map_err(|_| Failure::late("resolve_timeout"))?
             .map_err(|error| Failure::broken(format!("resolve: {error}")))?;
         let body = self.body();
-        let own_key = shared.authorization(&self.endpoint.id).or(prepared.authorization.as_ref());
+        let authorization = match shared.authorization(&self.endpoint.id) {
+            Some(own_key) => own_key.to_str().ok(),
+            None => prepared.authorization.as_deref(),
+        };
         let head = RequestHead {
             method: Method::Post,
             path: match prepared.request.kind {
@@ -114,8 +117,8 @@ impl Sent<'_> {
             host: self.endpoint.url.authority(),
             accept_stream: self.mode != Mode::Whole,
             request_id: Some(prepared.request.id.as_str()),
-            authorization: own_key.and_then(|value| value.to_str().ok()),
-            traceparent: prepared.traceparent.as_ref().and_then(|value| value.to_str().ok()),
+            authorization,
+            traceparent: prepared.traceparent.as_deref(),
         };
         let config = UpstreamConfig {
             connect_timeout: shared.config.timeouts.connect,

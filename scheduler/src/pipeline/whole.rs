@@ -11,13 +11,13 @@ use aya_proxy::assemble::{AnswerKind, AssembleError, Assembler};
 use aya_proxy::{ApiError, StreamFacts};
 use aya_trace::OutcomeStatus;
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::StatusCode;
 use tokio::time::timeout;
 
 use super::account::{Account, End};
 use super::failure::{Failure, told_in_stream};
 use super::sent::{BEHIND, Mode, Sent, Upstream, total_until};
-use crate::http::body::ClientBody;
+use crate::http::answer::Answer;
 use crate::ledger::Lease;
 
 /// Predictions of the first token are trusted no further than this, in seconds, lest a wrong one holds others back.
@@ -59,7 +59,7 @@ async fn whole(
     let assumed = Duration::try_from_secs_f64(assumed).unwrap_or_default();
     let work = async {
         let response = sent.exchange(account, left.saturating_add(BEHIND)).await?;
-        if !response.head.content_type.as_ref().is_some_and(aya_proxy::headers::is_json) {
+        if !response.head.is_json() {
             return Err(Failure::broken("the answer is no JSON"));
         }
         response.body.collect(limit).await?.ok_or_else(|| too_large(limit))
@@ -143,18 +143,11 @@ fn too_large(limit: usize) -> Failure {
 }
 
 /// The client's response; ends the account and the lease.
-pub(super) fn respond(
-    up: Upstream<'_>,
-    mut account: Account,
-    lease: Lease,
-    body: Bytes,
-) -> Response<ClientBody> {
-    let mut response = Response::new(ClientBody::whole(body));
-    let headers = response.headers_mut();
-    headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
-    account.head(headers);
+pub(super) fn respond(up: Upstream<'_>, mut account: Account, lease: Lease, body: Bytes) -> Answer {
+    let mut answer = Answer::json(StatusCode::OK, body);
+    account.head(&mut answer.fields);
     account.close(End { status: OutcomeStatus::Completed, http_status: Some(200), error: None });
     lease.completed(up.shared.clock.now());
     drop(lease);
-    response
+    answer
 }

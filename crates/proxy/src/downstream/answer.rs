@@ -1,6 +1,8 @@
 //! An answer's head and the framing of its pieces, written into a buffer of the caller.
 
-use http::{HeaderMap, StatusCode, header};
+use http::StatusCode;
+
+use crate::headers::is_safe_header_value;
 
 /// How the client learns where the answer ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,18 +26,70 @@ pub struct AnswerShape<'a> {
 /// The end of a chunked answer.
 pub const CHUNK_END: &[u8] = b"0\r\n\r\n";
 
-/// Appends a head. `headers` must not hold `connection`, `content-length`, `transfer-encoding` or `date`; they are left out.
-pub fn write_head(out: &mut Vec<u8>, status: StatusCode, headers: &HeaderMap, shape: &AnswerShape<'_>) {
+/// What only the connection may say of an answer.
+const OURS: [&str; 4] = ["connection", "content-length", "transfer-encoding", "date"];
+
+/// Header fields of an answer, as the lines that are sent. Whoever adds a name adds it once.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FieldLines(Vec<u8>);
+
+impl FieldLines {
+    /// Room for the fields of most answers, in bytes.
+    const ROOM: usize = 384;
+
+    /// Adds a field of our own making. Left out are what only the connection may say, and a value that is no plain text:
+    /// a field that only tells must not cost the answer.
+    pub fn add(&mut self, name: &str, value: &str) {
+        if is_safe_header_value(value) {
+            self.pass(name, value.as_bytes());
+        }
+    }
+
+    /// Adds a field with a whole number.
+    pub fn add_number(&mut self, name: &str, value: usize) {
+        self.field(name, |out| decimal(out, value));
+    }
+
+    /// Adds a field of somebody else's making; false, and left out, if its value holds a control character.
+    pub fn pass(&mut self, name: &str, value: &[u8]) -> bool {
+        let is_clean = |b: u8| ((b >= b' ') & (b != 0x7f)) | (b == b'\t');
+        let clean = value.iter().fold(true, |all, b| all & is_clean(*b));
+        if clean {
+            self.field(name, |out| out.extend_from_slice(value));
+        }
+        clean
+    }
+
+    fn field(&mut self, name: &str, value: impl FnOnce(&mut Vec<u8>)) {
+        if OURS.iter().any(|ours| ours.eq_ignore_ascii_case(name)) {
+            return;
+        }
+        self.0.reserve(Self::ROOM.saturating_sub(self.0.len()));
+        self.0.extend_from_slice(name.as_bytes());
+        self.0.extend_from_slice(b": ");
+        value(&mut self.0);
+        self.0.extend_from_slice(b"\r\n");
+    }
+
+    /// Names and values, for another protocol than HTTP/1.1.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let lines = self.0.split(|byte| *byte == b'\n');
+        lines.filter_map(|line| {
+            let colon = memchr::memchr(b':', line)?;
+            let (name, value) = line.split_at_checked(colon)?;
+            Some((name, value.strip_prefix(b": ")?.strip_suffix(b"\r")?))
+        })
+    }
+}
+
+/// Appends a head.
+pub fn write_head(out: &mut Vec<u8>, status: StatusCode, fields: &FieldLines, shape: &AnswerShape<'_>) {
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(status.as_str().as_bytes());
     out.push(b' ');
     out.extend_from_slice(status.canonical_reason().unwrap_or("Unknown").as_bytes());
     out.extend_from_slice(b"\r\n");
-    for (name, value) in headers {
-        if !is_ours(name) {
-            field(out, name.as_str(), value.as_bytes());
-        }
-    }
+    out.extend_from_slice(&fields.0);
     match shape.length {
         AnswerLength::Known(length) => {
             out.extend_from_slice(b"content-length: ");
@@ -48,19 +102,9 @@ pub fn write_head(out: &mut Vec<u8>, status: StatusCode, headers: &HeaderMap, sh
     if !shape.keep_alive {
         out.extend_from_slice(b"connection: close\r\n");
     }
-    field(out, "date", shape.date.as_bytes());
-    out.extend_from_slice(b"\r\n");
-}
-
-fn is_ours(name: &header::HeaderName) -> bool {
-    [header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::DATE].contains(name)
-}
-
-fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(b"date: ");
+    out.extend_from_slice(shape.date.as_bytes());
+    out.extend_from_slice(b"\r\n\r\n");
 }
 
 /// Appends a piece as a chunk of a chunked answer; an empty one would end the answer and is left out.

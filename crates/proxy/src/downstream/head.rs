@@ -6,9 +6,10 @@
 use std::mem::MaybeUninit;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
+use http::{Method, Uri};
 use httparse::{Header, Status};
 
+use super::fields::Fields;
 use crate::framing::Framing;
 use crate::openai_error::ApiError;
 
@@ -144,7 +145,7 @@ impl HeadBytes {
 pub struct RequestHead {
     pub method: Method,
     pub target: Uri,
-    pub headers: HeaderMap,
+    pub fields: Fields,
     /// How its body ends; never `UntilClose`.
     pub framing: Framing,
     /// Whether the client expects the connection to stay open. HTTP/1.0 always closes.
@@ -182,22 +183,17 @@ pub fn parse(head: &Bytes) -> Result<RequestHead, HeadError> {
     }
     let target = Uri::from_maybe_shared(slice_of(head, target))
         .map_err(|_| HeadError::NotHttp { what: "the request target" })?;
-    let mut headers = HeaderMap::with_capacity(request.headers.len());
     let mut connection = Connection::default();
     for field in request.headers.iter() {
-        let name = HeaderName::from_bytes(field.name.as_bytes())
-            .map_err(|_| HeadError::NotHttp { what: "a header name" })?;
-        let value = HeaderValue::from_maybe_shared(slice_of(head, field.value))
-            .map_err(|_| HeadError::NotHttp { what: "a header value" })?;
-        connection.read(&name, field.value)?;
-        headers.append(name, value);
+        connection.read(field)?;
     }
+    let fields = Fields::within(head, request.headers).ok_or(HeadError::NotHttp { what: "a header" })?;
     let framing = connection.framing(is_http_1_0)?;
-    check_host(&headers, &target, is_http_1_0)?;
+    check_host(&fields, &target, is_http_1_0)?;
     Ok(RequestHead {
         method,
         target,
-        headers,
+        fields,
         framing,
         keep_alive: !connection.close && !is_http_1_0,
         is_http_1_0,
@@ -220,25 +216,26 @@ struct Connection {
 }
 
 impl Connection {
-    fn read(&mut self, name: &HeaderName, value: &[u8]) -> Result<(), HeadError> {
-        if *name == header::CONTENT_LENGTH {
+    fn read(&mut self, field: &Header<'_>) -> Result<(), HeadError> {
+        let Header { name, value } = *field;
+        if name.eq_ignore_ascii_case("content-length") {
             let Some(length) = whole_number(value) else {
                 return Err(HeadError::Ambiguous { what: "the content-length is not a whole number" });
             };
             if self.length.replace(length).is_some() {
                 return Err(HeadError::Ambiguous { what: "there is more than one content-length" });
             }
-        } else if *name == header::TRANSFER_ENCODING {
+        } else if name.eq_ignore_ascii_case("transfer-encoding") {
             if !value.eq_ignore_ascii_case(b"chunked") {
                 return Err(HeadError::Coding);
             }
             if std::mem::replace(&mut self.is_chunked, true) {
                 return Err(HeadError::Ambiguous { what: "there is more than one transfer-encoding" });
             }
-        } else if *name == header::CONNECTION {
+        } else if name.eq_ignore_ascii_case("connection") {
             let mut tokens = value.split(|byte| *byte == b',');
             self.close |= tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"close"));
-        } else if *name == header::EXPECT {
+        } else if name.eq_ignore_ascii_case("expect") {
             if !value.eq_ignore_ascii_case(b"100-continue") {
                 return Err(HeadError::Expectation);
             }
@@ -269,15 +266,13 @@ fn whole_number(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value).ok()?.parse().ok()
 }
 
-fn check_host(headers: &HeaderMap, target: &Uri, is_http_1_0: bool) -> Result<(), HeadError> {
-    let mut hosts = headers.get_all(header::HOST).iter();
+fn check_host(fields: &Fields, target: &Uri, is_http_1_0: bool) -> Result<(), HeadError> {
+    let mut hosts = fields.all("host");
     match (hosts.next(), hosts.next(), target.authority()) {
         (_, Some(_), _) => Err(HeadError::Ambiguous { what: "there is more than one Host header" }),
         (None, None, _) if is_http_1_0 => Ok(()),
         (None, None, _) => Err(HeadError::Ambiguous { what: "the Host header is missing" }),
-        (Some(host), None, Some(authority))
-            if !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
-        {
+        (Some(host), None, Some(authority)) if !host.eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
             Err(HeadError::Ambiguous { what: "the Host header differs from the request target" })
         }
         (Some(_), None, _) => Ok(()),

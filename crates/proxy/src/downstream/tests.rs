@@ -1,7 +1,7 @@
 //! Heads whole, cut at every byte, hostile; answers as bytes.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::StatusCode;
 use proptest::prelude::*;
 
 use super::*;
@@ -27,7 +27,7 @@ fn a_head_is_read_the_same_however_it_is_cut() {
         let (head, used) = take(input, size).unwrap().unwrap();
         assert_eq!(&input[used..], b"rest", "in pieces of {size}");
         assert_eq!((head.method.as_str(), head.target.path()), ("POST", "/v1/x"));
-        assert_eq!(head.headers["x-a"], "b");
+        assert_eq!(head.fields.text("x-a"), Some("b"));
         assert_eq!(head.framing, Framing::Length(12));
         assert!(head.expects_continue && !head.keep_alive && !head.is_http_1_0);
     }
@@ -135,13 +135,18 @@ proptest! {
 
 #[test]
 fn an_answer_is_written_with_our_framing_only() {
-    let mut headers = HeaderMap::new();
-    headers.insert("x-a", HeaderValue::from_static("b"));
-    headers.insert("connection", HeaderValue::from_static("close"));
-    headers.insert("content-length", HeaderValue::from_static("99"));
+    let mut fields = FieldLines::default();
+    fields.add("x-a", "b");
+    fields.add("Connection", "close");
+    fields.add_number("content-length", 99);
+    fields.add("x-b", "c\r\nset-cookie: d");
+    assert!(!fields.pass("x-c", b"e\0") && fields.pass("x-d", b"\xe9"));
+    assert_eq!(fields.iter().collect::<Vec<_>>(), [(&b"x-a"[..], &b"b"[..]), (b"x-d", b"\xe9")]);
+    let mut fields = FieldLines::default();
+    fields.add("x-a", "b");
     let write = |length, keep_alive| {
         let mut out = Vec::new();
-        write_head(&mut out, StatusCode::OK, &headers, &AnswerShape { length, keep_alive, date: "now" });
+        write_head(&mut out, StatusCode::OK, &fields, &AnswerShape { length, keep_alive, date: "now" });
         String::from_utf8(out).unwrap()
     };
     assert_eq!(

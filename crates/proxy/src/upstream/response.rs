@@ -3,12 +3,15 @@
 //! Strict where readers could disagree: both content-length and transfer-encoding, several lengths, codings other
 //! than chunked, a compressed body nobody asked for. Everything not on the list of `headers` is dropped here.
 
-use http::{HeaderName, HeaderValue, StatusCode, header};
-use httparse::{Header, Status};
+use std::mem::MaybeUninit;
+
+use http::StatusCode;
+use httparse::{Header, ParserConfig, Status};
 
 use super::{HEADERS_MAX, INFORMATIONAL_MAX, UpstreamError};
+use crate::downstream::FieldLines;
 use crate::framing::Framing;
-use crate::headers::{forwarded_response_header, is_event_stream};
+use crate::headers::{MediaType, forwarded_response_header};
 
 /// Longest `Retry-After` that is believed, in seconds.
 const RETRY_AFTER_MAX_S: u32 = 120;
@@ -17,20 +20,27 @@ const RETRY_AFTER_MAX_S: u32 = 120;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResponseHead {
     pub status: StatusCode,
-    pub content_type: Option<HeaderValue>,
+    /// `None` if the engine does not say.
+    pub content_type: Option<MediaType>,
     /// Bytes of the body if the engine told; `None` for a chunked or close-delimited body.
     pub content_length: Option<u64>,
     /// Whole seconds, at most 120; a date is not understood and gives `None`.
     pub retry_after_s: Option<u32>,
     /// What may go on to the client, `content-type` included.
-    pub forward: Vec<(HeaderName, HeaderValue)>,
+    pub forward: FieldLines,
 }
 
 impl ResponseHead {
     /// Whether the body is an event stream.
     #[must_use]
     pub fn is_event_stream(&self) -> bool {
-        self.content_type.as_ref().is_some_and(is_event_stream)
+        self.content_type == Some(MediaType::EventStream)
+    }
+
+    /// Whether the body is JSON.
+    #[must_use]
+    pub fn is_json(&self) -> bool {
+        self.content_type == Some(MediaType::Json)
     }
 }
 
@@ -50,9 +60,11 @@ pub(crate) fn parse(input: &[u8]) -> Result<Option<ParsedHead>, UpstreamError> {
     let mut skipped = 0;
     for _ in 0..=INFORMATIONAL_MAX {
         let rest = input.get(skipped..).unwrap_or_default();
-        let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
-        let mut response = httparse::Response::new(&mut fields);
-        let length = match response.parse(rest) {
+        let mut fields = [const { MaybeUninit::<Header<'_>>::uninit() }; HEADERS_MAX];
+        let mut response = httparse::Response::new(&mut []);
+        let parsed =
+            ParserConfig::default().parse_response_with_uninit_headers(&mut response, rest, &mut fields);
+        let length = match parsed {
             Ok(Status::Complete(length)) => length,
             Ok(Status::Partial) => return Ok(None),
             Err(httparse::Error::TooManyHeaders) => {
@@ -91,7 +103,7 @@ fn read(code: u16, is_http_1_0: bool, fields: &[Header<'_>]) -> Result<ParsedHea
         content_type: None,
         content_length: None,
         retry_after_s: None,
-        forward: Vec::new(),
+        forward: FieldLines::default(),
     };
     let mut connection = Connection::default();
     for field in fields {
@@ -121,22 +133,22 @@ fn read(code: u16, is_http_1_0: bool, fields: &[Header<'_>]) -> Result<ParsedHea
 
 /// Whether this field is about the connection, and if so what it says.
 fn read_connection(field: &Header<'_>, connection: &mut Connection) -> Result<bool, UpstreamError> {
-    let is = |name: HeaderName| field.name.eq_ignore_ascii_case(name.as_str());
+    let is = |name: &str| field.name.eq_ignore_ascii_case(name);
     let bad = |what| Err(UpstreamError::BadHead { what });
-    if is(header::CONTENT_LENGTH) {
+    if is("content-length") {
         let Some(length) = parse_length(field.value) else { return bad("a bad content length") };
         if connection.length.replace(length).is_some() {
             return bad("several content lengths");
         }
-    } else if is(header::TRANSFER_ENCODING) {
+    } else if is("transfer-encoding") {
         if !field.value.eq_ignore_ascii_case(b"chunked") || connection.is_chunked {
             return bad("a transfer coding other than chunked");
         }
         connection.is_chunked = true;
-    } else if is(header::CONNECTION) {
+    } else if is("connection") {
         let mut tokens = field.value.split(|b| *b == b',');
         connection.close |= tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"close"));
-    } else if is(header::CONTENT_ENCODING) {
+    } else if is("content-encoding") {
         if !field.value.eq_ignore_ascii_case(b"identity") {
             return bad("a content coding nobody asked for");
         }
@@ -148,21 +160,23 @@ fn read_connection(field: &Header<'_>, connection: &mut Connection) -> Result<bo
 
 fn read_forwarded(field: &Header<'_>, head: &mut ResponseHead) -> Result<(), UpstreamError> {
     let Some(name) = forwarded_response_header(field.name) else { return Ok(()) };
-    let value = HeaderValue::from_bytes(field.value)
-        .map_err(|_| UpstreamError::BadHead { what: "a header value with control characters" })?;
-    if name == header::CONTENT_TYPE {
-        if head.content_type.is_some() {
+    match name {
+        "retry-after" => {
+            let text = std::str::from_utf8(field.value).ok();
+            let seconds = text.and_then(|text| text.trim().parse::<u32>().ok());
+            head.retry_after_s = seconds.map(|s| s.min(RETRY_AFTER_MAX_S));
+            // The caller writes its own from the checked number.
+            return Ok(());
+        }
+        "content-type" if head.content_type.is_some() => {
             return Err(UpstreamError::BadHead { what: "several content types" });
         }
-        head.content_type = Some(value.clone());
+        "content-type" => head.content_type = Some(MediaType::of(field.value)),
+        _ => {}
     }
-    if name == header::RETRY_AFTER {
-        let seconds = value.to_str().ok().and_then(|text| text.trim().parse::<u32>().ok());
-        head.retry_after_s = seconds.map(|s| s.min(RETRY_AFTER_MAX_S));
-        // The caller writes its own from the checked number.
-        return Ok(());
+    if !head.forward.pass(name, field.value) {
+        return Err(UpstreamError::BadHead { what: "a header value with control characters" });
     }
-    head.forward.push((name, value));
     Ok(())
 }
 

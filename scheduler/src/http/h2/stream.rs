@@ -4,14 +4,15 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Poll, ready};
 
-use aya_proxy::downstream::{HEADERS_MAX, RequestHead};
+use aya_proxy::downstream::{Fields, HEADERS_MAX, RequestHead};
 use aya_proxy::{ApiError, Framing, PhaseTimer};
 use bytes::{Bytes, BytesMut};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::{HeaderValue, Method, Request, Response, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, header};
 use tracing::debug;
 
+use crate::http::answer::Answer;
 use crate::http::attention::Attention;
 use crate::http::body::ClientBody;
 use crate::http::wire::body::{Pace, broken_off, late, too_large};
@@ -84,7 +85,7 @@ fn head(parts: http::request::Parts, ends: bool) -> Result<RequestHead, ApiError
     Ok(RequestHead {
         method: parts.method,
         target: parts.uri,
-        headers: parts.headers,
+        fields: Fields::from(&parts.headers),
         framing: if ends { Framing::Length(0) } else { Framing::Chunked },
         keep_alive: true,
         is_http_1_0: false,
@@ -127,20 +128,27 @@ async fn whole(mut stream: RecvStream, shared: &Shared) -> Result<Bytes, ApiErro
 
 async fn send(
     shared: &Shared,
-    response: Response<ClientBody>,
+    response: Answer,
     is_head: bool,
     mut answer: SendResponse<Bytes>,
 ) -> Result<(), End> {
-    let (mut parts, body) = response.into_parts();
     // The connection's affairs are frames here.
-    parts.headers.remove(header::CONNECTION);
+    let Answer { status, fields, closes: _, body } = response;
+    let mut head = Response::new(());
+    *head.status_mut() = status;
+    let headers = head.headers_mut();
+    for (name, value) in fields.iter() {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+            headers.append(name, value);
+        }
+    }
     if let Some(date) = serve::with_date(&shared.clock, |date| HeaderValue::from_str(date).ok()) {
-        parts.headers.insert(header::DATE, date);
+        headers.insert(header::DATE, date);
     }
     if let ClientBody::Whole(bytes) = &body {
-        parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
     }
-    let stream = answer.send_response(Response::from_parts(parts, ()), is_head)?;
+    let stream = answer.send_response(head, is_head)?;
     if is_head {
         return Ok(());
     }
