@@ -21,13 +21,14 @@ use std::time::Duration;
 
 use aya_domain::{
     IdError, ModelId, MonoTime, Priority, PromptPrefix, Request, RequestId, RequestKind, TenantId, Tokens,
-    UnknownPriority,
+    UnknownPriority, WallTime,
 };
 use aya_estimate::TokenRatio;
 use aya_placement::Policy;
 use aya_proxy::downstream::{Fields, plain_text};
 use aya_proxy::{ApiError, BodyView, ScanLimits, prompt_prefix, scan};
 use bytes::Bytes;
+use uuid::{ContextV7, Timestamp, Uuid};
 
 pub(crate) use account::Account;
 
@@ -116,12 +117,19 @@ impl Hints {
     }
 }
 
-/// A new time-ordered id of our own making.
-pub(crate) fn fresh_id<T>(parse: impl Fn(&str) -> Result<T, IdError>) -> T {
-    let mut buffer = uuid::Uuid::encode_buffer();
+thread_local! {
+    /// Keeps the ids of one millisecond in order.
+    static ORDER: ContextV7 = const { ContextV7::new() };
+}
+
+/// A new id of our own making, ordered by this time.
+pub(crate) fn fresh_id<T>(wall: WallTime, parse: impl Fn(&str) -> Result<T, IdError>) -> T {
+    let mut buffer = Uuid::encode_buffer();
+    let millis = u32::try_from(wall.as_unix_ms() % 1_000).unwrap_or(0);
     loop {
+        let time = |order: &ContextV7| Timestamp::from_unix(order, wall.as_unix_s(), millis * 1_000_000);
         // A UUID is always a valid id, so the loop ends in its first round.
-        if let Ok(id) = parse(uuid::Uuid::now_v7().hyphenated().encode_lower(&mut buffer)) {
+        if let Ok(id) = parse(Uuid::new_v7(ORDER.with(time)).hyphenated().encode_lower(&mut buffer)) {
             return id;
         }
     }

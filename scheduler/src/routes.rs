@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use aya_admission::Pressure;
-use aya_domain::{ModelId, RequestId, RequestKind};
+use aya_domain::{ModelId, RequestId, RequestKind, WallTime};
 use aya_proxy::downstream::{Fields, RequestHead};
 use aya_proxy::{ApiError, headers};
 use bytes::Bytes;
@@ -72,12 +72,13 @@ pub(crate) struct Infer {
 
 /// Everything that can be said by the head alone.
 pub(crate) fn open(shared: &Arc<Shared>, head: RequestHead) -> Call {
-    let id = request_id(&head.fields);
+    let (now, wall) = shared.clock.present();
+    let id = request_id(&head.fields, wall);
     let response = match head::check(&head) {
         Err(error) => respond::and_close(respond::error(&error)),
         Ok(()) => match route(&head.method, head.target.path()) {
             Route::Infer(kind) => {
-                let mut account = pipeline::Account::open(shared, &id, kind);
+                let mut account = pipeline::Account::open(shared, &id, kind, (now, wall));
                 if shared.pressure.get() == Pressure::Refuse {
                     shared.metrics.memory.refused.inc();
                     let error = respond::memory_pressure();
@@ -150,12 +151,12 @@ fn unknown_path() -> Answer {
 }
 
 /// The client's own id if it is safe to repeat in headers and logs, else a new one.
-fn request_id(fields: &Fields) -> RequestId {
+fn request_id(fields: &Fields, wall: WallTime) -> RequestId {
     let given = fields
         .text(respond::X_REQUEST_ID)
         .filter(|value| headers::is_safe_request_id(value.as_bytes()))
         .and_then(|value| RequestId::parse(value).ok());
-    given.unwrap_or_else(|| pipeline::fresh_id(RequestId::parse))
+    given.unwrap_or_else(|| pipeline::fresh_id(wall, RequestId::parse))
 }
 
 #[derive(Serialize)]

@@ -64,6 +64,20 @@ impl Clock {
         }
     }
 
+    /// The present on both clocks, for something whose beginning is shown to people.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
+    pub fn present(&self) -> (MonoTime, WallTime) {
+        let now = self.now();
+        let wall = match &self.0 {
+            Source::Machine { .. } => {
+                SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+            }
+            Source::Manual(_) => Duration::from_nanos(now.as_nanos()),
+        };
+        (now, WallTime::from_unix_ms(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)))
+    }
+
     /// The wall time of an instant, counted back from the present: a correction of the machine's clock
     /// moves what is shown of the past, but never an age or an order.
     #[must_use]
@@ -119,6 +133,7 @@ mod tests {
     #[test]
     fn wall_time_is_counted_back_from_the_present() {
         let (clock, time) = Clock::manual();
+        assert_eq!(clock.present(), (clock.now(), clock.wall(clock.now())));
         time.advance(Duration::from_secs(86_400));
         assert_eq!(clock.wall(clock.now()).to_string(), "1970-01-02T00:00:00.000Z");
         assert_eq!(clock.wall(MonoTime::from_millis(1_500)).to_string(), "1970-01-01T00:00:01.500Z");

@@ -13,6 +13,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 #[derive(Debug)]
 pub struct PhaseTimer<P> {
     sleep: Pin<Box<Sleep>>,
+    began: Instant,
     deadline: Instant,
     phase: P,
 }
@@ -21,17 +22,35 @@ impl<P: Copy> PhaseTimer<P> {
     /// A timer whose first phase begins now.
     #[must_use]
     pub fn new(phase: P, limit: Duration) -> Self {
-        let deadline = after(limit);
-        Self { sleep: Box::pin(sleep_until(deadline)), deadline, phase }
+        let began = Instant::now();
+        let deadline = after(began, limit);
+        Self { sleep: Box::pin(sleep_until(deadline)), began, deadline, phase }
     }
 
     /// Begins a phase, or the same one anew.
     pub fn start(&mut self, phase: P, limit: Duration) {
+        self.start_at(Instant::now(), phase, limit);
+    }
+
+    /// The same for those who know the present: several that begin at once need not ask for it each.
+    pub fn start_at(&mut self, now: Instant, phase: P, limit: Duration) {
         self.phase = phase;
-        self.deadline = after(limit);
+        self.began = now;
+        self.deadline = after(now, limit);
         if self.deadline < self.sleep.deadline() {
             self.sleep.as_mut().reset(self.deadline);
         }
+    }
+
+    /// Bounds the present phase anew, from its beginning on.
+    pub fn bound(&mut self, limit: Duration) {
+        self.start_at(self.began, self.phase, limit);
+    }
+
+    /// When the present phase ends at the latest.
+    #[must_use]
+    pub const fn deadline(&self) -> Instant {
+        self.deadline
     }
 
     /// The phase that is bounded now.
@@ -55,9 +74,9 @@ impl<P: Copy> PhaseTimer<P> {
 }
 
 /// An unlimited wait is a year: the clock cannot count to the longest duration.
-fn after(limit: Duration) -> Instant {
+fn after(now: Instant, limit: Duration) -> Instant {
     const LONGEST: Duration = Duration::from_secs(365 * 86_400);
-    Instant::now() + limit.min(LONGEST)
+    now + limit.min(LONGEST)
 }
 
 #[cfg(test)]

@@ -113,14 +113,14 @@ fn dry_run(admin: &Admin, headers: &HeaderMap, body: Bytes) -> Result<DecisionJs
     let kind = if scanned.messages.is_some() { RequestKind::Chat } else { RequestKind::Completion };
     let hints = Hints::read(&Fields::from(headers), shared)?;
     let policy = hints.policy.clone();
-    let id: RequestId = pipeline::fresh_id(RequestId::parse);
-    let now = shared.clock.now();
+    let (now, wall) = shared.clock.present();
+    let id = pipeline::fresh_id(wall, RequestId::parse);
     let prepared = pipeline::prepare(shared, &id, now, Ask { kind, body, hints })?;
     let policy = policy.unwrap_or_else(|| shared.policy_of(&prepared.request.model).clone());
     let view = Arc::clone(&shared.view.load());
     let decision = place::decide_on(&view, &prepared.request, &policy, now, shared.config.placement.seed);
-    let decision_id: DecisionId = pipeline::fresh_id(DecisionId::parse);
-    Ok(DecisionJson::dry_run(&decision_id, &id, shared.clock.wall(now), &prepared.request, &decision))
+    let decision_id = pipeline::fresh_id(wall, DecisionId::parse);
+    Ok(DecisionJson::dry_run(&decision_id, &id, wall, &prepared.request, &decision))
 }
 
 #[derive(Serialize)]

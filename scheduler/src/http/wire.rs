@@ -16,13 +16,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use aya_config::Timeouts;
-use aya_domain::MonoTime;
 use aya_observe::Clock;
 use aya_proxy::downstream::{CHUNK_END, HeadBytes, HeadError, chunk};
 use aya_proxy::{PhaseTimer, poll_read};
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::body::Pieces;
 
@@ -88,24 +88,15 @@ pub(crate) struct Wire {
     timeouts: Timeouts,
     ahead: Vec<u8>,
     is_first: bool,
-    idle_since: MonoTime,
     /// However slowly the client takes its answer, it has until here.
-    answer_until: MonoTime,
+    answer_until: Instant,
 }
 
 impl Wire {
     pub(crate) fn new(socket: TcpStream, clock: Clock, timeouts: Timeouts) -> Self {
         let timer = PhaseTimer::new(Wait::FirstByte, timeouts.first_byte);
-        Self {
-            socket,
-            timer,
-            clock,
-            timeouts,
-            ahead: Vec::new(),
-            is_first: true,
-            idle_since: MonoTime::ZERO,
-            answer_until: MonoTime::ZERO,
-        }
+        let answer_until = timer.deadline();
+        Self { socket, timer, clock, timeouts, ahead: Vec::new(), is_first: true, answer_until }
     }
 
     /// Whether nothing has been asked for on this connection.
@@ -130,7 +121,6 @@ impl Wire {
         if !is_first {
             self.timer.start(Wait::Idle, self.timeouts.idle);
         }
-        self.idle_since = self.clock.now();
         let mut bytes = HeadBytes::default();
         let ahead = std::mem::take(&mut self.ahead);
         if let Some((head, used)) = bytes.take(&ahead, limit)? {
@@ -161,7 +151,7 @@ impl Wire {
                         let now_may = idle(&self.timeouts);
                         if !begun && now_may != may {
                             may = now_may;
-                            self.may_idle(if is_first { may.first } else { may.next });
+                            self.timer.bound(if is_first { may.first } else { may.next });
                         }
                         self.timer.poll(cx).map(|wait| Err(WireEnd::Late(wait)))
                     }
@@ -171,18 +161,12 @@ impl Wire {
         .await
     }
 
-    /// Bounds the present idle wait anew, from its beginning on.
-    fn may_idle(&mut self, limit: Duration) {
-        let waited = self.clock.now().since(self.idle_since);
-        self.timer.start(self.timer.phase(), limit.saturating_sub(waited));
-    }
-
     /// From here on the request is being answered.
     pub(crate) fn begin_answer(&mut self) {
         // Requests end by their own deadlines, long before.
         let backstop = self.timeouts.total.saturating_mul(2);
-        self.answer_until = self.clock.now().after(backstop);
         self.timer.start(Wait::Answer, backstop);
+        self.answer_until = self.timer.deadline();
     }
 
     /// Ready when the client has gone or its answer's last instant has passed. To be polled while an answer is made:
@@ -294,14 +278,14 @@ impl Wire {
             Poll::Ready(Ok(0)) => Poll::Ready(Err(WireEnd::Closed)),
             Poll::Ready(Ok(count)) => {
                 if self.timer.phase() == Wait::Write {
-                    self.timer.start(Wait::Answer, self.answer_until.since(self.clock.now()));
+                    self.timer.start(Wait::Answer, self.answer_until.duration_since(Instant::now()));
                 }
                 Poll::Ready(Ok(count))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(WireEnd::Io(error))),
             Poll::Pending => {
                 if self.timer.phase() == Wait::Answer {
-                    let left = self.answer_until.since(self.clock.now());
+                    let left = self.answer_until.duration_since(Instant::now());
                     self.timer.start(Wait::Write, self.timeouts.write_stall.min(left));
                 }
                 self.timer.poll(cx).map(|wait| Err(WireEnd::Late(wait)))

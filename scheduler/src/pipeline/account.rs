@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use aya_domain::{
-    Decision, DecisionId, EndpointId, HoldReason, MonoTime, Request, RequestId, RequestKind, Tokens,
+    Decision, DecisionId, EndpointId, HoldReason, MonoTime, Request, RequestId, RequestKind, Tokens, WallTime,
 };
 use aya_proxy::downstream::FieldLines;
 use aya_proxy::{ApiError, StreamFacts};
@@ -40,6 +40,8 @@ struct Open {
     decision_id: DecisionId,
     kind: RequestKind,
     arrived_at: MonoTime,
+    /// The same for people.
+    time: WallTime,
     request: Option<Request>,
     model: Arc<ModelState>,
     messages: u32,
@@ -79,13 +81,20 @@ pub(crate) struct End<'a> {
 }
 
 impl Account {
-    pub(crate) fn open(shared: &Arc<Shared>, request_id: &RequestId, kind: RequestKind) -> Self {
+    /// `arrived`: on both clocks.
+    pub(crate) fn open(
+        shared: &Arc<Shared>,
+        request_id: &RequestId,
+        kind: RequestKind,
+        (arrived_at, time): (MonoTime, WallTime),
+    ) -> Self {
         shared.metrics.opened();
         let open = Open {
             request_id: request_id.clone(),
-            decision_id: super::fresh_id(DecisionId::parse),
+            decision_id: super::fresh_id(time, DecisionId::parse),
             kind,
-            arrived_at: shared.clock.now(),
+            arrived_at,
+            time,
             request: None,
             model: Arc::clone(&shared.unknown_model),
             messages: 0,
@@ -113,7 +122,7 @@ impl Account {
 
     pub(crate) fn request_id(&self) -> &RequestId {
         static NONE: std::sync::LazyLock<RequestId> =
-            std::sync::LazyLock::new(|| super::fresh_id(RequestId::parse));
+            std::sync::LazyLock::new(|| super::fresh_id(WallTime::default(), RequestId::parse));
         self.open.as_ref().map_or_else(|| &*NONE, |open| &open.request_id)
     }
 
@@ -151,9 +160,8 @@ impl Account {
     }
 
     /// An attempt begins.
-    pub(crate) fn dispatched(&mut self, decided: Decided, endpoint: &EndpointId) {
+    pub(crate) fn dispatched(&mut self, decided: Decided, endpoint: &EndpointId, now: MonoTime) {
         self.end_wait();
-        let now = self.shared.clock.now();
         if let Some(open) = &mut self.open {
             open.attempts.push(Attempt {
                 endpoint: endpoint.clone(),
@@ -275,13 +283,17 @@ impl Account {
 
     /// Ends the account; later calls change nothing.
     pub(crate) fn close(&mut self, end: End<'_>) {
+        self.close_at(self.shared.clock.now(), end);
+    }
+
+    /// The same for those who know the present.
+    pub(crate) fn close_at(&mut self, now: MonoTime, end: End<'_>) {
         self.end_wait();
         if let Some((_, decided)) = self.take_held() {
             self.decided(decided);
         }
         let Some(mut open) = self.open.take() else { return };
         let end = blame::seen_by_client(open.client_gone.as_ref(), end);
-        let now = self.shared.clock.now();
         let e2e = now.since(open.arrived_at);
         if let Some(attempt) = open.attempts.last_mut().filter(|a| a.result == AttemptResult::Open) {
             attempt.result = match end.status {
@@ -312,7 +324,7 @@ impl Account {
         if end.status == OutcomeStatus::Completed {
             open.teach();
         }
-        self.shared.journal.keep(&self.shared.metrics, open.into_record(&self.shared, end, e2e));
+        self.shared.journal.keep(&self.shared.metrics, open.into_record(end, e2e));
         self.shared.metrics.closed();
     }
 }
@@ -350,13 +362,13 @@ impl Open {
         });
     }
 
-    fn into_record(self, shared: &Shared, end: End<'_>, e2e: Duration) -> Record {
+    fn into_record(self, end: End<'_>, e2e: Duration) -> Record {
         let ttft = self.first_token_at.map(|at| at.since(self.arrived_at));
         let completion = self.completion_tokens.or((self.tokens_seen > 0).then_some(self.tokens_seen));
         Record {
             decision_id: self.decision_id,
             request_id: self.request_id,
-            time: shared.clock.wall(self.arrived_at),
+            time: self.time,
             kind: self.kind,
             request: self.request,
             decision: self.decision,

@@ -56,6 +56,8 @@ pub(crate) struct Placed {
     pub(crate) guess: Option<CacheGuess>,
     /// The prediction that the choice rests on, in seconds.
     pub(crate) predicted_ttft_s: f64,
+    /// When the decision was made.
+    pub(crate) at: MonoTime,
 }
 
 /// Why there is no place.
@@ -257,7 +259,8 @@ fn attempt_once(
     loop {
         let now = shared.clock.now();
         let decision = decide_on(&view, request, policy, now, shared.config.placement.seed);
-        shared.metrics.placement.observe(shared.clock.now().since(now).as_secs_f64());
+        let at = shared.clock.now();
+        shared.metrics.placement.observe(at.since(now).as_secs_f64());
         let kept = |decision| kept(shared, &view, decision, request, policy, now);
         if let Some(reason) = hold_reason(&view, &decision, now) {
             return Err(Attempt::Hold(reason, kept(decision)));
@@ -272,7 +275,7 @@ fn attempt_once(
             Some(claimed) => {
                 let Claimed { endpoint, metrics, lease, guess, predicted_ttft_s } = claimed;
                 let decided = kept(decision);
-                return Ok(Placed { decided, endpoint, metrics, lease, guess, predicted_ttft_s });
+                return Ok(Placed { decided, endpoint, metrics, lease, guess, predicted_ttft_s, at });
             }
             None if claims == CLAIMS_MAX => return Err(Attempt::Hold(HoldReason::AllFull, kept(decision))),
             None => claims += 1,

@@ -87,6 +87,8 @@ pub(super) struct Sent<'a> {
     pub(super) up: Upstream<'a>,
     pub(super) endpoint: &'a EndpointInfo,
     pub(super) mode: Mode,
+    /// When it was placed there.
+    pub(super) at: MonoTime,
 }
 
 impl Sent<'_> {
@@ -97,11 +99,7 @@ impl Sent<'_> {
         head_timeout: Duration,
     ) -> Result<EngineResponse, Failure> {
         let Upstream { shared, prepared, .. } = self.up;
-        let resolving = resolve::resolve(&self.endpoint.url, shared.clock.now());
-        let address: SocketAddr = timeout(shared.config.timeouts.connect, resolving)
-            .await
-            .map_err(|_| Failure::late("resolve_timeout"))?
-            .map_err(|error| Failure::broken(format!("resolve: {error}")))?;
+        let address = self.address().await?;
         let body = self.body();
         let authorization = match shared.authorization(&self.endpoint.id) {
             Some(own_key) => own_key.to_str().ok(),
@@ -138,6 +136,17 @@ impl Sent<'_> {
             // In a box, because it is rare: its room would be part of every request's.
             Err(Box::pin(self.refusal(response)).await)
         }
+    }
+
+    async fn address(&self) -> Result<SocketAddr, Failure> {
+        let url = &self.endpoint.url;
+        if let Some(address) = url.literal() {
+            return Ok(address);
+        }
+        timeout(self.up.shared.config.timeouts.connect, resolve::resolve(url, self.at))
+            .await
+            .map_err(|_| Failure::late("resolve_timeout"))?
+            .map_err(|error| Failure::broken(format!("resolve: {error}")))
     }
 
     fn body(&self) -> SplicedBody {

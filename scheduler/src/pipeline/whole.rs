@@ -4,6 +4,9 @@
 //! attempt. Engines that notice a disconnect only while they stream are asked to stream, and their events are
 //! put together here.
 
+use std::future::{Future as _, poll_fn};
+use std::pin::pin;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use aya_domain::RequestKind;
@@ -12,7 +15,7 @@ use aya_proxy::{ApiError, StreamFacts};
 use aya_trace::OutcomeStatus;
 use bytes::Bytes;
 use http::StatusCode;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::account::{Account, End};
 use super::failure::{Failure, told_in_stream};
@@ -30,17 +33,13 @@ pub(super) async fn answer(
     lease: &mut Lease,
     predicted_ttft_s: f64,
 ) -> Result<Bytes, Failure> {
-    let Upstream { shared, prepared, .. } = sent.up;
-    let left = total_until(shared, prepared).since(shared.clock.now());
-    let work = async {
-        match sent.mode {
-            Mode::Assemble => assembled(sent, account, lease).await,
-            Mode::Whole | Mode::Stream => whole(sent, account, lease, left, predicted_ttft_s).await,
-        }
-    };
-    match timeout(left, work).await {
-        Ok(result) => result,
-        Err(_) => Err(Failure::over()),
+    let left = total_until(sent.up.shared, sent.up.prepared).since(sent.at);
+    match sent.mode {
+        Mode::Assemble => match timeout(left, assembled(sent, account, lease)).await {
+            Ok(result) => result,
+            Err(_) => Err(Failure::over()),
+        },
+        Mode::Whole | Mode::Stream => whole(sent, account, lease, left, predicted_ttft_s).await,
     }
 }
 
@@ -57,22 +56,31 @@ async fn whole(
     let limit = shared.config.limits.response_max;
     let assumed = predicted_ttft_s.min(ASSUMED_TTFT_MAX_S);
     let assumed = Duration::try_from_secs_f64(assumed).unwrap_or_default();
-    let work = async {
-        let response = sent.exchange(account, left.saturating_add(BEHIND)).await?;
-        if !response.head.is_json() {
-            return Err(Failure::broken("the answer is no JSON"));
-        }
-        response.body.collect(limit).await?.ok_or_else(|| too_large(limit))
-    };
     let body = {
-        let mut work = std::pin::pin!(work);
-        match timeout(assumed, work.as_mut()).await {
-            Ok(result) => result?,
-            Err(_) => {
-                lease.first_token(shared.clock.now());
-                work.await?
+        let mut work = pin!(async {
+            let response = sent.exchange(account, left.saturating_add(BEHIND)).await?;
+            if !response.head.is_json() {
+                return Err(Failure::broken("the answer is no JSON"));
             }
-        }
+            response.body.collect(limit).await?.ok_or_else(|| too_large(limit))
+        });
+        // One timer for both instants: two would cost a request more than its decision.
+        let mut timer = pin!(sleep(assumed.min(left)));
+        let until = timer.deadline() + left.saturating_sub(assumed);
+        poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(result) = work.as_mut().poll(cx) {
+                    return Poll::Ready(result);
+                }
+                ready!(timer.as_mut().poll(cx));
+                if timer.deadline() >= until {
+                    return Poll::Ready(Err(Failure::over()));
+                }
+                lease.first_token(shared.clock.now());
+                timer.as_mut().reset(until);
+            }
+        })
+        .await?
     };
     let facts = StreamFacts::of_answer(&body);
     if let Some(error) = &facts.error {
@@ -146,8 +154,9 @@ fn too_large(limit: usize) -> Failure {
 pub(super) fn respond(up: Upstream<'_>, mut account: Account, lease: Lease, body: Bytes) -> Answer {
     let mut answer = Answer::json(StatusCode::OK, body);
     account.head(&mut answer.fields);
-    account.close(End { status: OutcomeStatus::Completed, http_status: Some(200), error: None });
-    lease.completed(up.shared.clock.now());
+    let now = up.shared.clock.now();
+    account.close_at(now, End { status: OutcomeStatus::Completed, http_status: Some(200), error: None });
+    lease.completed(now);
     drop(lease);
     answer
 }

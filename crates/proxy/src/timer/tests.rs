@@ -30,6 +30,17 @@ async fn a_phase_that_begins_anew_moves_its_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_phase_that_is_bounded_anew_still_began_when_it_began() {
+    let begin = Instant::now();
+    let mut timer = PhaseTimer::new(Phase::Body, 9 * SECOND);
+    tokio::time::sleep(2 * SECOND).await;
+    timer.bound(3 * SECOND);
+    assert_eq!(timer.deadline(), begin + 3 * SECOND);
+    assert_eq!(poll_fn(|cx| timer.poll(cx)).await, Phase::Body);
+    assert_eq!(begin.elapsed().as_secs(), 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_longest_duration_is_a_limit_like_any_other() {
     let mut timer = PhaseTimer::new(Phase::Head, Duration::MAX);
     let silent = tokio::time::timeout(1000 * SECOND, poll_fn(|cx| timer.poll(cx))).await;

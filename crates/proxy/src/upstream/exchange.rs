@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::response::{self, ParsedHead};
 use super::{HEAD_MAX, Phase, RequestHead, ResponseHead, UpstreamConfig, UpstreamError, pool};
@@ -60,8 +61,8 @@ pub async fn exchange(
     socket: Socket,
 ) -> Result<Response, UpstreamError> {
     let mut outgoing = Outgoing::new(head, body)?;
-    let mut conn = open(addr, config, socket).await?;
-    conn.timer.start(Phase::Head, config.head_timeout);
+    let (mut conn, now) = open(addr, config, socket).await?;
+    conn.timer.start_at(now, Phase::Head, config.head_timeout);
     let mut incoming = Incoming::default();
     let (parsed, ready) = poll_fn(|cx| {
         outgoing.poll_send(&mut conn.stream, cx);
@@ -71,19 +72,26 @@ pub async fn exchange(
         }
     })
     .await?;
-    conn.timer.start(Phase::Body, config.idle_timeout);
+    let now = Instant::now();
+    conn.timer.start_at(now, Phase::Body, config.idle_timeout);
     let keep = parsed.keep_alive && outgoing.is_sent() && !incoming.has_excess;
     let decoder = incoming.decoder.unwrap_or_else(|| Decoder::new(parsed.framing));
     let mut body = ResponseBody { conn: Some(conn), decoder, ready, config: *config, keep, by_reader: false };
-    body.release_if_done();
+    body.release_if_done(now);
     Ok(Response { head: parsed.head, body })
 }
 
-async fn open(addr: SocketAddr, config: &UpstreamConfig, socket: Socket) -> Result<Conn, UpstreamError> {
+/// A socket, and when it was ready.
+async fn open(
+    addr: SocketAddr,
+    config: &UpstreamConfig,
+    socket: Socket,
+) -> Result<(Conn, Instant), UpstreamError> {
+    let now = Instant::now();
     if socket == Socket::PooledOrFresh {
-        let pooled = poll_fn(|cx| Poll::Ready(pool::take(addr, config.keep_alive, cx))).await;
+        let pooled = poll_fn(|cx| Poll::Ready(pool::take(addr, config.keep_alive, now, cx))).await;
         if let Some(pool::Kept { stream, timer }) = pooled {
-            return Ok(Conn { stream, timer, addr, reused: true });
+            return Ok((Conn { stream, timer, addr, reused: true }, now));
         }
     }
     let mut timer = PhaseTimer::new(Phase::Connect, config.connect_timeout);
@@ -95,7 +103,7 @@ async fn open(addr: SocketAddr, config: &UpstreamConfig, socket: Socket) -> Resu
     .await?;
     // Without it the last segment of a request waits for an acknowledgement. A failure costs time, not correctness.
     let _ = stream.set_nodelay(true);
-    Ok(Conn { stream, timer, addr, reused: false })
+    Ok((Conn { stream, timer, addr, reused: false }, Instant::now()))
 }
 
 /// The request on its way out.
@@ -258,10 +266,11 @@ impl ResponseBody {
                 Ok((data, has_excess)) => {
                     self.keep &= !has_excess;
                     self.ready = data;
+                    let now = Instant::now();
                     if !self.by_reader {
-                        conn.timer.start(Phase::Body, self.config.idle_timeout);
+                        conn.timer.start_at(now, Phase::Body, self.config.idle_timeout);
                     }
-                    self.release_if_done();
+                    self.release_if_done(now);
                 }
                 Err(error) => {
                     self.conn = None;
@@ -337,14 +346,15 @@ impl ResponseBody {
         }
     }
 
-    fn release_if_done(&mut self) {
+    fn release_if_done(&mut self, now: Instant) {
         if !self.decoder.is_done() {
             return;
         }
         if let Some(conn) = self.conn.take()
             && self.keep
         {
-            pool::put(conn.addr, pool::Kept { stream: conn.stream, timer: conn.timer }, &self.config);
+            let kept = pool::Kept { stream: conn.stream, timer: conn.timer };
+            pool::put(conn.addr, kept, &self.config, now);
         }
     }
 }

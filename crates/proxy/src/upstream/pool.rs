@@ -44,10 +44,14 @@ thread_local! {
 }
 
 /// An idle socket to this address that is still open.
-pub(super) fn take(addr: SocketAddr, keep_alive: Duration, cx: &mut Context<'_>) -> Option<Kept> {
+pub(super) fn take(
+    addr: SocketAddr,
+    keep_alive: Duration,
+    now: Instant,
+    cx: &mut Context<'_>,
+) -> Option<Kept> {
     with_pool(|pool| {
         let idle = pool.idle.get_mut(&addr)?;
-        let now = Instant::now();
         while let Some(mut newest) = idle.pop() {
             if now.duration_since(newest.since) >= keep_alive {
                 idle.clear();
@@ -62,12 +66,11 @@ pub(super) fn take(addr: SocketAddr, keep_alive: Duration, cx: &mut Context<'_>)
 }
 
 /// Keeps a socket whose last answer was read to its end.
-pub(super) fn put(addr: SocketAddr, kept: Kept, config: &UpstreamConfig) {
+pub(super) fn put(addr: SocketAddr, kept: Kept, config: &UpstreamConfig, now: Instant) {
     if config.idle_max == 0 {
         return;
     }
     with_pool(|pool| {
-        let now = Instant::now();
         pool.sweep(now, config.keep_alive);
         let idle = pool.idle.entry(addr).or_default();
         if idle.len() >= config.idle_max {
