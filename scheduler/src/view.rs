@@ -3,9 +3,10 @@
 //! The fleet writer swaps the view; readers take it without a lock. A view is immutable, the cells in it are not.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use aya_domain::{Endpoint, EndpointIndex, Health, ModelId, MonoTime, OwnLoad, Phase, Snapshot};
+use aya_domain::{Endpoint, EndpointIndex, EndpointUrl, Health, ModelId, MonoTime, OwnLoad, Phase, Snapshot};
 use aya_estimate::{DecayedRate, PrefixIndex};
 use aya_trace::OwnRead;
 
@@ -22,6 +23,9 @@ pub(crate) struct Companion {
     pub(crate) metrics: Arc<EndpointMetrics>,
     /// When this scheduler first saw it.
     pub(crate) since: MonoTime,
+    pub(crate) url: EndpointUrl,
+    /// Read from the URL once; `None`: there is a name in it.
+    pub(crate) address: Option<SocketAddr>,
 }
 
 /// The ledger at one instant, parallel to a snapshot's endpoints.

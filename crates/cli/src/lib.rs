@@ -3,6 +3,7 @@
 //! Thin by rule: flags become configuration overlays, commands call the libraries, tables are pure functions of the
 //! admin API's JSON. Data goes to stdout through [`out`], logs to stderr.
 
+mod allocator;
 mod args;
 mod ask;
 mod check;
@@ -26,6 +27,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
+pub use allocator::Allocator;
 use args::{Args, Command};
 use exit::Failure;
 

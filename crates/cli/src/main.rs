@@ -2,9 +2,8 @@
 
 use std::process::ExitCode;
 
-/// A request is freed by the journal's thread, not by the one that made it; the C library's allocator pays for that with a lock.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: aya_cli::Allocator = aya_cli::Allocator;
 
 fn main() -> ExitCode {
     aya_cli::main()

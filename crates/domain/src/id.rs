@@ -5,7 +5,6 @@
 //! needs to check again.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 
 /// The longest id in bytes; model names of hubs stay far below it.
@@ -160,7 +159,6 @@ pub struct BootId(pub u64);
 pub struct EndpointUrl {
     text: Arc<str>,
     authority_at: usize,
-    literal: Option<SocketAddr>,
 }
 
 impl EndpointUrl {
@@ -179,9 +177,7 @@ impl EndpointUrl {
             Some(_) => format!("http://{authority}"),
             None => format!("http://{authority}:80"),
         };
-        let authority_at = "http://".len();
-        let literal = with_port.get(authority_at..).and_then(|authority| authority.parse().ok());
-        Ok(Self { text: Arc::from(with_port), authority_at, literal })
+        Ok(Self { text: Arc::from(with_port), authority_at: "http://".len() })
     }
 
     /// `http://HOST:PORT`.
@@ -194,12 +190,6 @@ impl EndpointUrl {
     #[must_use]
     pub fn authority(&self) -> &str {
         self.text.get(self.authority_at..).unwrap_or_default()
-    }
-
-    /// The address, where the host is one and no name.
-    #[must_use]
-    pub const fn literal(&self) -> Option<SocketAddr> {
-        self.literal
     }
 
     /// The host without port; an IPv6 address keeps its brackets.
@@ -287,7 +277,5 @@ mod tests {
         }
         let url = EndpointUrl::parse("http://[::1]:8000").unwrap();
         assert_eq!((url.host(), url.port()), ("[::1]", 8000));
-        assert_eq!(url.literal(), "[::1]:8000".parse().ok());
-        assert_eq!(EndpointUrl::parse("http://gpu-1").unwrap().literal(), None);
     }
 }

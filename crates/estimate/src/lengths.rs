@@ -107,7 +107,7 @@ impl LengthDistribution {
         let position = (tokens / f64::from(self.width)).max(0.0);
         let at = bucket(position);
         match (self.table.get(at), self.table.get(at + 1)) {
-            (Some(from), Some(to)) => from + (to - from) * (position - position.floor()),
+            (Some(from), Some(to)) => from + (to - from) * (position - whole(at)),
             _ => (self.seen + START_WEIGHT * start(tokens)) / (self.seen + START_WEIGHT),
         }
     }
@@ -176,6 +176,12 @@ fn bucket_of(tokens: u32, width: u32) -> Option<usize> {
 /// The exponential before anything was seen.
 fn start(tokens: f64) -> f64 {
     1.0 - (-tokens.max(0.0) / START_MEAN).exp()
+}
+
+/// Of a bucket of the table, which is a small number: exact, and cheaper than rounding the position down.
+#[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+const fn whole(bucket: usize) -> f64 {
+    bucket as f64
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative; saturates")]

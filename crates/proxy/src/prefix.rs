@@ -51,6 +51,7 @@ impl std::fmt::Debug for PrefixKey {
 pub fn prompt_prefix(body: &[u8], view: &BodyView, model: &str, key: PrefixKey) -> PromptPrefix {
     let parts = [view.tools_span, view.messages_span, view.prompt_span];
     let bytes: usize = parts.iter().flatten().map(|span| span.end.saturating_sub(span.start)).sum();
+    let last_place = (1_u64..).zip(parts).filter_map(|(place, span)| span.map(|_| place)).last();
     let mut blocks = Vec::with_capacity((bytes / BLOCK_BYTES).min(BLOCKS_MAX));
     let mut chain = model.bytes().fold(splitmix64(key.0.iter().fold(0, |a, b| a ^ b)), |chain, byte| {
         splitmix64(chain ^ u64::from(byte))
@@ -64,15 +65,15 @@ pub fn prompt_prefix(body: &[u8], view: &BodyView, model: &str, key: PrefixKey) 
             chain = link(chain, hash(block, key));
             blocks.push(chain);
         }
+        if Some(place) == last_place || end < span.end {
+            break;
+        }
         // The unfinished block separates what is before it from what comes after.
         let mut last = [0; BLOCK_BYTES];
         if let Some(beginning) = last.get_mut(..rest.len()) {
             beginning.copy_from_slice(rest);
         }
         chain = link(chain, hash(&last, key) ^ rest.len() as u64);
-        if end < span.end {
-            break;
-        }
     }
     PromptPrefix { blocks: Arc::from(blocks), block_bytes: BLOCK, bytes: bytes as u64 }
 }

@@ -5,6 +5,7 @@
 //! latest every [`RECHECK`], because a cooling pause ends without anybody's doing.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,6 +59,8 @@ pub(crate) struct Placed {
     pub(crate) predicted_ttft_s: f64,
     /// When the decision was made.
     pub(crate) at: MonoTime,
+    /// Of the endpoint, unless its URL has a name in it.
+    pub(crate) address: Option<SocketAddr>,
 }
 
 /// Why there is no place.
@@ -273,9 +276,18 @@ fn attempt_once(
         }
         match claim(&view, &decision, request, now) {
             Some(claimed) => {
-                let Claimed { endpoint, metrics, lease, guess, predicted_ttft_s } = claimed;
+                let Claimed { endpoint, metrics, lease, guess, predicted_ttft_s, address } = claimed;
                 let decided = kept(decision);
-                return Ok(Placed { decided, endpoint, metrics, lease, guess, predicted_ttft_s, at });
+                return Ok(Placed {
+                    decided,
+                    endpoint,
+                    metrics,
+                    lease,
+                    guess,
+                    predicted_ttft_s,
+                    at,
+                    address,
+                });
             }
             None if claims == CLAIMS_MAX => return Err(Attempt::Hold(HoldReason::AllFull, kept(decision))),
             None => claims += 1,
@@ -344,6 +356,7 @@ struct Claimed {
     lease: Lease,
     guess: Option<CacheGuess>,
     predicted_ttft_s: f64,
+    address: Option<SocketAddr>,
 }
 
 /// `None`: another claim was faster.
@@ -370,7 +383,7 @@ fn claim(view: &FarmView, decision: &Decision, request: &Request, now: MonoTime)
     // Now and not when it was computed: those who begin alike come while the first is still in prefill.
     companion.prefixes.insert(&request.prefix.blocks);
     let (endpoint, metrics) = (Arc::clone(&endpoint.info), Arc::clone(&companion.metrics));
-    Some(Claimed { endpoint, metrics, lease, guess, predicted_ttft_s })
+    Some(Claimed { endpoint, metrics, lease, guess, predicted_ttft_s, address: companion.address })
 }
 
 /// Whether an unknown model may only be one whose agent has not called yet.

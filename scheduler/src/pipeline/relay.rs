@@ -50,7 +50,7 @@ pub(crate) async fn attempt(up: Upstream<'_>, account: Account, placed: Placed) 
 
 /// One attempt; dropped, it cancels at the engine.
 pub(super) async fn attempt_once(up: Upstream<'_>, mut account: Account, placed: Placed) -> AttemptEnd {
-    let Placed { decided, endpoint, metrics, mut lease, guess, predicted_ttft_s, at } = placed;
+    let Placed { decided, endpoint, metrics, mut lease, guess, predicted_ttft_s, at, address } = placed;
     account.dispatched(decided, &endpoint.id, at);
     account.guessed(guess);
     metrics.placements.inc();
@@ -58,7 +58,7 @@ pub(super) async fn attempt_once(up: Upstream<'_>, mut account: Account, placed:
     if mode != Mode::Whole {
         lease.listen();
     }
-    let sent = Sent { up, endpoint: &endpoint, mode, at };
+    let sent = Sent { up, endpoint: &endpoint, mode, at, address };
     let fallen = Arc::clone(lease.cell().fallen());
     let failure = if mode == Mode::Stream {
         let first = {

@@ -24,7 +24,7 @@ thread_local! {
 /// # Errors
 /// What the system's resolver says; `NotFound` for a name without addresses.
 pub(crate) async fn resolve(url: &EndpointUrl, now: MonoTime) -> io::Result<SocketAddr> {
-    if let Some(address) = url.literal() {
+    if let Ok(address) = url.authority().parse() {
         return Ok(address);
     }
     let known = NAMES.with_borrow(|names| names.get(url).copied());

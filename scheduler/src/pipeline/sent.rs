@@ -89,6 +89,8 @@ pub(super) struct Sent<'a> {
     pub(super) mode: Mode,
     /// When it was placed there.
     pub(super) at: MonoTime,
+    /// Of the endpoint, unless its URL has a name in it.
+    pub(super) address: Option<SocketAddr>,
 }
 
 impl Sent<'_> {
@@ -139,11 +141,11 @@ impl Sent<'_> {
     }
 
     async fn address(&self) -> Result<SocketAddr, Failure> {
-        let url = &self.endpoint.url;
-        if let Some(address) = url.literal() {
+        if let Some(address) = self.address {
             return Ok(address);
         }
-        timeout(self.up.shared.config.timeouts.connect, resolve::resolve(url, self.at))
+        let resolving = resolve::resolve(&self.endpoint.url, self.at);
+        timeout(self.up.shared.config.timeouts.connect, resolving)
             .await
             .map_err(|_| Failure::late("resolve_timeout"))?
             .map_err(|error| Failure::broken(format!("resolve: {error}")))

@@ -261,12 +261,15 @@ impl FleetWriter {
     }
 
     fn companion(&mut self, endpoint: &Endpoint) -> Companion {
-        let id = &endpoint.info.id;
+        let (id, url) = (&endpoint.info.id, &endpoint.info.url);
         let blocks = prefix_blocks(endpoint, self.shared.config.placement.prefix_blocks_max);
         if let Some(companion) = self.companions.get_mut(id) {
             let lost = matches!(endpoint.health, Health::Unhealthy { .. }) || endpoint.phase == Phase::Gone;
             if companion.prefixes.capacity() != blocks || (lost && companion.prefixes.is_used()) {
                 companion.prefixes = Arc::new(PrefixIndex::new(blocks));
+            }
+            if companion.url != *url {
+                (companion.url, companion.address) = (url.clone(), url.authority().parse().ok());
             }
             return companion.clone();
         }
@@ -275,6 +278,8 @@ impl FleetWriter {
             cell: Arc::new(LedgerCell::new(Arc::clone(&self.shared.room))),
             metrics: self.shared.metrics.endpoint(id.as_str()),
             since: self.shared.clock.now(),
+            url: url.clone(),
+            address: url.authority().parse().ok(),
         };
         self.companions.insert(id.clone(), companion.clone());
         companion

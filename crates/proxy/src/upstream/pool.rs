@@ -5,7 +5,7 @@
 //! turn, it is dropped. Limits: sockets per endpoint, and an age below the engines' own keep-alive.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -35,7 +35,7 @@ struct Idle {
 #[derive(Default)]
 struct Pool {
     /// Oldest first.
-    idle: HashMap<SocketAddr, Vec<Idle>>,
+    idle: BTreeMap<SocketAddr, Vec<Idle>>,
     swept_at: Option<Instant>,
 }
 
