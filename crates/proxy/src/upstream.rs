@@ -12,15 +12,17 @@ mod exchange;
 mod pool;
 mod request;
 mod response;
+mod waits;
 
 use std::time::Duration;
 
 pub use error::{Phase, UpstreamError};
-pub use exchange::{Response, ResponseBody, Socket, exchange};
+pub use exchange::{Response, ResponseBody, Socket, exchange, exchange_watched};
 pub use pool::{close_idle, idle_sockets};
 pub use request::{Method, RequestHead};
 pub use response::ResponseHead;
 pub(crate) use response::parse as parse_response;
+pub use waits::Quiet;
 
 /// Largest head of an answer, in bytes, all informational heads before it included.
 pub const HEAD_MAX: usize = 64 * 1024;
@@ -37,6 +39,8 @@ pub struct UpstreamConfig {
     pub head_timeout: Duration,
     /// Longest silence within a body.
     pub idle_timeout: Duration,
+    /// From the start of writing to the end of the body; where it is shorter, it bounds the two above.
+    pub total_timeout: Duration,
     /// How long an idle socket is kept; shorter than the engines' own 5 s, or a request meets a closing socket.
     pub keep_alive: Duration,
     /// Idle sockets kept per endpoint and thread.
@@ -49,6 +53,7 @@ impl Default for UpstreamConfig {
             connect_timeout: Duration::from_secs(1),
             head_timeout: Duration::from_secs(600),
             idle_timeout: Duration::from_secs(120),
+            total_timeout: Duration::MAX,
             keep_alive: Duration::from_secs(4),
             idle_max: 64,
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aya_domain::{EndpointInfo, MonoTime, RequestKind};
-use aya_proxy::upstream::{Method, Socket, exchange};
+use aya_proxy::upstream::{Method, Phase, Quiet, Socket, exchange, exchange_watched};
 use aya_proxy::{
     Edits, RequestHead, Response as EngineResponse, SplicedBody, UpstreamConfig, UpstreamError, splice,
 };
@@ -81,6 +81,19 @@ pub(super) fn total_until(shared: &Shared, prepared: &Prepared) -> MonoTime {
     prepared.request.arrived_at.after(shared.config.timeouts.total)
 }
 
+/// How long an exchange may take.
+struct Waits<'a> {
+    silence: Duration,
+    total: Duration,
+    quiet: Option<Quiet<'a>>,
+}
+
+/// Where nothing but the request's own time bounds an exchange.
+pub(super) fn late_is_over(error: UpstreamError) -> Failure {
+    let is_late = matches!(error, UpstreamError::Timeout { phase: Phase::Head | Phase::Body });
+    if is_late { Failure::over() } else { error.into() }
+}
+
 /// A request on its way to one endpoint.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sent<'a> {
@@ -94,11 +107,30 @@ pub(super) struct Sent<'a> {
 }
 
 impl Sent<'_> {
-    /// Sends the request and gives the answer if its status is a success.
+    /// Sends the request and gives the answer if its status is a success. `head_timeout`: also of any later silence.
     pub(super) async fn exchange(
         &self,
         account: &mut Account,
         head_timeout: Duration,
+    ) -> Result<EngineResponse, Failure> {
+        let waits = Waits { silence: head_timeout, total: Duration::MAX, quiet: None };
+        self.exchange_within(account, waits).await
+    }
+
+    /// The same within the request's time, which alone bounds an answer in one piece.
+    pub(super) async fn exchange_in_all(
+        &self,
+        account: &mut Account,
+        left: Duration,
+        quiet: Quiet<'_>,
+    ) -> Result<EngineResponse, Failure> {
+        self.exchange_within(account, Waits { silence: left, total: left, quiet: Some(quiet) }).await
+    }
+
+    async fn exchange_within(
+        &self,
+        account: &mut Account,
+        waits: Waits<'_>,
     ) -> Result<EngineResponse, Failure> {
         let Upstream { shared, prepared, .. } = self.up;
         let address = self.address().await?;
@@ -122,16 +154,22 @@ impl Sent<'_> {
         };
         let config = UpstreamConfig {
             connect_timeout: shared.config.timeouts.connect,
-            head_timeout,
-            idle_timeout: head_timeout,
+            head_timeout: waits.silence,
+            idle_timeout: waits.silence,
+            total_timeout: waits.total,
             ..UpstreamConfig::default()
         };
-        let mut answer = exchange(address, &head, &body, &config, Socket::PooledOrFresh).await;
+        let mut answer =
+            exchange_watched(address, &head, &body, &config, Socket::PooledOrFresh, waits.quiet).await;
         if answer.as_ref().is_err_and(UpstreamError::is_stale_socket) {
             account.resent();
             answer = exchange(address, &head, &body, &config, Socket::Fresh).await;
         }
-        let response = answer?;
+        let response = if waits.total < Duration::MAX {
+            answer.map_err(late_is_over)
+        } else {
+            answer.map_err(Failure::from)
+        }?;
         if response.head.status.is_success() {
             Ok(response)
         } else {

@@ -4,22 +4,20 @@
 //! attempt. Engines that notice a disconnect only while they stream are asked to stream, and their events are
 //! put together here.
 
-use std::future::{Future as _, poll_fn};
-use std::pin::pin;
-use std::task::{Poll, ready};
 use std::time::Duration;
 
 use aya_domain::RequestKind;
 use aya_proxy::assemble::{AnswerKind, AssembleError, Assembler};
+use aya_proxy::upstream::Quiet;
 use aya_proxy::{ApiError, StreamFacts};
 use aya_trace::OutcomeStatus;
 use bytes::Bytes;
 use http::StatusCode;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::account::{Account, End};
 use super::failure::{Failure, told_in_stream};
-use super::sent::{BEHIND, Mode, Sent, Upstream, total_until};
+use super::sent::{Mode, Sent, Upstream, late_is_over, total_until};
 use crate::http::answer::Answer;
 use crate::ledger::Lease;
 
@@ -56,32 +54,13 @@ async fn whole(
     let limit = shared.config.limits.response_max;
     let assumed = predicted_ttft_s.min(ASSUMED_TTFT_MAX_S);
     let assumed = Duration::try_from_secs_f64(assumed).unwrap_or_default();
-    let body = {
-        let mut work = pin!(async {
-            let response = sent.exchange(account, left.saturating_add(BEHIND)).await?;
-            if !response.head.is_json() {
-                return Err(Failure::broken("the answer is no JSON"));
-            }
-            response.body.collect(limit).await?.ok_or_else(|| too_large(limit))
-        });
-        // One timer for both instants: two would cost a request more than its decision.
-        let mut timer = pin!(sleep(assumed.min(left)));
-        let until = timer.deadline() + left.saturating_sub(assumed);
-        poll_fn(|cx| {
-            loop {
-                if let Poll::Ready(result) = work.as_mut().poll(cx) {
-                    return Poll::Ready(result);
-                }
-                ready!(timer.as_mut().poll(cx));
-                if timer.deadline() >= until {
-                    return Poll::Ready(Err(Failure::over()));
-                }
-                lease.first_token(shared.clock.now());
-                timer.as_mut().reset(until);
-            }
-        })
-        .await?
-    };
+    let mut prefilled = || lease.first_token(shared.clock.now());
+    let response =
+        sent.exchange_in_all(account, left, Quiet { after: assumed, then: &mut prefilled }).await?;
+    if !response.head.is_json() {
+        return Err(Failure::broken("the answer is no JSON"));
+    }
+    let body = response.body.collect(limit).await.map_err(late_is_over)?.ok_or_else(|| too_large(limit))?;
     let facts = StreamFacts::of_answer(&body);
     if let Some(error) = &facts.error {
         return Err(told_in_stream(error));

@@ -9,6 +9,7 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
@@ -16,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::response::{self, ParsedHead};
+use super::waits::{Quiet, Until};
 use super::{HEAD_MAX, Phase, RequestHead, ResponseHead, UpstreamConfig, UpstreamError, pool};
 use crate::framing::{Decoder, Framing};
 use crate::scratch::poll_read;
@@ -60,23 +62,48 @@ pub async fn exchange(
     config: &UpstreamConfig,
     socket: Socket,
 ) -> Result<Response, UpstreamError> {
+    exchange_watched(addr, head, body, config, socket, None).await
+}
+
+/// [`exchange()`], which tells when the engine is silent for long.
+///
+/// # Errors
+/// As from [`exchange()`].
+pub async fn exchange_watched(
+    addr: SocketAddr,
+    head: &RequestHead<'_>,
+    body: &SplicedBody,
+    config: &UpstreamConfig,
+    socket: Socket,
+    mut quiet: Option<Quiet<'_>>,
+) -> Result<Response, UpstreamError> {
     let mut outgoing = Outgoing::new(head, body)?;
     let (mut conn, now) = open(addr, config, socket).await?;
-    conn.timer.start_at(now, Phase::Head, config.head_timeout);
+    let until = Until::from(now, config.total_timeout);
+    let longest = until.bound(now, config.head_timeout);
+    conn.timer.start_at(now, Phase::Head, quiet.as_ref().map_or(longest, |quiet| quiet.after.min(longest)));
     let mut incoming = Incoming::default();
     let (parsed, ready) = poll_fn(|cx| {
         outgoing.poll_send(&mut conn.stream, cx);
-        match incoming.poll_head(&mut conn, cx) {
-            Poll::Ready(result) => Poll::Ready(result),
-            Poll::Pending => conn.timer.poll(cx).map(|phase| Err(UpstreamError::Timeout { phase })),
+        if let Poll::Ready(result) = incoming.poll_head(&mut conn, cx) {
+            return Poll::Ready(result);
+        }
+        loop {
+            let phase = ready!(conn.timer.poll(cx));
+            let Some(quiet) = quiet.take() else {
+                return Poll::Ready(Err(UpstreamError::Timeout { phase }));
+            };
+            (quiet.then)();
+            conn.timer.bound(longest);
         }
     })
     .await?;
     let now = Instant::now();
-    conn.timer.start_at(now, Phase::Body, config.idle_timeout);
+    conn.timer.start_at(now, Phase::Body, until.bound(now, config.idle_timeout));
     let keep = parsed.keep_alive && outgoing.is_sent() && !incoming.has_excess;
     let decoder = incoming.decoder.unwrap_or_else(|| Decoder::new(parsed.framing));
-    let mut body = ResponseBody { conn: Some(conn), decoder, ready, config: *config, keep, by_reader: false };
+    let mut body =
+        ResponseBody { conn: Some(conn), decoder, ready, config: *config, until, keep, by_reader: false };
     body.release_if_done(now);
     Ok(Response { head: parsed.head, body })
 }
@@ -232,6 +259,7 @@ pub struct ResponseBody {
     decoder: Decoder,
     ready: Bytes,
     config: UpstreamConfig,
+    until: Until,
     keep: bool,
     /// The reader tells what counts against the longest silence.
     by_reader: bool,
@@ -268,7 +296,7 @@ impl ResponseBody {
                     self.ready = data;
                     let now = Instant::now();
                     if !self.by_reader {
-                        conn.timer.start_at(now, Phase::Body, self.config.idle_timeout);
+                        conn.timer.start_at(now, Phase::Body, self.until.bound(now, self.config.idle_timeout));
                     }
                     self.release_if_done(now);
                 }
@@ -309,12 +337,14 @@ impl ResponseBody {
     /// The rest of the body for somebody else to read, who has to be as patient; here it has ended then. `None`: it had.
     pub fn take_rest(&mut self) -> Option<Self> {
         let mut conn = self.conn.take()?;
-        conn.timer.start(Phase::Body, self.config.idle_timeout);
+        let now = Instant::now();
+        conn.timer.start_at(now, Phase::Body, self.until.bound(now, self.config.idle_timeout));
         Some(Self {
             conn: Some(conn),
             decoder: std::mem::replace(&mut self.decoder, Decoder::new(Framing::Length(0))),
             ready: std::mem::take(&mut self.ready),
             config: self.config,
+            until: self.until,
             keep: self.keep,
             by_reader: false,
         })
@@ -327,10 +357,11 @@ impl ResponseBody {
     }
 
     /// The longest silence from now on; the first token may be waited for longer than the next ones.
-    pub fn set_idle_timeout(&mut self, limit: std::time::Duration) {
+    pub fn set_idle_timeout(&mut self, limit: Duration) {
         self.config.idle_timeout = limit;
         if let Some(conn) = &mut self.conn {
-            conn.timer.start(Phase::Body, limit);
+            let now = Instant::now();
+            conn.timer.start_at(now, Phase::Body, self.until.bound(now, limit));
         }
     }
 
@@ -342,7 +373,8 @@ impl ResponseBody {
     /// Something came that the reader has waited for.
     pub fn progressed(&mut self) {
         if let Some(conn) = &mut self.conn {
-            conn.timer.start(Phase::Body, self.config.idle_timeout);
+            let now = Instant::now();
+            conn.timer.start_at(now, Phase::Body, self.until.bound(now, self.config.idle_timeout));
         }
     }
 

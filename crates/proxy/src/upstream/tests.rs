@@ -390,6 +390,30 @@ async fn an_answer_followed_by_a_reset_is_still_given_out() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_total_time_bounds_every_phase_and_who_watches_hears_of_the_silence_once() {
+    for (sent, total_s, phase, heard_at) in [
+        ("", 4, Phase::Head, Some(2)),
+        ("", 1, Phase::Head, Some(1)),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", 100, Phase::Body, None),
+    ] {
+        let engine = Engine::start(vec![vec![Step::Request, send(sent), Step::UntilClosed]]).await;
+        let begin = tokio::time::Instant::now();
+        let mut heard = Vec::new();
+        let mut then = || heard.push(begin.elapsed().as_secs());
+        let quiet = Quiet { after: Duration::from_secs(2), then: &mut then };
+        let config = UpstreamConfig { total_timeout: Duration::from_secs(total_s), ..config() };
+        let body = SplicedBody::from(Bytes::from_static(b"{}"));
+        let answer = exchange_watched(engine.addr, &HEAD, &body, &config, Socket::Fresh, Some(quiet)).await;
+        let ended = match answer {
+            Ok(response) => response.body.collect(100).await.unwrap_err(),
+            Err(error) => error,
+        };
+        assert_eq!(ended, UpstreamError::Timeout { phase }, "{sent:?}");
+        assert_eq!((begin.elapsed().as_secs(), heard), (total_s, heard_at.into_iter().collect()), "{sent:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_silent_engine_meets_the_deadline_of_the_phase() {
     for (sent, phase, seconds) in [
         ("", Phase::Head, 5),
