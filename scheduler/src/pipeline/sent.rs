@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aya_domain::{EndpointInfo, MonoTime, RequestKind};
-use aya_proxy::upstream::{Method, Phase, Quiet, Socket, exchange, exchange_watched};
+use aya_proxy::upstream::{Method, Phase, Quiet, Socket, exchange_watched};
 use aya_proxy::{
     Edits, RequestHead, Response as EngineResponse, SplicedBody, UpstreamConfig, UpstreamError, splice,
 };
@@ -130,7 +130,7 @@ impl Sent<'_> {
     async fn exchange_within(
         &self,
         account: &mut Account,
-        waits: Waits<'_>,
+        mut waits: Waits<'_>,
     ) -> Result<EngineResponse, Failure> {
         let Upstream { shared, prepared, .. } = self.up;
         let address = self.address().await?;
@@ -159,11 +159,11 @@ impl Sent<'_> {
             total_timeout: waits.total,
             ..UpstreamConfig::default()
         };
-        let mut answer =
-            exchange_watched(address, &head, &body, &config, Socket::PooledOrFresh, waits.quiet).await;
+        let quiet = waits.quiet.as_mut().map(Quiet::again);
+        let mut answer = exchange_watched(address, &head, &body, &config, Socket::PooledOrFresh, quiet).await;
         if answer.as_ref().is_err_and(UpstreamError::is_stale_socket) {
             account.resent();
-            answer = exchange(address, &head, &body, &config, Socket::Fresh).await;
+            answer = exchange_watched(address, &head, &body, &config, Socket::Fresh, waits.quiet).await;
         }
         let response = if waits.total < Duration::MAX {
             answer.map_err(late_is_over)

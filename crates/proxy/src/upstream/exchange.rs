@@ -296,7 +296,11 @@ impl ResponseBody {
                     self.ready = data;
                     let now = Instant::now();
                     if !self.by_reader {
-                        conn.timer.start_at(now, Phase::Body, self.until.bound(now, self.config.idle_timeout));
+                        conn.timer.start_at(
+                            now,
+                            Phase::Body,
+                            self.until.bound(now, self.config.idle_timeout),
+                        );
                     }
                     self.release_if_done(now);
                 }

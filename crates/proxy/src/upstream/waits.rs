@@ -12,6 +12,13 @@ pub struct Quiet<'a> {
     pub then: &'a mut (dyn FnMut() + Send),
 }
 
+impl Quiet<'_> {
+    /// The same for one exchange more.
+    pub fn again(&mut self) -> Quiet<'_> {
+        Quiet { after: self.after, then: &mut *self.then }
+    }
+}
+
 impl std::fmt::Debug for Quiet<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Quiet").field("after", &self.after).finish_non_exhaustive()
