@@ -66,37 +66,35 @@ impl Clock {
 
     /// The present on both clocks, for something whose beginning is shown to people.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
     pub fn present(&self) -> (MonoTime, WallTime) {
-        let now = self.now();
-        let wall = match &self.0 {
-            Source::Machine { .. } => {
-                SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
-            }
-            Source::Manual(_) => Duration::from_nanos(now.as_nanos()),
-        };
-        (now, WallTime::from_unix_ms(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)))
+        let (now, wall) = self.both();
+        (now, wall_time(wall))
     }
 
     /// The wall time of an instant, counted back from the present: a correction of the machine's clock
     /// moves what is shown of the past, but never an age or an order.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
     pub fn wall(&self, at: MonoTime) -> WallTime {
-        let (present, wall) = match &self.0 {
-            Source::Machine { .. } => {
-                let since_epoch =
-                    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-                (self.now(), since_epoch)
-            }
-            Source::Manual(_) | Source::Told(_) => {
-                let present = self.now();
-                (present, Duration::from_nanos(present.as_nanos()))
-            }
-        };
-        let wall = wall.saturating_sub(present.since(at)).saturating_add(at.since(present));
-        WallTime::from_unix_ms(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX))
+        let (present, wall) = self.both();
+        wall_time(wall.saturating_sub(present.since(at)).saturating_add(at.since(present)))
     }
+
+    /// The present, and how long after the epoch it is.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
+    fn both(&self) -> (MonoTime, Duration) {
+        let now = self.now();
+        let wall = match &self.0 {
+            Source::Machine { .. } => {
+                SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+            }
+            Source::Manual(_) | Source::Told(_) => Duration::from_nanos(now.as_nanos()),
+        };
+        (now, wall)
+    }
+}
+
+fn wall_time(since_epoch: Duration) -> WallTime {
+    WallTime::from_unix_ms(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// The hand of a clock made by [`Clock::manual`].

@@ -207,9 +207,9 @@ async fn find(
             return None;
         }
     };
-    let Placed { decided, endpoint, metrics, mut lease, guess, .. } = placed;
+    let Placed { decided, endpoint, metrics, mut lease, guess, at, address, .. } = placed;
     let dialect = dialect(endpoint.kind, kind).filter(|_| endpoint.id != failed)?;
-    account.dispatched(decided, &endpoint.id);
+    account.dispatched(decided, &endpoint.id, at);
     account.guessed(guess);
     shared.metrics.retries.inc();
     metrics.placements.inc();
@@ -222,6 +222,8 @@ async fn find(
         up: Upstream { shared, prepared, patience: NO_PATIENCE },
         endpoint: &endpoint,
         mode: Mode::Stream,
+        at,
+        address,
     };
     let fallen = Arc::clone(lease.cell().fallen());
     let answered = {
