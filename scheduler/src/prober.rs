@@ -183,13 +183,14 @@ fn every(config: &ProbeConfig, endpoint: &Endpoint, last: Last) -> Option<(Durat
     }
 }
 
-/// Whether the driver told of an application's fault on one of its GPUs since it was last probed: the engine may have been
-/// that application. One fault keeps nothing away; an engine that still answers proves it.
+/// Whether something happened to one of its GPUs since it was last probed that its engine may not have survived: an
+/// application's fault, for the engine may have been that application, or the end of what kept requests away (a reset, a
+/// GPU that came back). Neither keeps anything away; an engine that still answers proves it.
 fn is_suspect(endpoint: &Endpoint, probed: Option<MonoTime>) -> bool {
     let is_app = |code| xid(code).is_some_and(|row| row.class == XidClass::App);
-    endpoint.conditions.iter().any(|condition| {
-        matches!(condition.cause, Cause::Xid { code } if is_app(code))
-            && condition.action == Action::Note
+    endpoint.conditions.iter().filter(|condition| condition.gpu.is_some()).any(|condition| {
+        let fault = matches!(condition.cause, Cause::Xid { code } if is_app(code));
+        (condition.recovering || (fault && condition.action == Action::Note))
             && probed.is_none_or(|at| condition.since > at)
     })
 }

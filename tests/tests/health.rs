@@ -179,6 +179,12 @@ async fn a_lost_gpu_fails_its_engine_and_comes_back_slowly() {
     let back = until_endpoint(&farm, "e1", "on probation", action_is("derate", "gpu_lost")).await;
     assert_eq!(back.pointer("/conditions/0/recovering"), Some(&json!(true)));
     assert!(back["speed_ratio"].as_f64().unwrap() < 1.0);
+    // Whether its engine survived shows one generation, before clients find out.
+    until("a probe", async || {
+        let count = farm.scheduler.metrics().await.sum("aya_probes_total");
+        if count > 0.5 { Ok(()) } else { Err(count) }
+    })
+    .await;
     farm.assert_accounted().await;
     drop(host.agent);
 }

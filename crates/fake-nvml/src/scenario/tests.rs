@@ -81,3 +81,29 @@ fn every_scenario_of_the_repository_can_be_read() {
         assert!(read.is_ok(), "{}: {:?}", path.display(), read.err());
     }
 }
+
+/// What nvitop 1.7 asks of a device and of its slices; without any one of them it ends with an error.
+#[test]
+fn what_nvitop_asks_for_is_there() {
+    let all: Vec<&str> = crate::exports::EXPORTS.iter().flat_map(|names| names.iter().copied()).collect();
+    for name in [
+        "nvmlDeviceGetBAR1MemoryInfo",
+        "nvmlDeviceGetMemoryInfo_v2",
+        "nvmlDeviceGetEncoderUtilization",
+        "nvmlDeviceGetDecoderUtilization",
+        "nvmlDeviceGetUtilizationRates",
+        "nvmlDeviceGetMigMode",
+        "nvmlDeviceGetMaxMigDeviceCount",
+        "nvmlDeviceGetMigDeviceHandleByIndex",
+        "nvmlDeviceGetComputeRunningProcesses_v3",
+        "nvmlDeviceGetProcessUtilization",
+        "nvmlDeviceGetPersistenceMode",
+        "nvmlDeviceGetPerformanceState",
+        "nvmlDeviceGetPowerUsage",
+        "nvmlDeviceGetPowerManagementLimit",
+        "nvmlDeviceGetTotalEccErrors",
+        "nvmlDeviceGetComputeMode",
+    ] {
+        assert!(all.contains(&name), "{name}");
+    }
+}

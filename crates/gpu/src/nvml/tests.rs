@@ -458,7 +458,7 @@ fn failures_of_single_readings_cost_only_themselves() {
 }
 
 #[test]
-fn readings_beyond_all_bounds_are_absent_or_themselves() {
+fn c9_readings_beyond_all_bounds_are_absent_or_themselves() {
     let scenario = json!({"gpus": [{
         "util_gpu": 4_294_967_295_u64, "temp_c": 4_294_967_295_u64, "power_mw": 4_294_967_295_u64,
         "energy_mj": u64::MAX, "gpm": {"2": 1e300, "3": -4.0, "5": 100.0}, "fields_signed": {"230": -5}
@@ -693,7 +693,7 @@ fn clients_of_the_multi_process_service_hold_the_gpu_too() {
 
 /// Every number of a GPU, beyond all bounds, through the library: nothing panics, and what is told is in its bounds.
 #[test]
-fn no_reading_of_the_driver_breaks_the_reader() {
+fn c9_no_reading_of_the_driver_breaks_the_reader() {
     let u32s =
         ["util_gpu", "util_mem", "temp_c", "temp_mem_c", "power_mw", "power_limit_mw", "recovery_action"];
     let u64s = ["energy_mj", "clock_event_reasons", "ecc_corrected", "ecc_uncorrected"];
