@@ -4,8 +4,13 @@
 //! interference for slowness. Hence four rules. Only *steps* teach: the time between two tokens of a stream while no
 //! prefill was in flight, and the time to the first token on an idle engine; never the time of a whole answer. What is
 //! learned belongs to a class of hardware ([`ClassLearner`]); one endpoint's own deviation is shrunk hard. Every estimate is shrunk
-//! towards the prior by what it rests on. And a guard: each sample is first predicted, with the prior and with what
-//! was learned; unless the learned prediction has been the better one, the prior is used, and [`Learned`] says so.
+//! towards the prior by what it rests on. And a guard: each sample is first predicted, with the prior, with what its class
+//! says and with its endpoint's own deviation too; unless a learned prediction has been the better one, for the class and
+//! for the endpoint, the prior is used, and [`Learned`] says so.
+//!
+//! Prompts that meet an idle engine are rare where there is always work, iterations that only decode are not. Until one
+//! kind has samples enough, half of what the other has learned stands for it: a GPU that is not what its profile says is
+//! mostly so in both, but a model with other weights need not be.
 
 use std::collections::BTreeMap;
 
@@ -14,21 +19,27 @@ use aya_domain::Learned;
 /// Samples after which a class's estimate counts half.
 const CLASS_HALF: f64 = 20.0;
 /// Samples after which an endpoint's own deviation counts half.
-const OWN_HALF: f64 = 200.0;
-/// An endpoint's own deviation is at most this factor, either way.
-const OWN_MAX: f64 = 1.25;
+const OWN_HALF: f64 = 60.0;
+/// An endpoint's own deviation from its class is at most this factor, either way: what is slower than that is not of
+/// another make but broken, and judged by its requests, which notice sooner that it is well again.
+const OWN_MAX: f64 = 2.0;
 /// A correction is at most this factor, either way: beyond it the profile is that of another engine.
 const FACTOR_MAX: f64 = 4.0;
 /// An observation further off than this factor is no step but an accident (a paused process, a stalled client).
 const ACCIDENT: f64 = 16.0;
-/// The weight of the newest sample once there are many.
+/// The weight of the newest sample once there are many: of a class, and of one endpoint, which may change within seconds.
 const RATE_MIN: f64 = 0.01;
+const OWN_RATE_MIN: f64 = 0.04;
 /// Samples before anything learned is used.
 const SAMPLES_MIN: u32 = 30;
 /// The learned prediction's error must be below this share of the prior's.
 const BETTER: f64 = 0.95;
 /// Errors of both below this say that the prior is right; then it stays.
 const GOOD_ENOUGH: f64 = 0.02;
+/// The share of the other kind's correction (of its logarithm) that stands for one without samples.
+const BORROWED: f64 = 0.5;
+/// From so many samples on, what is borrowed must be nearer to them than the prior.
+const BORROWED_MIN: u32 = 3;
 /// Endpoints of one class; the deviations of others are not learned.
 const ENDPOINTS_MAX: usize = 1024;
 
@@ -49,9 +60,9 @@ struct LogMean {
 }
 
 impl LogMean {
-    fn add(&mut self, value: f64) {
+    fn add(&mut self, value: f64, rate_min: f64) {
         self.samples = self.samples.saturating_add(1);
-        let rate = (1.0 / f64::from(self.samples)).max(RATE_MIN);
+        let rate = (1.0 / f64::from(self.samples)).max(rate_min);
         self.mean += rate * (value - self.mean);
     }
 
@@ -62,57 +73,115 @@ impl LogMean {
     }
 }
 
+/// Mean absolute logarithms of observed over predicted, by who predicted.
+#[derive(Debug, Clone, Copy, Default)]
+struct Errors {
+    prior: LogMean,
+    class: LogMean,
+    /// The class with the endpoint's own deviation.
+    own: LogMean,
+}
+
+impl Errors {
+    /// Judged before it teaches: an estimate must not be praised for what it has just been told.
+    fn add(&mut self, observed: f64, (class, own): (f64, f64), rate_min: f64) {
+        self.prior.add(observed.abs(), rate_min);
+        self.class.add((observed - class).abs(), rate_min);
+        self.own.add((observed - own).abs(), rate_min);
+    }
+}
+
+/// One endpoint of a class.
+#[derive(Debug, Clone, Copy, Default)]
+struct Own {
+    /// From its class.
+    deviation: LogMean,
+    errors: Errors,
+}
+
 /// One kind of step of one class.
 #[derive(Debug, Clone)]
 struct Factor<K> {
     class: LogMean,
-    own: BTreeMap<K, LogMean>,
-    /// Mean absolute logarithm of observed over predicted.
-    prior_error: LogMean,
-    learned_error: LogMean,
+    own: BTreeMap<K, Own>,
+    errors: Errors,
 }
 
 impl<K> Default for Factor<K> {
     fn default() -> Self {
-        Self {
-            class: LogMean::default(),
-            own: BTreeMap::new(),
-            prior_error: LogMean::default(),
-            learned_error: LogMean::default(),
-        }
+        Self { class: LogMean::default(), own: BTreeMap::new(), errors: Errors::default() }
     }
 }
 
+/// A correction as a logarithm, and how far off it and the prior have been.
+struct Found {
+    log: f64,
+    prior_error: f64,
+    error: f64,
+}
+
 impl<K: Ord + Clone> Factor<K> {
-    fn log(&self, endpoint: &K) -> f64 {
-        let own = self.own.get(endpoint).map_or(0.0, |own| own.shrunk(OWN_HALF));
-        let own = own.clamp(-OWN_MAX.ln(), OWN_MAX.ln());
-        (self.class.shrunk(CLASS_HALF) + own).clamp(-FACTOR_MAX.ln(), FACTOR_MAX.ln())
+    fn class_log(&self) -> f64 {
+        bounded(self.class.shrunk(CLASS_HALF))
+    }
+
+    fn own_log(&self, own: Option<&Own>) -> f64 {
+        let deviation = own.map_or(0.0, |own| own.deviation.shrunk(OWN_HALF));
+        let deviation = deviation.clamp(-OWN_MAX.ln(), OWN_MAX.ln());
+        bounded(self.class.shrunk(CLASS_HALF) + deviation)
     }
 
     fn observe(&mut self, endpoint: &K, observed: f64) {
-        // Judged before it teaches: an estimate must not be praised for what it has just been told.
-        self.prior_error.add(observed.abs());
-        self.learned_error.add((observed - self.log(endpoint)).abs());
+        let predicted = (self.class_log(), self.own_log(self.own.get(endpoint)));
+        self.errors.add(observed, predicted, RATE_MIN);
         let deviation = observed - self.class.mean;
-        self.class.add(observed);
+        self.class.add(observed, RATE_MIN);
         if self.own.contains_key(endpoint) || self.own.len() < ENDPOINTS_MAX {
-            self.own.entry(endpoint.clone()).or_default().add(deviation);
+            let entry = self.own.entry(endpoint.clone()).or_default();
+            entry.errors.add(observed, predicted, OWN_RATE_MIN);
+            entry.deviation.add(deviation, OWN_RATE_MIN);
         }
     }
 
-    fn learned(&self, endpoint: &K) -> Learned {
-        let samples = self.class.samples;
-        let (prior, learned) = (self.prior_error.mean, self.learned_error.mean);
-        let is_used = samples >= SAMPLES_MIN && prior > GOOD_ENOUGH && learned < BETTER * prior;
+    /// What predicts best: for an endpoint with samples enough by its own, otherwise by those of its class.
+    fn found(&self, endpoint: &K) -> Found {
+        let own = self.own.get(endpoint);
+        let judge = own.filter(|own| own.deviation.samples >= SAMPLES_MIN);
+        let errors = judge.map_or(&self.errors, |own| &own.errors);
+        let prior = errors.prior.mean;
+        let (log, error) = if errors.own.mean <= errors.class.mean {
+            (self.own_log(own), errors.own.mean)
+        } else {
+            (self.class_log(), errors.class.mean)
+        };
+        let is_better = self.class.samples >= SAMPLES_MIN && prior > GOOD_ENOUGH && error < BETTER * prior;
+        Found { log: if is_better { log } else { 0.0 }, prior_error: prior, error }
+    }
+
+    fn learned(&self, endpoint: &K, other: &Self) -> Learned {
+        let Found { log, prior_error, error } = self.found(endpoint);
+        let log = if log == 0.0 { self.borrowed(endpoint, other) } else { log };
         Learned {
-            factor: if is_used { self.log(endpoint).exp() } else { 1.0 },
-            samples,
-            prior_error: prior.exp_m1(),
-            learned_error: learned.exp_m1(),
-            is_used,
+            factor: log.exp(),
+            samples: self.class.samples,
+            prior_error: prior_error.exp_m1(),
+            learned_error: error.exp_m1(),
+            is_used: log != 0.0,
         }
     }
+
+    /// What the other kind of step says, while this one cannot speak for itself. What it has seen may contradict.
+    fn borrowed(&self, endpoint: &K, other: &Self) -> f64 {
+        let log = BORROWED * other.found(endpoint).log;
+        let own = self.own.get(endpoint).map_or(0.0, |own| own.deviation.mean);
+        let seen = self.class.mean + own;
+        let contradicted = self.class.samples >= BORROWED_MIN && (seen - log).abs() >= seen.abs();
+        if self.class.samples >= SAMPLES_MIN || contradicted { 0.0 } else { log }
+    }
+}
+
+fn bounded(log: f64) -> f64 {
+    log.clamp(-FACTOR_MAX.ln(), FACTOR_MAX.ln())
 }
 
 /// What the steps of one class of hardware (GPU, model, engine, tensor-parallel group) have taught. `K` names endpoints.
@@ -144,8 +213,8 @@ impl<K: Ord + Clone> ClassLearner<K> {
     #[must_use]
     pub fn learned(&self, endpoint: &K, kind: StepKind) -> Learned {
         match kind {
-            StepKind::Decode => self.decode.learned(endpoint),
-            StepKind::Prefill => self.prefill.learned(endpoint),
+            StepKind::Decode => self.decode.learned(endpoint, &self.prefill),
+            StepKind::Prefill => self.prefill.learned(endpoint, &self.decode),
         }
     }
 
@@ -164,82 +233,4 @@ impl<K: Ord + Clone> ClassLearner<K> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const STEP_S: f64 = 0.020;
-
-    /// A noise of a tenth that repeats: the same in every run.
-    fn noise(at: u32) -> f64 {
-        [0.9, 1.1, 1.0, 0.95, 1.05][(at % 5) as usize]
-    }
-
-    fn taught(endpoints: &[(&'static str, f64)], samples: u32) -> ClassLearner<&'static str> {
-        let mut learner = ClassLearner::default();
-        for at in 0..samples {
-            for (endpoint, slowness) in endpoints {
-                assert!(learner.observe(endpoint, StepKind::Decode, STEP_S, STEP_S * slowness * noise(at)));
-            }
-        }
-        learner
-    }
-
-    #[test]
-    fn a_class_that_is_slower_than_its_prior_is_learned() {
-        for slowness in [0.6, 1.5, 2.5] {
-            let learned = taught(&[("a", slowness), ("b", slowness)], 200).learned(&"a", StepKind::Decode);
-            assert!(
-                learned.is_used && (learned.factor / slowness - 1.0).abs() < 0.06,
-                "{slowness}: {learned:?}"
-            );
-            assert!(learned.learned_error < 0.5 * learned.prior_error, "{learned:?}");
-        }
-    }
-
-    #[test]
-    fn a_right_prior_stays_however_noisy_the_steps_are() {
-        let learned = taught(&[("a", 1.0), ("b", 1.0)], 500).learned(&"a", StepKind::Decode);
-        assert!(!learned.is_used && (learned.factor - 1.0).abs() < 1e-12, "{learned:?}");
-    }
-
-    #[test]
-    fn a_few_samples_change_nothing() {
-        let learned = taught(&[("a", 2.0)], SAMPLES_MIN - 1).learned(&"a", StepKind::Decode);
-        assert!(!learned.is_used, "{learned:?}");
-        assert!(taught(&[("a", 2.0)], SAMPLES_MIN + 1).learned(&"a", StepKind::Decode).is_used);
-    }
-
-    #[test]
-    fn one_endpoints_deviation_is_shrunk_hard_and_a_newcomer_has_its_class() {
-        let learner = taught(&[("a", 1.5), ("b", 1.5), ("slow", 1.8)], 60);
-        let factor = |endpoint| learner.learned(&endpoint, StepKind::Decode).factor;
-        let (class, slow, new) = (factor("a"), factor("slow"), factor("new"));
-        assert!(slow > class && slow < 1.7, "{slow} beside {class} after 60 samples");
-        assert!((new / 1.6 - 1.0).abs() < 0.25, "{new}");
-        let later = taught(&[("a", 1.5), ("b", 1.5), ("slow", 1.8)], 2_000);
-        assert!(later.learned(&"slow", StepKind::Decode).factor > 1.7, "with many it is believed");
-    }
-
-    #[test]
-    fn what_stops_being_true_is_not_used_any_more() {
-        let mut learner = taught(&[("a", 2.0)], 100);
-        assert!(learner.learned(&"a", StepKind::Decode).is_used);
-        for at in 0..400 {
-            learner.observe(&"a", StepKind::Decode, STEP_S, STEP_S * noise(at));
-        }
-        let learned = learner.learned(&"a", StepKind::Decode);
-        assert!((learned.factor - 1.0).abs() < 0.1, "{learned:?}");
-    }
-
-    #[test]
-    fn accidents_and_nonsense_teach_nothing_and_kinds_are_apart() {
-        let mut learner = ClassLearner::default();
-        for observed in [f64::NAN, 0.0, -1.0, f64::INFINITY, STEP_S * 100.0, STEP_S / 100.0] {
-            assert!(!learner.observe(&"a", StepKind::Decode, STEP_S, observed), "{observed}");
-        }
-        assert!(!learner.observe(&"a", StepKind::Decode, 0.0, STEP_S));
-        learner.observe(&"a", StepKind::Prefill, 1.0, 1.5);
-        assert_eq!(learner.learned(&"a", StepKind::Decode).samples, 0);
-        assert_eq!(learner.learned(&"a", StepKind::Prefill).samples, 1);
-    }
-}
+mod tests;

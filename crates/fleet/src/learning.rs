@@ -1,13 +1,14 @@
 //! What observed iterations teach about the cost of a class of hardware, and its way into the endpoints' profiles.
 //!
 //! A class is GPU product, tensor-parallel group, engine and model: coefficients are the same for all of it, so they
-//! are learned together. Steps beside foreign load teach nothing, because its size is not known well enough.
+//! are learned together. Steps beside foreign load teach nothing, because its size is not known well enough; nor
+//! do those of an endpoint that is out of order.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aya_domain::{EndpointId, EngineKind, Learned, LearnedCost, ModelId, MonoTime};
+use aya_domain::{Cause, Condition, EndpointId, EngineKind, Learned, LearnedCost, ModelId, MonoTime};
 use aya_estimate::{ClassLearner, StepKind, prompt_alone_s, step_time_s};
 
 use crate::endpoint::EndpointState;
@@ -62,8 +63,7 @@ impl Fleet {
     /// Learns from what the engines did.
     pub(crate) fn take_steps(&mut self, steps: &[(EndpointId, ObservedSteps)]) {
         for (id, seen) in steps {
-            let Some(endpoint) = self.endpoints.get(id).filter(|endpoint| endpoint.has_no_foreign_load())
-            else {
+            let Some(endpoint) = self.endpoints.get(id).filter(|endpoint| endpoint.may_teach()) else {
                 continue;
             };
             let Some(class) = self.learning.class(Class::of(endpoint)) else { continue };
@@ -107,6 +107,20 @@ impl Fleet {
 }
 
 impl EndpointState {
+    /// Whether its steps are its hardware's: nobody else works there, and it is not judged to be out of order. What is, is
+    /// derated for it, and has to get its share back soon after it is well again.
+    fn may_teach(&self) -> bool {
+        let out_of_order = |condition: &Condition| {
+            let slow = matches!(condition.cause, Cause::SlowerThanPeers { .. }) && !condition.recovering;
+            let failed = matches!(
+                condition.cause,
+                Cause::Ejected { .. } | Cause::Failing { .. } | Cause::HalfOpen { .. }
+            );
+            slow || failed || matches!(condition.cause, Cause::Wedged { .. })
+        };
+        self.has_no_foreign_load() && !self.watched.iter().any(out_of_order)
+    }
+
     /// Takes a correction; false if it differs too little from the present one to be worth a new description.
     fn correct(&mut self, learned: LearnedCost) -> bool {
         let is_close = |old: Learned, new: Learned| {

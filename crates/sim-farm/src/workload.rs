@@ -4,6 +4,8 @@
 //! Lengths are never changed; only time may be compressed, and ties spread. What cannot be read is an error that
 //! names the line.
 
+mod decisions;
+
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
@@ -12,6 +14,8 @@ use std::sync::Arc;
 use aya_domain::{WallTime, splitmix64};
 use flate2::read::MultiGzDecoder;
 use serde::Deserialize;
+
+use decisions::{Estimates, Record};
 
 /// Prompt tokens that one hash of a trace stands for.
 pub const PREFIX_BLOCK_TOKENS: u32 = 512;
@@ -123,6 +127,7 @@ fn rows(text: impl BufRead, selection: &Selection) -> Result<Vec<Arrival>, Workl
     let mut text = text.take(TRACE_BYTES_MAX);
     let mut arrivals = Vec::new();
     let (mut line, mut number, mut first) = (String::new(), 0, None);
+    let mut estimates = Estimates::default();
     let limit = selection.limit.unwrap_or(usize::MAX);
     while arrivals.len() < limit {
         line.clear();
@@ -133,7 +138,7 @@ fn rows(text: impl BufRead, selection: &Selection) -> Result<Vec<Arrival>, Workl
         }
         // A killed scheduler may leave a torn last line of JSON; that is no damage.
         let torn = !arrivals.is_empty() && line.starts_with('{') && !line.ends_with('\n');
-        let row = match parse_row(line.trim()) {
+        let row = match parse_row(line.trim(), &mut estimates) {
             Err(_) if torn => break,
             parsed => parsed.map_err(|problem| WorkloadError::Line { line: number, problem })?,
         };
@@ -150,9 +155,12 @@ fn rows(text: impl BufRead, selection: &Selection) -> Result<Vec<Arrival>, Workl
 }
 
 /// One line of any known format; `None` for a header, an empty line or a record without lengths.
-fn parse_row(line: &str) -> Result<Option<Arrival>, String> {
-    // The other lines of our own log are the inputs of decisions; arrivals are in the records.
-    if line.is_empty() || line.starts_with("TIMESTAMP") || line.starts_with("{\"line\":") {
+fn parse_row(line: &str, estimates: &mut Estimates) -> Result<Option<Arrival>, String> {
+    if line.is_empty() || line.starts_with("TIMESTAMP") {
+        return Ok(None);
+    }
+    if line.starts_with("{\"line\":") {
+        estimates.note(line)?;
         return Ok(None);
     }
     if !line.starts_with('{') {
@@ -162,11 +170,9 @@ fn parse_row(line: &str) -> Result<Option<Arrival>, String> {
         JsonRow::Mooncake { timestamp, input_length, output_length, hash_ids } => {
             Ok(Some(arrival(timestamp / 1e3, input_length, output_length, hash_ids.into())))
         }
-        JsonRow::Decision { time, outcome } => {
-            let (Some(prompt), Some(output)) = (outcome.prompt_tokens, outcome.completion_tokens) else {
-                return Ok(None);
-            };
-            let ms = time.parse::<WallTime>().map_err(|error| error.to_string())?.as_unix_ms();
+        JsonRow::Decision(record) => {
+            let Some((prompt, output)) = record.lengths(estimates) else { return Ok(None) };
+            let ms = record.time.parse::<WallTime>().map_err(|error| error.to_string())?.as_unix_ms();
             Ok(Some(arrival(seconds(ms), prompt, output, Arc::from([]))))
         }
     }
@@ -176,13 +182,7 @@ fn parse_row(line: &str) -> Result<Option<Arrival>, String> {
 #[serde(untagged)]
 enum JsonRow {
     Mooncake { timestamp: f64, input_length: u32, output_length: u32, hash_ids: Vec<u64> },
-    Decision { time: String, outcome: DecisionOutcome },
-}
-
-#[derive(Deserialize)]
-struct DecisionOutcome {
-    prompt_tokens: Option<u32>,
-    completion_tokens: Option<u32>,
+    Decision(Record),
 }
 
 /// `2023-11-16 18:15:46.6805900,374,44`.

@@ -3,6 +3,7 @@
 use super::farm::{Farm, at, endpoint_id, engine, full, gpu, loaded};
 use crate::{DecodeSteps, Event, ObservedSteps, PromptAlone};
 use aya_domain::{EndpointInfo, Report};
+use proptest::prelude::*;
 use std::sync::Arc;
 
 /// A farm of such engines on one H100 each, told of `rounds` windows in which `a` decoded at `slowness` of its prior.
@@ -62,4 +63,44 @@ fn a_right_prior_is_left_alone_and_says_why() {
 fn steps_beside_foreign_load_teach_nothing() {
     let mut farm = taught(vec![loaded("a", 3, 0, 0)], 1.5, 400);
     assert_eq!(info(&mut farm, "a").learned, None);
+}
+
+proptest! {
+    /// Classes do not know of each other: in whatever order their steps are told, each learns the same.
+    #[test]
+    fn the_order_of_classes_is_irrelevant(
+        steps in prop::collection::vec((0_usize..3, 0.3_f64..3.0, any::<bool>()), 60..300),
+    ) {
+        let ids = ["a", "b", "c"];
+        let told = |order: &[(usize, f64, bool)]| {
+            let engines = vec![engine("a", "m"), engine("b", "other"), engine("c", "third")];
+            let mut farm = taught(engines, 1.0, 0);
+            let priors = ids.map(|id| farm.endpoint(1, id).info.profile);
+            let seen = |(at, slowness, decodes): &(usize, f64, bool)| {
+                let cost = &priors[*at].cost;
+                let decode = DecodeSteps {
+                    seconds: aya_estimate::step_time_s(cost, 8.0, 4_000.0, 0.0) * slowness,
+                    decoding: 8.0,
+                    kv_tokens: 4_000.0,
+                };
+                let seconds = aya_estimate::prompt_alone_s(&priors[*at], 4_000.0) * slowness;
+                let prompts = vec![PromptAlone { uncached: 4_000, seconds }];
+                let seen = if *decodes {
+                    ObservedSteps { decode: Some(decode), prompts: Vec::new() }
+                } else {
+                    ObservedSteps { decode: None, prompts }
+                };
+                (endpoint_id(ids[*at]), seen)
+            };
+            let _ = farm.fleet.apply(Event::Steps { steps: order.iter().map(seen).collect() }, at(2_000));
+            let _ = farm.fleet.apply(Event::Tick, at(5_000));
+            ids.map(|id| {
+                let info = info(&mut farm, id);
+                (info.profile, info.learned)
+            })
+        };
+        let mut by_class = steps.clone();
+        by_class.sort_by_key(|(at, ..)| std::cmp::Reverse(*at));
+        prop_assert_eq!(told(&steps), told(&by_class));
+    }
 }

@@ -33,6 +33,12 @@ fn every_format_gives_offsets_and_lengths() {
         {\"time\":\"2026-11-21T04:24:35.123Z\",\"outcome\":{\"prompt_tokens\":1,\"completion_tokens\":2}}\n\
         {\"time\":\"2026-11-21T04:24:36.1";
     check(decisions, &plain, "0.000 12 34 0 | 1.000 1 2 0");
+    let untold = "{\"line\":\"decided\",\"decision_id\":\"d\",\"request\":{\"id\":\"r\",\"prompt\":240,\"prompt_min\":20}}\n\
+        {\"decision_id\":\"d\",\"time\":\"2026-11-21T04:24:34.000Z\",\"outcome\":{\"completion_tokens\":20}}\n\
+        {\"decision_id\":\"e\",\"time\":\"2026-11-21T04:24:34.500Z\",\"request\":{\"kind\":\"chat\",\
+        \"prompt_tokens_estimate\":7},\"outcome\":{\"completion_tokens\":3}}\n\
+        {\"decision_id\":\"f\",\"time\":\"2026-11-21T04:24:34.600Z\",\"outcome\":{\"completion_tokens\":3}}\n";
+    check(untold, &plain, "0.000 240 20 0 | 0.500 7 3 0");
 }
 
 #[test]
