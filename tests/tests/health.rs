@@ -9,7 +9,7 @@
 
 use std::time::{Duration, Instant};
 
-use aya_tests::{Engine, Farm, GpuHost, aya, chat, sim, until};
+use aya_tests::{Engine, Farm, GpuHost, Process, aya, chat, sim, until};
 use serde_json::{Value, json};
 
 const FIRST: &str = "GPU-00000000-0000-4000-8000-000000000000";
@@ -321,6 +321,83 @@ async fn requests_on_a_failed_gpu_end_or_go_elsewhere_instead_of_hanging() {
     assert!(message.contains("GPU of the engine failed"), "{message}");
     assert!(took < Duration::from_secs(20), "{took:?}");
     println!("XID 79 injected -> the hanging stream has ended: {took:?}");
+    farm.assert_accounted().await;
+    drop(host.agent);
+}
+
+/// What an operator's command prints.
+async fn command(farm: &Farm, args: &[&str]) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let admin = format!("http://{}", farm.scheduler.admin);
+    let args: Vec<String> = args.iter().chain(&["--admin", &admin]).map(ToString::to_string).collect();
+    let exit = Process::start(aya!(), dir.path(), "command", &args).ended().await;
+    assert_eq!(exit.code, Some(0), "{args:?}: {}", exit.err);
+    exit.out
+}
+
+#[tokio::test]
+async fn every_action_is_in_all_five_views() {
+    let at_once = "[[health.rule]]\nname = \"sw_thermal\"\nafter = \"0s\"\n\
+                   [[health.rule]]\nname = \"hw_thermal\"\nafter = \"0s\"\n";
+    let (farm, host) = farm(2, at_once).await;
+    let gone = json!({"gpus": [{}, {}], "events": [{"at_ms": 0, "gpu": 0, "data": 79}]});
+    for (action, rule, scenario, cause, sentence) in [
+        (
+            "derate",
+            "sw_thermal",
+            json!({"gpus": [{"clock_event_reasons": 32}, {}]}),
+            "clocks cut by software because of heat",
+            "e1 counts as",
+        ),
+        (
+            "drain",
+            "hw_thermal",
+            json!({"gpus": [{"clock_event_reasons": 64}, {}]}),
+            "clocks cut by hardware because of heat",
+            "is drained for clocks cut by hardware because of heat",
+        ),
+        ("fail", "xid", gone, "XID 79", "has failed for XID 79"),
+    ] {
+        host.play(&scenario);
+        let seen = until_endpoint(&farm, "e1", action, |e| {
+            e["conditions"].as_array().is_some_and(|all| {
+                all.iter().any(|condition| condition["rule"] == rule && condition["action"] == action)
+            })
+        })
+        .await;
+        assert_eq!(seen["action"], action, "the fleet API: {seen}");
+        let status = command(&farm, &["status"]).await;
+        let line = status.lines().find(|line| line.contains("endpoint e1") && line.contains(cause));
+        assert!(line.is_some_and(|line| line.contains(action)), "aya status: {status}");
+        let raised = events(&farm, "endpoint=e1&kind=health_raised&limit=9").await;
+        assert!(raised.iter().any(|event| event["rule"] == rule && event["action"] == action), "{raised:?}");
+        let told = command(&farm, &["events", "--endpoint", "e1"]).await;
+        assert!(told.contains(&format!("because of {rule}: {cause}")), "aya events: {told}");
+        let metrics = farm.scheduler.metrics().await;
+        let labels = format!("action=\"{action}\",rule=\"{rule}\"");
+        for name in ["aya_health_actions_total", "aya_gpu_conditions"] {
+            let told = metrics.of(name).find(|(told, _)| *told == labels);
+            assert!(told.is_some_and(|(_, count)| count > 0.5), "{name} {labels}");
+        }
+        let answer = farm.api().chat(&chat(1)).await.ok();
+        assert_eq!(answer.header("x-aya-endpoint"), Some("e2"), "{action}");
+        let explained = command(&farm, &["explain", answer.header("x-aya-decision-id").unwrap()]).await;
+        assert!(explained.contains(sentence), "aya explain: {explained}");
+    }
+    farm.assert_accounted().await;
+    drop(host.agent);
+}
+
+/// What happened long before it began is no news to it, as the tests of the fleet show.
+#[tokio::test]
+async fn an_error_that_came_while_no_scheduler_ran_is_acted_on_by_the_next_one() {
+    let (mut farm, host) = farm(2, "").await;
+    farm.scheduler.process.kill();
+    host.play(&json!({"gpus": [{}, {}], "events": [{"at_ms": 0, "gpu": 0, "data": 48}]}));
+    farm.scheduler.restart().await;
+    until_endpoint(&farm, "e1", "cordoned", action_is("cordon", "xid")).await;
+    let kept = events(&farm, "kind=gpu_event").await;
+    assert_eq!(kept.len(), 1, "told by the event, not by the count: {kept:?}");
     farm.assert_accounted().await;
     drop(host.agent);
 }
