@@ -225,7 +225,11 @@ async fn sockets_that_the_starter_had_bound_serve_whoever_came_before_the_start(
         });
         assert_eq!(early.status, 200);
         let mut process = process.unwrap();
-        assert!(process.log().contains(&grpc.to_string()), "{}", process.log());
+        until("the agents' socket in its log", async || {
+            let log = process.log();
+            if log.contains(&grpc.to_string()) { Ok(()) } else { Err(log) }
+        })
+        .await;
         process.terminate();
         assert_eq!(process.ended().await.code, Some(0));
     }

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use prost::Message as _;
 
 use super::{
-    AgentMessage, Limits, SchedulerMessage, Welcome, agent_message, events_message, from_agent,
+    AgentMessage, Heard, Limits, SchedulerMessage, Welcome, agent_message, events_message, from_agent,
     report_from_wire, report_of_message,
 };
 use crate::wire;
@@ -587,4 +587,21 @@ fn a_hostile_gpu_event_is_refused_by_the_name_of_its_field() {
     check("events[0].age_us: an age of 18446744073709551615 us is beyond belief", &|e| {
         e.events[0].age_us = Some(u64::MAX);
     });
+}
+
+#[test]
+fn what_an_agent_had_heard_comes_with_its_message_or_not_at_all() {
+    let message = |heard| wire::AgentMessage { kind: None, heard };
+    let check = |heard, expect: Result<Option<Heard>, &str>| {
+        let taken = Heard::of(&message(heard)).map_err(|error| error.to_string());
+        assert_eq!(taken, expect.map_err(str::to_owned));
+    };
+    let said = Heard { sequence: 7, age: Duration::from_micros(250) };
+    check(said.in_message(message(None)).heard, Ok(Some(said)));
+    check(None, Ok(None));
+    check(Some(wire::Heard { sequence: None, age_us: Some(1) }), Err("heard.sequence: the field is missing"));
+    check(Some(wire::Heard { sequence: Some(1), age_us: None }), Err("heard.age_us: the field is missing"));
+    let eternal = Heard { sequence: 1, age: Duration::MAX }.in_message(message(None));
+    assert_eq!(Heard::of(&eternal).unwrap().unwrap().age, super::AGE_MAX);
+    assert!(Heard::of(&message(Some(wire::Heard { sequence: Some(1), age_us: Some(u64::MAX) }))).is_err());
 }
