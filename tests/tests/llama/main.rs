@@ -241,28 +241,55 @@ async fn requests_wait_for_a_server_that_restarts() {
     farm.assert_accounted().await;
 }
 
-/// Both go on with a final message of the assistant and with a prompt; killed by `kill -9`, in the middle of words.
+/// It goes on with a final message of the assistant, and with a prompt; killed by `kill -9`, in the middle of words.
 #[tokio::test]
 async fn an_answer_of_a_killed_server_goes_on_from_the_other_one() {
     let Some(real) = Real::given() else { return };
-    let (_dir, mut servers) = slow_servers(&real, &[1, 1]).await;
-    let farm = farm_of(&[&servers[0], &servers[1]], "[retry]\ncontinue_models = [\"*\"]").await;
-    let mut live = farm.api().begin_chat(&streamed(600)).await;
-    let id = live.header("x-request-id").unwrap().to_owned();
-    let victim = live.header("x-aya-endpoint").unwrap().to_owned();
-    for _ in 0..20 {
-        assert!(live.event().await.is_some());
+    let prompt = json!({"model": MODEL, "prompt": "hello", "max_tokens": 600, "ignore_eos": true, "stream": true,
+        "stream_options": {"include_usage": true}});
+    for (path, body) in [("/v1/chat/completions", streamed(600)), ("/v1/completions", prompt)] {
+        let (_dir, mut servers) = slow_servers(&real, &[1, 1]).await;
+        let farm = farm_of(&[&servers[0], &servers[1]], "[retry]\ncontinue_models = [\"*\"]").await;
+        let mut live = farm.api().begin(path, &body).await;
+        let id = live.header("x-request-id").unwrap().to_owned();
+        let victim = live.header("x-aya-endpoint").unwrap().to_owned();
+        for _ in 0..20 {
+            assert!(live.event().await.is_some());
+        }
+        servers.iter_mut().find(|server| server.name == victim).unwrap().kill();
+        let mut events = live.events().await;
+        assert_eq!(events.pop().as_deref(), Some("[DONE]"));
+        let usage: Value = serde_json::from_str(&events.pop().unwrap()).unwrap();
+        assert_eq!(usage["usage"]["completion_tokens"], 600, "{usage}");
+        let record = farm.record(&id).await;
+        assert_eq!(record["outcome"]["status"], "completed", "{record}");
+        assert_eq!(record["outcome"]["completion_tokens"], 600, "{record}");
+        assert_eq!(record["attempts"].as_array().map(Vec::len), Some(2), "{record}");
+        let before = record.pointer("/attempts/1/continues_after_tokens").and_then(Value::as_u64);
+        assert!(before.is_some_and(|tokens| (15..600).contains(&tokens)), "{record}");
+        println!("{path}: killed after {} tokens: {}", before.unwrap(), usage["usage"]);
+        farm.assert_accounted().await;
     }
-    servers.iter_mut().find(|server| server.name == victim).unwrap().kill();
-    let mut events = live.events().await;
-    assert_eq!(events.pop().as_deref(), Some("[DONE]"));
-    let usage: Value = serde_json::from_str(&events.pop().unwrap()).unwrap();
-    assert_eq!(usage["usage"]["completion_tokens"], 600, "{usage}");
+}
+
+/// Two choices of one prompt, of which llama.cpp counts each for itself.
+#[tokio::test]
+async fn several_choices_are_counted_together() {
+    let Some(real) = Real::given() else { return };
+    let (_dir, servers) = servers(&real, &[4]).await;
+    let farm = farm_of(&[&servers[0]], "").await;
+    let one = farm.api().chat(&chat(6)).await.ok().json();
+    let answer = farm.api().chat(&with(chat(6), &json!({"n": 2}))).await.ok();
+    let usage = &answer.json()["usage"];
+    assert_eq!(usage["completion_tokens"], 12, "{usage}");
+    assert_eq!(usage["prompt_tokens"], one["usage"]["prompt_tokens"], "{usage}");
+    let record = farm.record_of(&answer).await;
+    assert_eq!(record["outcome"]["completion_tokens"], 12, "{record}");
+    let stream = farm.api().begin_chat(&with(streamed(6), &json!({"n": 2}))).await;
+    let id = stream.header("x-request-id").unwrap().to_owned();
+    let _ = stream.events().await;
     let record = farm.record(&id).await;
-    assert_eq!(record["outcome"]["status"], "completed", "{record}");
-    assert_eq!(record["attempts"].as_array().map(Vec::len), Some(2), "{record}");
-    let before = record.pointer("/attempts/1/continues_after_tokens").and_then(Value::as_u64);
-    assert!(before.is_some_and(|tokens| (15..600).contains(&tokens)), "{record}");
-    println!("killed after {} tokens: {}", before.unwrap(), usage["usage"]);
+    assert_eq!(record["outcome"]["completion_tokens"], 12, "{record}");
+    assert_eq!(record["outcome"]["prompt_tokens"], one["usage"]["prompt_tokens"], "{record}");
     farm.assert_accounted().await;
 }

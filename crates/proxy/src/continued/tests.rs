@@ -1,5 +1,6 @@
 //! Texts that break off, requests for the rest of them, and the two parts as one answer.
 
+use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
@@ -147,4 +148,26 @@ fn only_sound_events_pass_before_a_failure() {
         assert_eq!(text_of(std::str::from_utf8(&sound).unwrap()), Ok("a".to_owned()), "{bad}");
     }
     assert!(sound_part(b": ping\n\ndata: [DONE]\n\n").is_empty());
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_break_what_is_kept_or_rewritten(pieces in prop::collection::vec(prop::sample::select(vec![
+        "data: ", "\n\n", "\n", "\r\n", "{\"choices\":[", "{\"delta\":{\"content\":\"", "a\\u00e9", "\"}}]}", "null", "[DONE]",
+        "{\"error\":1}", "\u{feff}", ": c", "{\"usage\":{\"prompt_tokens\":-1,\"completion_tokens\":18446744073709551615}}", "\0",
+    ]), 0..40), cut in 0_usize..400) {
+        let stream = pieces.concat().into_bytes();
+        let (mut whole, mut cut_up) = (TextSoFar::default(), TextSoFar::default());
+        whole.note(&stream);
+        let (first, second) = stream.split_at(cut.min(stream.len()));
+        cut_up.note(first);
+        cut_up.note(second);
+        prop_assert_eq!(whole.get(), cut_up.get());
+        prop_assert!(whole.text.len() <= TEXT_MAX);
+        let rewritten = Continued::after(&whole, u64::MAX).rewrite(&stream);
+        let sound = sound_part(&stream);
+        prop_assert!(rewritten.is_empty() || rewritten.ends_with(b"\n\n"));
+        prop_assert!(sound.is_empty() || sound.ends_with(b"\n\n"));
+        let _ = rest_of(&stream, "text", 3, Dialect::Fields);
+    }
 }
