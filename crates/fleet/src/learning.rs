@@ -18,9 +18,9 @@ use crate::{Fleet, ObservedSteps};
 const CLASSES_MAX: usize = 256;
 /// Profiles are corrected at most this often.
 const APPLY_EVERY: Duration = Duration::from_secs(1);
-/// A factor that moves by less leaves the profile as it is, so that not every tick makes a new description; nor do
-/// samples that have not doubled.
-const WORTH_TELLING: f64 = 0.01;
+/// A factor that moves by less leaves the profile as it is: every new description of an endpoint is half a kilobyte in the
+/// decision log, and an error of so much costs no request. Nor do samples that have not doubled make one.
+const WORTH_TELLING: f64 = 0.05;
 /// Prompts predicted to take less than this are mostly network and host: they tell nothing about computing.
 const PROMPT_MIN_S: f64 = 0.03;
 
