@@ -34,14 +34,19 @@ impl Held {
             return;
         }
         self.0.resize(view.companions.len(), (Match::default(), Tokens(0)));
+        // One token at least is always computed.
+        let most = Tokens(request.prompt_tokens.get().saturating_sub(1));
+        // Many endpoints hold as much of a prompt as the one before them.
+        let mut last = (0, Tokens(0));
         for (index, _) in &pool.members {
             let (Some(held), Some(companion)) = (self.0.get_mut(index.get()), view.companion(*index)) else {
                 continue;
             };
             let found = companion.prefixes.matched(blocks);
-            // One token at least is always computed.
-            let most = Tokens(request.prompt_tokens.get().saturating_sub(1));
-            *held = (found, request.prefix.tokens(found.blocks, request.prompt_tokens).min(most));
+            if found.blocks != last.0 {
+                last = (found.blocks, request.prefix.tokens(found.blocks, request.prompt_tokens).min(most));
+            }
+            *held = (found, last.1);
         }
     }
 

@@ -138,7 +138,8 @@ impl Wire {
                 let read = poll_read(&mut self.socket, cx, |input| {
                     let taken = bytes.take(input, limit)?;
                     Ok::<_, HeadError>(taken.map(|(head, used)| {
-                        ahead.extend_from_slice(input.get(used..).unwrap_or_default());
+                        // Nothing is ahead of a head; what follows it is mostly a body of just this size.
+                        *ahead = input.get(used..).unwrap_or_default().to_vec();
                         head
                     }))
                 });

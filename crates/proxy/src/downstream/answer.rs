@@ -41,7 +41,7 @@ impl FieldLines {
     /// a field that only tells must not cost the answer.
     pub fn add(&mut self, name: &str, value: &str) {
         if is_safe_header_value(value) {
-            self.pass(name, value.as_bytes());
+            self.field(name, |out| out.extend_from_slice(value.as_bytes()));
         }
     }
 
@@ -52,8 +52,8 @@ impl FieldLines {
 
     /// Adds a field of somebody else's making; false, and left out, if its value holds a control character.
     pub fn pass(&mut self, name: &str, value: &[u8]) -> bool {
-        let is_clean = |b: u8| ((b >= b' ') & (b != 0x7f)) | (b == b'\t');
-        let clean = value.iter().fold(true, |all, b| all & is_clean(*b));
+        let is_clean = |b: &u8| !b.is_ascii_control() || *b == b'\t';
+        let clean = value.iter().all(is_clean);
         if clean {
             self.field(name, |out| out.extend_from_slice(value));
         }
@@ -64,7 +64,9 @@ impl FieldLines {
         if OURS.iter().any(|ours| ours.eq_ignore_ascii_case(name)) {
             return;
         }
-        self.0.reserve(Self::ROOM.saturating_sub(self.0.len()));
+        if self.0.is_empty() {
+            self.0 = Vec::with_capacity(Self::ROOM);
+        }
         self.0.extend_from_slice(name.as_bytes());
         self.0.extend_from_slice(b": ");
         value(&mut self.0);

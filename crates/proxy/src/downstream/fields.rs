@@ -32,13 +32,12 @@ struct Part {
 impl Fields {
     /// The fields that a parser found in this head; `None` if one of them is not in it.
     pub(super) fn within(head: &Bytes, found: &[Header<'_>]) -> Option<Self> {
-        let place = |field: &Header<'_>| {
-            Some(Place {
-                name: Part::within(head, field.name.as_bytes())?,
-                value: Part::within(head, field.value)?,
-            })
-        };
-        Some(Self { head: head.clone(), places: found.iter().map(place).collect::<Option<_>>()? })
+        let mut places = Vec::with_capacity(found.len());
+        for field in found {
+            let name = Part::within(head, field.name.as_bytes())?;
+            places.push(Place { name, value: Part::within(head, field.value)? });
+        }
+        Some(Self { head: head.clone(), places })
     }
 
     /// How many there are; a name that came twice counts twice.
