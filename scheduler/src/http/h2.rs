@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use self::frames::Frames;
+use super::wire::Wire;
 use crate::shared::Shared;
 
 /// What an HTTP/1 parser takes for the first head of such a connection.
@@ -35,6 +36,9 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
 /// Between telling the client to go and closing.
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
+
+/// What is read and dropped of a client that sends on behind its end.
+const LINGER_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Whether a connection's first head is the beginning of HTTP/2.
 pub(crate) fn is_preface(head: &[u8]) -> bool {
@@ -50,7 +54,8 @@ pub(crate) async fn serve(socket: TcpStream, read: Vec<u8>, shared: Arc<Shared>)
         .initial_window_size(WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER);
-    let greeting = builder.handshake::<_, Bytes>(Frames::new(socket, read, shared.clock.clone()));
+    let (frames, given_back) = Frames::new(socket, read, shared.clock.clone());
+    let greeting = builder.handshake::<_, Bytes>(frames);
     let Ok(Ok(connection)) = timeout(shared.config.timeouts.header, greeting).await else {
         return debug!("a client that began with HTTP/2 did not go on with it");
     };
@@ -59,6 +64,14 @@ pub(crate) async fn serve(socket: TcpStream, read: Vec<u8>, shared: Arc<Shared>)
     poll_fn(|cx| serving.poll(cx)).await;
     // Whoever is still there has lost its client.
     serving.streams.shutdown().await;
+    let Serving { connection, shared, .. } = serving;
+    drop(connection);
+    if let Ok(socket) = given_back.await {
+        // The client may not have read yet why it has to go.
+        Wire::new(socket, shared.clock.clone(), shared.config.timeouts.clone())
+            .linger(LINGER_BYTES_MAX)
+            .await;
+    }
 }
 
 struct Serving {

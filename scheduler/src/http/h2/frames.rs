@@ -9,6 +9,7 @@ use std::time::Duration;
 use aya_domain::MonoTime;
 use aya_observe::Clock;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::oneshot;
 
 /// The client's preface, behind which frames begin.
 const PREFACE_LEN: usize = 24;
@@ -20,19 +21,38 @@ const PING: u8 = 0x6;
 const CONTROL_MAX: u32 = 1_000;
 const SPAN: Duration = Duration::from_secs(10);
 
-/// A socket whose first bytes have been read already.
+/// A socket whose first bytes have been read already. It is given back when the connection is dropped: its last frame
+/// would be lost in a reset if it were closed with bytes unread.
 #[derive(Debug)]
 pub(super) struct Frames<S> {
-    socket: S,
+    /// `None` only once it is dropped.
+    socket: Option<S>,
+    give_back: Option<oneshot::Sender<S>>,
     before: Vec<u8>,
     count: Count,
     clock: Clock,
 }
 
 impl<S> Frames<S> {
-    pub(super) fn new(socket: S, before: Vec<u8>, clock: Clock) -> Self {
+    pub(super) fn new(socket: S, before: Vec<u8>, clock: Clock) -> (Self, oneshot::Receiver<S>) {
         let count = Count::new(clock.now());
-        Self { socket, before, count, clock }
+        let (give_back, given) = oneshot::channel();
+        (Self { socket: Some(socket), give_back: Some(give_back), before, count, clock }, given)
+    }
+}
+
+impl<S: Unpin> Frames<S> {
+    fn socket(&mut self) -> io::Result<Pin<&mut S>> {
+        self.socket.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl<S> Drop for Frames<S> {
+    fn drop(&mut self) {
+        if let (Some(socket), Some(give_back)) = (self.socket.take(), self.give_back.take()) {
+            // Nobody may be waiting for it: then it is closed here.
+            let _ = give_back.send(socket);
+        }
     }
 }
 
@@ -45,7 +65,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Frames<S> {
         let this = &mut *self;
         let had = out.filled().len();
         if this.before.is_empty() {
-            ready!(Pin::new(&mut this.socket).poll_read(cx, out))?;
+            ready!(this.socket()?.poll_read(cx, out))?;
         } else {
             let rest = this.before.split_off(this.before.len().min(out.remaining()));
             out.put_slice(&this.before);
@@ -62,7 +82,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Frames<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Frames<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, bytes)
+        self.socket()?.poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -70,19 +90,19 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Frames<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write_vectored(cx, slices)
+        self.socket()?.poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
+        self.socket.as_ref().is_some_and(AsyncWrite::is_write_vectored)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
+        self.socket()?.poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
+        self.socket()?.poll_shutdown(cx)
     }
 }
 
