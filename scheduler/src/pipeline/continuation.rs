@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use super::Prepared;
 use super::account::Account;
-use super::failure::{Failure, Pause};
+use super::failure::Failure;
 use super::place::{self, Placed};
 use super::relay::{FirstEvent, first_event, unless_it_falls};
 use super::sent::{Mode, Patience, Sent, Upstream, total_until};
@@ -254,15 +254,7 @@ fn blame(shared: &Shared, account: &mut Account, lease: &Lease, metrics: &Endpoi
             account.last_failed(&format!("status {}", status.as_u16()));
         }
         Failure::Endpoint { reason, pause, .. } => {
-            let now = shared.clock.now();
-            match pause {
-                Pause::Failed => lease.cell().failed(now),
-                Pause::PushedBack(pause) => lease.cell().pushed_back(now, pause),
-                Pause::Over => {}
-            }
-            if pause != Pause::Over {
-                metrics.failures.inc();
-            }
+            pause.note(lease.cell(), metrics, shared.clock.now());
             account.last_failed(&reason);
         }
     }

@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use aya_domain::MonoTime;
 use aya_proxy::sse::StreamError;
 use aya_proxy::{ApiError, UpstreamError};
 use bytes::Bytes;
 use http::StatusCode;
 use serde_json::{Map, Value};
+
+use crate::ledger::LedgerCell;
+use crate::metrics::EndpointMetrics;
 
 /// How long an engine that pushes back is left alone at least, in seconds; also if it says 0, or nothing.
 const PUSHBACK_MIN_S: u32 = 1;
@@ -29,6 +33,18 @@ pub(crate) enum Pause {
     PushedBack(Duration),
     /// The request's own time is over, which says nothing about the endpoint.
     Over,
+}
+
+impl Pause {
+    /// Tells the endpoint's ledger and metrics.
+    pub(super) fn note(self, cell: &LedgerCell, metrics: &EndpointMetrics, now: MonoTime) {
+        match self {
+            Self::Failed => cell.failed(now),
+            Self::PushedBack(pause) => cell.pushed_back(now, pause),
+            Self::Over => return,
+        }
+        metrics.failures.inc();
+    }
 }
 
 impl Failure {

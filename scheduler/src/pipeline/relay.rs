@@ -114,14 +114,7 @@ fn failed(
             AttemptEnd::Answered(answer)
         }
         Failure::Endpoint { error, reason, pause } => {
-            match pause {
-                Pause::Failed => lease.cell().failed(now),
-                Pause::PushedBack(pause) => lease.cell().pushed_back(now, pause),
-                Pause::Over => {}
-            }
-            if pause != Pause::Over {
-                metrics.failures.inc();
-            }
+            pause.note(lease.cell(), metrics, now);
             let last = up.patience.is_over(pause, now);
             tracing::warn!(request = %account.request_id(), reason, last, "attempt failed");
             account.attempt_failed(&reason);
